@@ -1,0 +1,1 @@
+"""MEGA: a masked generative autoencoder for human mesh recovery."""

@@ -1,0 +1,157 @@
+"""Rays through the pixels of a pinhole camera, and what they meet first.
+
+A ray caster (Embree, through `embreex`) draws a body of 13,000 vertices in about 20 ms on one core. It needs nothing
+but the pip package: no display, no EGL, no GPU. The same input gives the same picture, bit for bit.
+
+Picture coordinates are continuous: pixel (i, j) covers [i, i+1) × [j, j+1), the whole picture is the box (0, 0, w, h)
+and the default principal point is (w/2, h/2).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The samples of a picture that met the mesh; those that met nothing are left out.
+
+    Attributes:
+        pixel: (n,) int64, index y * width + x of the sample's pixel; each pixel occurs up to samples² times.
+        face_index: (n,) int32, the triangle that was hit.
+        barycentric: (n, 3) float32, weights of the triangle's three corners.
+        depth: (n,) float32, distance along the camera's z axis, in the vertices' unit.
+        size: (width, height) of the picture, px.
+        samples: samples a pixel along one side.
+    """
+
+    pixel: np.ndarray
+    face_index: np.ndarray
+    barycentric: np.ndarray
+    depth: np.ndarray
+    size: tuple[int, int]
+    samples: int
+
+    def interpolate(self, vertex_values: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        """Values (V, C) at the vertices -> values (n, C) at the hits."""
+        corners = faces[self.face_index]  # (n, 3)
+        values = vertex_values[corners[:, 0]] * self.barycentric[:, :1]
+        for k in (1, 2):
+            values += vertex_values[corners[:, k]] * self.barycentric[:, k : k + 1]
+        return values  # (n, C)
+
+    def resolve(self, values: np.ndarray) -> np.ndarray:
+        """Mean over each pixel's samples, a miss counting as zero: (n, C) at the hits -> picture (h, w, C) float32.
+
+        Of colours this gives the premultiplied foreground; with `coverage`, `foreground + (1 - coverage) * background`
+        lays it over a picture.
+        """
+        width, height = self.size
+        picture = np.empty((height * width, values.shape[1]), np.float32)
+        for c in range(values.shape[1]):
+            picture[:, c] = np.bincount(self.pixel, weights=values[:, c], minlength=height * width)
+        return picture.reshape(height, width, -1) / self.samples**2
+
+    @property
+    def coverage(self) -> np.ndarray:
+        """(h, w, 1) float32: the share of each pixel's samples that met the mesh."""
+        width, height = self.size
+        counts = np.bincount(self.pixel, minlength=height * width).astype(np.float32)
+        return counts.reshape(height, width, 1) / self.samples**2
+
+
+def merge_meshes(meshes: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Several (vertices (V_i, 3), faces (F_i, 3)) as one mesh, in their order, so that they hide one another."""
+    offsets = np.cumsum([0, *(len(vertices) for vertices, _ in meshes)])
+    vertices = np.concatenate([vertices for vertices, _ in meshes])
+    faces = np.concatenate([faces + offset for (_, faces), offset in zip(meshes, offsets, strict=False)])
+    return vertices, faces
+
+
+def cast(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    focal: float,
+    principal_point: Sequence[float],
+    size: tuple[int, int],
+    samples: int = 2,
+) -> Hits:
+    """Cast samples² rays through every pixel that the mesh may touch.
+
+    Args:
+        vertices: (V, 3), camera frame: x right, y down, z forward. Parts behind the camera are not seen.
+        faces: (F, 3) vertex indices; both sides of a triangle are solid.
+        focal: focal length, px.
+        principal_point: (2,) px.
+        size: (width, height) of the picture, px.
+        samples: samples a pixel along one side; they are spread so that no two share a row or a column, which draws
+            near-vertical and near-horizontal edges as smoothly as samples² columns would.
+    """
+    pixel, directions = _rays(vertices, focal, principal_point, size, samples)
+    if not len(directions) or not len(faces):
+        return _no_hits(size, samples)
+    # Imported here: only drawing needs the compiled library.
+    from embreex.mesh_construction import TriangleMesh
+    from embreex.rtcore_scene import EmbreeScene
+
+    scene = EmbreeScene()
+    TriangleMesh(scene, np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
+    origins = np.broadcast_to(np.zeros(3, np.float32), directions.shape)  # all rays leave the camera: no need to copy
+    found = scene.run(origins, directions, output=1)
+
+    hit = np.flatnonzero(found["primID"] >= 0)
+    u, v = found["u"][hit], found["v"][hit]
+    return Hits(
+        pixel=pixel[hit],
+        face_index=found["primID"][hit],
+        barycentric=np.stack([1 - u - v, u, v], axis=1),
+        depth=found["tfar"][hit],  # the directions have z = 1, so the ray's parameter is the depth
+        size=size,
+        samples=samples,
+    )
+
+
+def _rays(vertices, focal, principal_point, size, samples) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel (n,) and direction (n, 3), z = 1, of the rays within the mesh's bounding box in the picture."""
+    x0, y0, x1, y1 = _touched_pixels(vertices, focal, principal_point, size)
+    columns, rows = np.arange(x0, x1), np.arange(y0, y1)
+    dx, dy = _sample_offsets(samples)
+    # (rows, columns, samples²): neighbouring rays lie side by side in memory, which the ray caster's cache likes.
+    shape = (len(rows), len(columns), samples**2)
+    directions = np.ones((*shape, 3), np.float32)
+    directions[..., 0] = (columns[None, :, None] + dx - principal_point[0]) / focal
+    directions[..., 1] = (rows[:, None, None] + dy - principal_point[1]) / focal
+    pixel = np.broadcast_to((rows[:, None] * size[0] + columns)[..., None], shape)
+    return pixel.reshape(-1), directions.reshape(-1, 3)
+
+
+def _touched_pixels(vertices, focal, principal_point, size) -> tuple[int, int, int, int]:
+    """(x0, y0, x1, y1) of the pixels that the mesh may touch, upper ends exclusive."""
+    width, height = size
+    if not len(vertices):
+        return 0, 0, 0, 0
+    depth = vertices[:, 2:3]
+    if depth.min() <= 1e-6:  # some of it beside or behind the camera: its box in the picture has no bounds
+        return 0, 0, width, height
+    points = vertices[:, :2] / depth * focal + np.asarray(principal_point)
+    low = np.clip(np.floor(points.min(axis=0)), 0, size).astype(int)
+    high = np.clip(np.ceil(points.max(axis=0)), 0, size).astype(int)
+    return low[0], low[1], high[0], high[1]
+
+
+def _sample_offsets(samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """x and y (samples²,) in [0, 1): a sheared grid, every sample in a column and a row of its own."""
+    i, j = (index.reshape(-1) for index in np.mgrid[:samples, :samples])
+    return (i + (j + 0.5) / samples) / samples, (j + (samples - i - 0.5) / samples) / samples
+
+
+def _no_hits(size: tuple[int, int], samples: int) -> Hits:
+    return Hits(
+        pixel=np.zeros(0, np.int64),
+        face_index=np.zeros(0, np.int32),
+        barycentric=np.zeros((0, 3), np.float32),
+        depth=np.zeros(0, np.float32),
+        size=size,
+        samples=samples,
+    )
