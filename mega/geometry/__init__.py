@@ -1,0 +1,33 @@
+"""Rotations, cameras, boxes and crops, Procrustes: pure functions over any batch dimensions."""
+
+from mega.geometry.cameras import (
+    box_center_and_side,
+    crop_camera_to_full,
+    crop_to_pixels,
+    default_focal,
+    pixels_to_crop,
+    project_perspective,
+    project_weak_perspective,
+)
+from mega.geometry.crops import crop_matrix, square_box, square_crop, warp_crop
+from mega.geometry.procrustes import Similarity, fit_similarity, procrustes_align
+from mega.geometry.rotations import matrix_to_rot6d, rot6d_to_matrix
+
+__all__ = [
+    "Similarity",
+    "box_center_and_side",
+    "crop_camera_to_full",
+    "crop_matrix",
+    "crop_to_pixels",
+    "default_focal",
+    "fit_similarity",
+    "matrix_to_rot6d",
+    "pixels_to_crop",
+    "procrustes_align",
+    "project_perspective",
+    "project_weak_perspective",
+    "rot6d_to_matrix",
+    "square_box",
+    "square_crop",
+    "warp_crop",
+]
