@@ -1,10 +1,12 @@
-"""The ray caster against geometry worked out by hand."""
+"""The ray caster against geometry worked out by hand; overlays by what they must keep and must show."""
 
 import numpy as np
 import pytest
 import trimesh
 
-from mega.rendering import cast, merge_meshes
+from mega.rendering import cast, draw_people, draw_side_view, draw_uncertainty, merge_meshes, panel
+from mega.rendering.panels import round_limit
+from mega.rendering.shading import openness, vertex_normals
 
 FOCAL, SIZE, CENTRE = 200.0, (120, 100), (60.0, 50.0)
 
@@ -68,3 +70,88 @@ def test_nothing_in_view_is_an_empty_picture(centre):
 def test_a_camera_inside_the_mesh_sees_it_everywhere():
     hits = cast(*ball([0, 0, 0]), FOCAL, CENTRE, SIZE)
     assert (hits.coverage == 1).all()
+
+
+@pytest.fixture
+def people():
+    """Two balls side by side: vertices (2, V, 3) and their faces."""
+    left, faces = ball([-0.3, 0.0, 2.0], radius=0.15)
+    right, _ = ball([0.25, 0.1, 2.5], radius=0.2)
+    return np.stack([left, right]), faces
+
+
+@pytest.fixture
+def photo():
+    return np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
+
+
+def test_overlay_changes_the_people_and_nothing_else(people, photo):
+    vertices, faces = people
+    drawn = draw_people(photo, vertices, faces, FOCAL, CENTRE)
+    coverage = cast(*merge_meshes([(v, faces) for v in vertices]), FOCAL, CENTRE, SIZE).coverage[..., 0]
+    assert drawn.dtype == np.uint8
+    np.testing.assert_array_equal(drawn[coverage == 0], photo[coverage == 0])
+    assert (drawn[coverage == 1] != photo[coverage == 1]).any(axis=1).mean() > 0.99
+    assert ((coverage > 0) & (coverage < 1)).sum() > 20  # soft edges
+
+
+def test_overlay_of_nobody_is_the_picture(people, photo):
+    _, faces = people
+    nobody = np.zeros((0, 642, 3))
+    np.testing.assert_array_equal(draw_people(photo, nobody, faces, FOCAL, CENTRE), photo)
+    assert draw_side_view(nobody, faces, 80).shape[0] == 80
+
+
+def test_people_keep_their_colours_apart(people):
+    vertices, faces = people
+    drawn = draw_people(np.zeros((100, 120, 3), np.uint8), vertices, faces, FOCAL, CENTRE, np.eye(3)[:2])
+    left, right = drawn[50, 30], drawn[58, 80]  # a red and a green one
+    assert left.argmax() == 0
+    assert right.argmax() == 1
+
+
+@pytest.mark.parametrize("depth", [0.0, 6.0])
+def test_side_view_shows_everybody_whole(people, depth):
+    vertices, faces = people
+    vertices = vertices + np.array([0, 0, depth]) * np.arange(2)[:, None, None]  # the second one moves away
+    view = draw_side_view(vertices, faces, 200, np.array([[1.0, 0, 0], [0, 1, 0]])).astype(int)
+    red = (view[..., 0] > view[..., 1] + 25) & (view[..., 0] > view[..., 2] + 25)
+    green = (view[..., 1] > view[..., 0] + 25) & (view[..., 1] > view[..., 2] + 25)
+    assert red.sum() > 50
+    assert green.sum() > 50
+    border = np.ones(red.shape, bool)
+    border[3:-3, 3:-3] = False
+    assert not ((red | green) & border).any()
+    # Who is farther from the picture's camera stands farther right here.
+    assert np.nonzero(red)[1].mean() < np.nonzero(green)[1].mean()
+
+
+def test_openness_is_full_outside_and_low_in_a_crevice():
+    vertices, faces = merge_meshes([ball([0, 0, 0], 0.5), ball([1.01, 0, 0], 0.5)])
+    share = openness(vertices, faces)
+    assert share.min() >= 0
+    assert share.max() <= 1
+    assert share[vertices[:, 0] < -0.3].min() > 0.99
+    assert share[np.abs(vertices[:, 0] - 0.5).argmin()] < 0.5
+
+
+def test_normals_of_a_ball_point_outwards():
+    vertices, faces = ball([1, 2, 3], 0.5)
+    np.testing.assert_allclose(vertex_normals(vertices, faces), (vertices - [1, 2, 3]) / 0.5, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"), [(0, 0.001), (0.001, 0.001), (0.0011, 0.002), (0.013, 0.02), (0.05, 0.05), (0.3, 0.5)]
+)
+def test_heat_map_ends_at_a_round_figure(value, limit):
+    assert round_limit(value) == pytest.approx(limit)
+
+
+def test_panel_lines_pictures_up(people, photo):
+    vertices, faces = people
+    heat = draw_uncertainty(photo, vertices, faces, FOCAL, CENTRE, np.linspace(0, 0.03, 2 * 642).reshape(2, 642))
+    sheet = panel([[(photo, "one"), (heat, "two")], [(photo[:50], "")]])
+    assert sheet.dtype == np.uint8
+    assert sheet.shape[0] > 150
+    assert sheet.shape[1] > photo.shape[1] + heat.shape[1]
+    np.testing.assert_array_equal(sheet[4:104, 4:124], photo)

@@ -1,5 +1,16 @@
 """Drawing bodies: a ray caster, soft shading, overlays and panels."""
 
+from mega.rendering.overlay import draw_people, draw_side_view, people_openness
+from mega.rendering.panels import draw_uncertainty, panel
 from mega.rendering.raycast import Hits, cast, merge_meshes
 
-__all__ = ["Hits", "cast", "merge_meshes"]
+__all__ = [
+    "Hits",
+    "cast",
+    "draw_people",
+    "draw_side_view",
+    "draw_uncertainty",
+    "merge_meshes",
+    "panel",
+    "people_openness",
+]
