@@ -8,7 +8,7 @@ from mega.rendering import cast, draw_people, draw_side_view, draw_uncertainty, 
 from mega.rendering.panels import round_limit
 from mega.rendering.shading import openness, vertex_normals
 
-FOCAL, SIZE, CENTRE = 200.0, (120, 100), (60.0, 50.0)
+FOCAL, SIZE, CENTRE = 200.0, (120, 100), (59.5, 49.5)
 
 
 def ball(centre, radius=0.5, subdivisions=3):
@@ -44,7 +44,7 @@ def test_hits_lie_on_the_rays_and_in_the_triangles():
     points = hits.interpolate(vertices, faces)
     projected = points[:, :2] / points[:, 2:] * FOCAL + CENTRE
     pixel = np.stack([hits.pixel % SIZE[0], hits.pixel // SIZE[0]], axis=1)
-    assert np.abs(projected - (pixel + 0.5)).max() <= 0.5
+    assert np.abs(projected - pixel).max() <= 0.5
     np.testing.assert_allclose(hits.depth, points[:, 2], rtol=1e-5)
     np.testing.assert_allclose(hits.barycentric.sum(1), 1, rtol=1e-5)
     assert (points[:, 2] < 2.0).all()  # only the near half is seen

@@ -108,7 +108,7 @@ class _SideCamera:
 
         # Where the ray of each pixel meets the floor.
         width, height = self.size
-        x, y = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
+        x, y = np.meshgrid(np.arange(width) - width / 2, np.arange(height) - height / 2)
         rays = np.stack([x / self.focal, y / self.focal, np.ones_like(x)], axis=-1) @ self.rotation  # world axes
         eye = self.centre - self.rotation.T @ [0, 0, self.distance]
         down = np.maximum(rays[..., 1], 1e-6)
