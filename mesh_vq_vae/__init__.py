@@ -1,0 +1,23 @@
+"""Mesh-VQ-VAE: body meshes as discrete tokens. Knows torch and meshes, nothing of images."""
+
+from .autoencoder import FullyConvAE
+from .hierarchy import SMPL_SEEDS, SMPL_STEPS, Hierarchy, build_hierarchy, read_hierarchy, write_hierarchy
+from .losses import vertex_error
+from .model import MeshVQVAE, Reconstruction
+from .quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
+
+__all__ = [
+    "SMPL_SEEDS",
+    "SMPL_STEPS",
+    "FullyConvAE",
+    "Hierarchy",
+    "MeshVQVAE",
+    "Quantized",
+    "Reconstruction",
+    "ResidualQuantizer",
+    "VectorQuantizerEMA",
+    "build_hierarchy",
+    "read_hierarchy",
+    "vertex_error",
+    "write_hierarchy",
+]

@@ -1,0 +1,146 @@
+"""FullyConvAE: a pyramid of graph convolutions over a mesh (Zhou et al., NeurIPS 2020; facts of the released networks).
+
+Each layer maps (points_in, channels_in) to (points_out, channels_out) along one connection matrix and mixes two paths:
+
+    out = sqrt(1 - rho) * convolution + sqrt(rho) * residual            rho = the layer's residual rate
+
+The parameters keep the released names (`weights0`, `w_weights0`, `p_neighbors1`, …), so released files load unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .graph_ops import blend, blend_and_mix
+from .hierarchy import Hierarchy, neighbours
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """What one layer does. `connections` names a connection matrix, `n_bases` is W, `residual_rate` is rho."""
+
+    connections: str
+    in_points: int
+    out_points: int
+    in_channels: int
+    out_channels: int
+    n_bases: int
+    residual_rate: float
+    activation: bool
+
+
+class FullyConvAE(nn.Module):
+    """Encoder and decoder layers in one list; the encoder is every layer along a "pool" matrix.
+
+    Args:
+        hierarchy: connection matrices of the mesh.
+        connections: the matrix of each layer, e.g. ["pool0", "pool1", "unpool1", "unpool0"].
+        channels: output channels of each layer.
+        n_bases: basis kernels W of each layer (0 where rho is 1).
+        residual_rates: rho of each layer.
+        in_channels: channels of a vertex.
+        init: "published" (scales of the released code) or "fan_in" (unit gain through every layer; trains much faster).
+    """
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        connections: Sequence[str],
+        channels: Sequence[int],
+        n_bases: Sequence[int],
+        residual_rates: Sequence[float],
+        in_channels: int = 3,
+        init: str = "published",
+    ):
+        super().__init__()
+        if not len(connections) == len(channels) == len(n_bases) == len(residual_rates):
+            raise ValueError(
+                "connections, channels, n_bases and residual_rates must have one entry a layer, got "
+                f"{len(connections)}, {len(channels)}, {len(n_bases)} and {len(residual_rates)}"
+            )
+        if init not in ("published", "fan_in"):
+            raise ValueError(f"unknown init '{init}': choose published or fan_in")
+        self.encoder_depth = sum(name.startswith("pool") for name in connections)
+        self.layers: list[LayerSpec] = []
+        points, width = hierarchy.n_vertices, in_channels
+        for i, name in enumerate(connections):
+            ids, mask = neighbours(hierarchy[name])
+            if ids.max() >= points:
+                raise ValueError(f"layer {i}: {name} names point {ids.max()}, but its input has {points} points")
+            spec = LayerSpec(
+                name, points, len(ids), width, channels[i], n_bases[i], residual_rates[i], i < len(connections) - 1
+            )
+            # Topology, not weights: it comes with the hierarchy and stays out of the state dict.
+            self.register_buffer(f"ids{i}", torch.from_numpy(ids), persistent=False)
+            self.register_buffer(f"mask{i}", torch.from_numpy(mask).float(), persistent=False)
+            self._add_parameters(i, spec, mask.shape[1], mask.sum(1).mean(), init)
+            self.layers.append(spec)
+            points, width = len(ids), channels[i]
+
+    def _add_parameters(self, i: int, spec: LayerSpec, n_slots: int, mean_neighbours: float, init: str) -> None:
+        average = round(float(mean_neighbours))
+        published = init == "published"
+
+        def add(name: str, *shape: int, scale: float) -> None:
+            self.register_parameter(f"{name}{i}", nn.Parameter(torch.randn(shape) * scale))
+
+        if spec.residual_rate < 1:
+            kernel = spec.out_channels * spec.in_channels
+            add("weights", spec.n_bases, kernel, scale=1.0 if published else spec.in_channels**-0.5)
+            self.register_parameter(f"bias{i}", nn.Parameter(torch.zeros(spec.out_channels)))
+            # Neighbours are alike, so a sum over them has a gain near the sum of their coefficients.
+            spread = 1 / (average * spec.n_bases) if published else (average * spec.n_bases) ** -0.5
+            add("w_weights", spec.out_points, n_slots, spec.n_bases, scale=spread)
+        if spec.residual_rate > 0:
+            if spec.in_points != spec.out_points:
+                add("p_neighbors", spec.out_points, n_slots, scale=1 / average)
+            if spec.in_channels != spec.out_channels:
+                scale = 1 / spec.out_channels if published else spec.in_channels**-0.5
+                add("weight_res", spec.out_channels, spec.in_channels, scale=scale)
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(N, D): tokens a mesh and numbers a latent."""
+        last = self.layers[self.encoder_depth - 1]
+        return last.out_points, last.out_channels
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Vertices (B, V, 3) -> latents (B, N, D)."""
+        return self._run(x, range(self.encoder_depth))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, N, D) -> vertices (B, V, 3)."""
+        return self._run(z, range(self.encoder_depth, len(self.layers)))
+
+    def _run(self, x: Tensor, layers: range) -> Tensor:
+        x = x.transpose(0, 1).contiguous()  # (points, B, C): a point's features of the whole batch lie together
+        for i in layers:
+            x = self._layer(i, x)
+        return x.transpose(0, 1).contiguous()
+
+    def _layer(self, i: int, x: Tensor) -> Tensor:
+        spec, ids, mask = self.layers[i], getattr(self, f"ids{i}"), getattr(self, f"mask{i}")
+        rho, conv, residual = spec.residual_rate, None, None
+        if rho < 1:
+            kernels = getattr(self, f"weights{i}").unflatten(1, (spec.out_channels, spec.in_channels))
+            coefficients = getattr(self, f"w_weights{i}") * mask[:, :, None]
+            conv = blend_and_mix(x, ids, coefficients, kernels) + getattr(self, f"bias{i}")  # (P, B, O)
+            conv = F.elu(conv) if spec.activation else conv
+        if rho > 0:
+            residual = x
+            if spec.in_channels != spec.out_channels:
+                residual = residual @ getattr(self, f"weight_res{i}").t()
+            if spec.in_points != spec.out_points:
+                shares = getattr(self, f"p_neighbors{i}").abs() * mask
+                residual = blend(residual, ids, shares / (shares.sum(1, keepdim=True) + 1e-8))
+        if conv is None:
+            return residual
+        if residual is None:
+            return conv
+        return math.sqrt(1 - rho) * conv + math.sqrt(rho) * residual

@@ -1,0 +1,244 @@
+"""MeshVQVAE: a body mesh as a few dozen discrete tokens, and back (Fiche et al., ECCV 2024).
+
+    tokenizer = MeshVQVAE.load("checkpoint/anny_lite/tokenizer.safetensors")
+    tokens = tokenizer.encode(vertices)      # (B, V, 3) metres, canonical -> (B, N)
+    vertices = tokenizer.decode(tokens)      # (B, N) -> (B, V, 3)
+
+Canonical meshes have root rotation zero and are centred on the mean of their vertices.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .autoencoder import FullyConvAE
+from .hierarchy import Hierarchy
+from .quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
+
+
+class Reconstruction(NamedTuple):
+    vertices: Tensor  # (B, V, 3) metres
+    quantized: Quantized
+
+
+class _Half(nn.Module):
+    """The released files list one autoencoder under two names, `encoder.model` and `decoder.model`."""
+
+    def __init__(self, model: FullyConvAE):
+        super().__init__()
+        self.model = model
+
+
+class MeshVQVAE(nn.Module):
+    """Fully convolutional mesh autoencoder with a quantized bottleneck.
+
+    Args:
+        hierarchy: connection matrices of the mesh.
+        connections, channels, n_bases, residual_rates, init: the layers, see `FullyConvAE`.
+        n_codes: K, codes of the codebook.
+        n_quantizers: 1, or R > 1 for a residual quantizer (tokens (B, N, R)).
+        shared_codebook: of a residual quantizer.
+        commitment, decay, restart_below, start_from_data: see `VectorQuantizerEMA`.
+        around_template: the network sees and gives offsets from the template instead of positions (not published; a
+            small network need not learn the mean body then).
+        faces: (F, 3), template: (V, 3) metres, keypoint_regressor: (J, V). They are stored with the weights, so that
+            whoever decodes needs no body model. `around_template` needs the template.
+    """
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        connections: Sequence[str],
+        channels: Sequence[int],
+        n_bases: Sequence[int],
+        residual_rates: Sequence[float],
+        init: str = "published",
+        n_codes: int = 512,
+        n_quantizers: int = 1,
+        shared_codebook: bool = False,
+        commitment: float = 0.25,
+        decay: float = 0.99,
+        restart_below: float = 0.0,
+        start_from_data: bool = False,
+        around_template: bool = False,
+        faces: np.ndarray | Tensor | None = None,
+        template: np.ndarray | Tensor | None = None,
+        keypoint_regressor: np.ndarray | Tensor | None = None,
+    ):
+        super().__init__()
+        self.config = {
+            "connections": list(connections),
+            "channels": list(channels),
+            "n_bases": list(n_bases),
+            "residual_rates": list(residual_rates),
+            "n_codes": n_codes,
+            "n_quantizers": n_quantizers,
+            "shared_codebook": shared_codebook,
+            "commitment": commitment,
+            "decay": decay,
+            "restart_below": restart_below,
+            "start_from_data": start_from_data,
+            "around_template": around_template,
+        }
+        if around_template and template is None:
+            raise ValueError("around_template=True needs the template mesh")
+        self.hierarchy = hierarchy
+        autoencoder = FullyConvAE(hierarchy, connections, channels, n_bases, residual_rates, init=init)
+        self.n_tokens, self.latent_dim = autoencoder.latent_shape
+        self.encoder = _Half(autoencoder)
+        quantizer = {
+            "n_codes": n_codes,
+            "dim": self.latent_dim,
+            "commitment": commitment,
+            "decay": decay,
+            "restart_below": restart_below,
+            "start_from_data": start_from_data,
+        }
+        if n_quantizers > 1:
+            self.vq_vae = ResidualQuantizer(n_quantizers, shared_codebook, **quantizer)
+        else:
+            self.vq_vae = VectorQuantizerEMA(**quantizer)
+        self.decoder = _Half(autoencoder)
+        topology = {"faces": faces, "template": template, "keypoint_regressor": keypoint_regressor}
+        for name, value in topology.items():
+            kind = torch.int64 if name == "faces" else torch.float32
+            value = None if value is None else torch.as_tensor(np.asarray(value), dtype=kind)
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def n_vertices(self) -> int:
+        return self.hierarchy.n_vertices
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config["n_codes"]
+
+    @property
+    def codebook(self) -> Tensor:
+        """(K, D) of the one quantizer."""
+        return self.vq_vae.codebook
+
+    def forward(self, vertices: Tensor, quantize: bool = True) -> Reconstruction:
+        """Vertices (B, V, 3) through the bottleneck and back. `quantize=False` passes latents on (warm-up)."""
+        z = self.encode_latents(vertices)
+        if quantize:
+            quantized = self.vq_vae(z)
+        else:
+            zero = z.new_zeros(())
+            quantized = Quantized(z, torch.zeros(z.shape[:2], dtype=torch.long, device=z.device), zero, zero)
+        return Reconstruction(self.decode_latents(quantized.latents), quantized)
+
+    def encode_latents(self, vertices: Tensor) -> Tensor:
+        """Vertices (B, V, 3) -> latents (B, N, D) before quantization."""
+        if vertices.shape[1:] != (self.n_vertices, 3):
+            raise ValueError(f"expected meshes of shape (B, {self.n_vertices}, 3), got {tuple(vertices.shape)}")
+        if self.config["around_template"]:
+            vertices = vertices - self.template
+        return self.encoder.model.encode(vertices)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents or codes (B, N, D) -> vertices (B, V, 3). Differentiable."""
+        vertices = self.decoder.model.decode(latents)
+        return vertices + self.template if self.config["around_template"] else vertices
+
+    @torch.no_grad()
+    def encode(self, vertices: Tensor) -> Tensor:
+        """Canonical vertices (B, V, 3) in metres -> tokens (B, N) int64, (B, N, R) with R residual quantizers."""
+        z = self.encode_latents(vertices)
+        if isinstance(self.vq_vae, VectorQuantizerEMA):
+            return self.vq_vae.assign(z.flatten(0, 1)).view(z.shape[:2])
+        training = self.vq_vae.training
+        indices = self.vq_vae.eval()(z).indices
+        self.vq_vae.train(training)
+        return indices
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N) or (B, N, R) -> canonical vertices (B, V, 3) in metres."""
+        return self.decode_latents(self.vq_vae.lookup(tokens))
+
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write weights, layers and topology to one safetensors file, whole or not at all.
+
+        Args:
+            dtype: of the weights, e.g. torch.float16 for half the size. The topology keeps its own.
+        """
+        state = {k: v.to(dtype) for k, v in self.state_dict().items() if not k.startswith("decoder.")}
+        matrices = {f"topology.{k}": torch.from_numpy(v) for k, v in self.hierarchy.matrices().items()}
+        optional = {"faces": self.faces, "template": self.template, "keypoint_regressor": self.keypoint_regressor}
+        mesh = {f"topology.{k}": v for k, v in optional.items() if v is not None}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in (state | matrices | mesh).items()}
+        temporary = Path(f"{path}.{os.getpid()}.tmp")
+        try:
+            save_file(tensors, temporary, metadata={"format": "MeshVQVAE", "config": json.dumps(self.config)})
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> MeshVQVAE:
+        """Read a file written by `save`, in eval mode, float32. Strict.
+
+        Raises FileNotFoundError, or ValueError that says what is wrong with the file.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"the tokenizer's weights {path} are missing")
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+        if metadata.get("format") != "MeshVQVAE":
+            raise ValueError(f"{path} holds no MeshVQVAE (its format is '{metadata.get('format', 'not given')}')")
+        topology = {k.removeprefix("topology."): tensors.pop(k) for k in list(tensors) if k.startswith("topology.")}
+        mesh = {k: topology.pop(k, None) for k in ("faces", "template", "keypoint_regressor")}
+        hierarchy = Hierarchy.from_matrices({k: v.numpy() for k, v in topology.items()})
+        model = cls(hierarchy, **json.loads(metadata["config"]), **mesh)
+        state = {k: v.float() for k, v in tensors.items()}
+        twins = {k.replace("encoder.", "decoder.", 1): v for k, v in state.items() if k.startswith("encoder.")}
+        model._load_strictly(state | twins, path)
+        return model.eval()
+
+    def save_released(self, path: str | Path, **extra) -> None:
+        """Write the released form: `torch.save` of {"model": state dict, **extra}."""
+        torch.save({"model": self.state_dict(), **extra}, path)
+
+    def load_released(self, path: str | Path) -> MeshVQVAE:
+        """Read a released file (`torch.save` dict with key "model", keys perhaps under "module.") into this model.
+
+        Raises FileNotFoundError, or ValueError that names the keys and shapes that differ.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"the tokenizer's weights {path} are missing")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict) or "model" not in content:
+            raise ValueError(f"{path} is not a released checkpoint: it has no entry 'model'")
+        self._load_strictly({k.removeprefix("module."): v for k, v in content["model"].items()}, path)
+        return self
+
+    def _load_strictly(self, state: dict[str, Tensor], path: Path) -> None:
+        own = self.state_dict()
+        wrong = [f"missing {k}" for k in own.keys() - state.keys()]
+        wrong += [f"unexpected {k}" for k in state.keys() - own.keys()]
+        wrong += [
+            f"{k} has shape {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+            for k in own.keys() & state.keys()
+            if state[k].shape != own[k].shape
+        ]
+        if wrong:
+            more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+            raise ValueError(f"{path} does not fit this tokenizer: {'; '.join(sorted(wrong)[:10])}{more}")
+        self.load_state_dict(state)

@@ -1,0 +1,149 @@
+"""Vector quantizers: an EMA codebook (van den Oord et al., NeurIPS 2017, appendix A.1) and a residual stack of them.
+
+Published rule by default. Two options mend its known weakness (codes that are never used stay useless): a start of the
+codebook from data, and a restart of dead codes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Quantized(NamedTuple):
+    """What a quantizer returns for latents (B, N, D)."""
+
+    latents: Tensor  # (B, N, D) codes, with the gradient passed straight through
+    indices: Tensor  # (B, N), or (B, N, R) from R residual quantizers
+    loss: Tensor  # scalar: commitment
+    perplexity: Tensor  # scalar: exp(entropy of the mean assignment)
+
+
+class VectorQuantizerEMA(nn.Module):
+    """Nearest-code quantizer whose codebook follows an exponential moving average of the latents.
+
+    Args:
+        n_codes: K.
+        dim: D.
+        commitment: weight of the squared distance between latent and code.
+        decay: of the moving averages.
+        eps: Laplace smoothing of the cluster sizes.
+        restart_below: a code whose moving count falls below this is moved onto a random latent of the batch; 0 = never
+            (published).
+        start_from_data: the first training batch's latents become the codebook; off = random normal (published).
+    """
+
+    def __init__(
+        self,
+        n_codes: int,
+        dim: int,
+        commitment: float = 0.25,
+        decay: float = 0.99,
+        eps: float = 1e-5,
+        restart_below: float = 0.0,
+        start_from_data: bool = False,
+    ):
+        super().__init__()
+        self.commitment, self.decay, self.eps = commitment, decay, eps
+        self.restart_below, self.start_from_data = restart_below, start_from_data
+        self._embedding = nn.Embedding(n_codes, dim)
+        self._embedding.weight.requires_grad_(False)  # moved by averages, not by gradients
+        self.register_buffer("_ema_cluster_size", torch.zeros(n_codes))
+        # A parameter only in the released state dict's eyes; it never sees an optimizer.
+        self._ema_w = nn.Parameter(torch.randn(n_codes, dim), requires_grad=False)
+
+    @property
+    def codebook(self) -> Tensor:
+        """(K, D)."""
+        return self._embedding.weight
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Latents (B, N, D) -> `Quantized`. In training mode the codebook then takes one step."""
+        flat = z.detach().reshape(-1, z.shape[-1])  # (B*N, D)
+        if self.training and self.start_from_data and not self._ema_cluster_size.any():
+            self._start(flat)
+        indices = self.assign(flat)
+        codes = F.embedding(indices, self.codebook).view_as(z)
+        counts = torch.bincount(indices, minlength=len(self.codebook)).to(flat.dtype)
+        share = counts / counts.sum()
+        perplexity = torch.exp(-(share * torch.log(share + 1e-10)).sum())
+        loss = self.commitment * F.mse_loss(z, codes)
+        if self.training:
+            self._step(flat, indices, counts)
+        return Quantized(z + (codes - z).detach(), indices.view(z.shape[:-1]), loss, perplexity)
+
+    def assign(self, flat: Tensor) -> Tensor:
+        """Nearest code (M,) of latents (M, D); the first index wins a tie."""
+        distances = flat.square().sum(1, keepdim=True) + self.codebook.square().sum(1) - 2 * flat @ self.codebook.t()
+        return distances.argmin(1)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Codes (…, D) of indices (…)."""
+        return F.embedding(indices, self.codebook)
+
+    @torch.no_grad()
+    def _step(self, flat: Tensor, indices: Tensor, counts: Tensor) -> None:
+        size = self._ema_cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
+        total = size.sum()
+        size.add_(self.eps).div_(total + len(size) * self.eps).mul_(total)
+        sums = torch.zeros_like(self._ema_w).index_add_(0, indices, flat)
+        self._ema_w.mul_(self.decay).add_(sums, alpha=1 - self.decay)
+        self.codebook.copy_(self._ema_w / size[:, None])
+        if self.restart_below > 0:
+            self._restart(flat, size < self.restart_below)
+
+    @torch.no_grad()
+    def _start(self, flat: Tensor) -> None:
+        self._place(torch.ones(len(self.codebook), dtype=torch.bool, device=flat.device), flat, 1.0)
+
+    @torch.no_grad()
+    def _restart(self, flat: Tensor, dead: Tensor) -> None:
+        # Twice the threshold gives a restarted code time to win latents before it is called dead again.
+        if dead.any():
+            self._place(dead, flat, 2 * self.restart_below)
+
+    def _place(self, which: Tensor, flat: Tensor, size: float) -> None:
+        """Put the codes `which` (K,) onto random latents, counted as `size` latents each."""
+        n = int(which.sum())
+        picked = flat[torch.randint(len(flat), (n,), device=flat.device)]
+        self.codebook[which] = picked
+        self._ema_w[which] = picked * size
+        self._ema_cluster_size[which] = size
+
+
+class ResidualQuantizer(nn.Module):
+    """Several quantizers in a row, each quantizing what the ones before left over (Lee et al., CVPR 2022).
+
+    Args:
+        n_quantizers: R.
+        shared_codebook: one codebook for all R.
+        others: as for `VectorQuantizerEMA`.
+    """
+
+    def __init__(self, n_quantizers: int, shared_codebook: bool = False, **quantizer):
+        super().__init__()
+        first = VectorQuantizerEMA(**quantizer)
+        rest = [first if shared_codebook else VectorQuantizerEMA(**quantizer) for _ in range(n_quantizers - 1)]
+        self.layers = nn.ModuleList([first, *rest])
+
+    def forward(self, z: Tensor) -> Quantized:
+        """Latents (B, N, D) -> `Quantized` with indices (B, N, R); loss and perplexity are sums over the stack."""
+        left, total, results = z, torch.zeros_like(z), []
+        for layer in self.layers:
+            result = layer(left)
+            left = left - result.latents.detach()
+            total = total + result.latents
+            results.append(result)
+        return Quantized(
+            total,
+            torch.stack([r.indices for r in results], -1),
+            torch.stack([r.loss for r in results]).sum(),
+            torch.stack([r.perplexity for r in results]).sum(),
+        )
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Codes (B, N, D) of indices (B, N, R)."""
+        return torch.stack([layer.lookup(indices[..., r]) for r, layer in enumerate(self.layers)]).sum(0)
