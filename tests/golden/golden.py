@@ -1,7 +1,8 @@
 """Golden files: what the published system computes on made-up weights, for ours to be compared with.
 
-The folder is `MEGA_GOLDEN_DIR`, by default `../shared/golden` beside the repository; without it the tests are skipped. A
-family of files is known by the beginning of their names; sizes are read from each file. The folder's `recipe.py` makes the weights.
+The folder is `MEGA_GOLDEN_DIR`, by default `../shared/golden` beside the repository; without it the tests are skipped.
+A family of files is known by the beginning of their names; sizes are read from each file; `recipe.py` beside the files
+makes the weights.
 """
 
 import importlib.util

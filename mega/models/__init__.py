@@ -1,0 +1,18 @@
+"""The masked transformers and the samplers that draw meshes from them."""
+
+from mega.models.cvqmae import CVQMAE, load_pretrained_vqmae
+from mega.models.masking import draw_hidden, masked_cross_entropy
+from mega.models.samplers import Prediction, predict_deterministic, sample, sample_unconditional
+from mega.models.vqmae import VQMAE
+
+__all__ = [
+    "CVQMAE",
+    "VQMAE",
+    "Prediction",
+    "draw_hidden",
+    "load_pretrained_vqmae",
+    "masked_cross_entropy",
+    "predict_deterministic",
+    "sample",
+    "sample_unconditional",
+]
