@@ -1,0 +1,50 @@
+"""What every body model offers, whatever its topology, and the frame that all of them share.
+
+Frame: metres, Y up, facing +Z, the body's left on +X (the frame of SMPL). A *canonical* mesh has root rotation zero and
+is centred on the mean of its vertices; a body stands in a camera through `R @ canonical + t`.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+#: COCO's 17 keypoints, then six of the feet: the rows of every body's `keypoint_regressor`.
+KEYPOINTS = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
+    *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee"),
+    *("left_ankle", "right_ankle", "left_big_toe", "right_big_toe", "left_small_toe", "right_small_toe"),
+    *("left_heel", "right_heel"),
+)
+
+
+class BodyModel(Protocol):
+    """A posed and shaped human body with a fixed topology.
+
+    Attributes:
+        name: what the annotations and the weights call it.
+        joint_names: (J,) names of the posed joints, the root left out; sides end in `.L` and `.R`.
+        n_pose_joints: J.
+        n_shape: S, the length of a shape vector.
+        faces: (F, 3) int64.
+        template: (V, 3) the mean adult at rest, canonical.
+        keypoint_regressor: (23, V), the rows of `KEYPOINTS`; each sums to one.
+    """
+
+    name: str
+    joint_names: Sequence[str]
+    n_pose_joints: int
+    n_shape: int
+    faces: Tensor
+    template: Tensor
+    keypoint_regressor: Tensor
+
+    def __call__(self, pose: Tensor, shape: Tensor) -> Tensor:
+        """Pose (B, J, 3), axis-angle local to the parent, and shape (B, S) -> canonical vertices (B, V, 3) float32."""
+
+    def keypoints(self, vertices: Tensor) -> Tensor:
+        """Vertices (..., V, 3) -> the 23 keypoints (..., 23, 3) in the same frame."""
+
+    def sample_shapes(self, n: int, generator: torch.Generator) -> Tensor:
+        """n adults: (n, S)."""

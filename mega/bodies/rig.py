@@ -1,0 +1,215 @@
+"""Anatomical angles: a pose told as a doctor would ("elbow bent by 90°"), turned into a body's own joint rotations.
+
+Angles are counted from the *neutral stance*: upright, legs together and straight, arms hanging, palms towards the
+thighs. There, every hinge of a limb lies on the body's left-right axis, so that each angle is a rotation about an axis
+of the world. Anny rests in an A-pose with bent elbows instead; `AnatomicalRig` measures the rotation `A_j` that brings
+bone j from that rest to the neutral stance. With `E_j` the anatomical rotation of bone j, the rotation that Anny wants,
+local to the parent and in the axes of its rest, is `D_j = A_parent^T E_j A_j`.
+"""
+
+from typing import NamedTuple
+
+import roma
+import torch
+from torch import Tensor
+
+
+class Limit(NamedTuple):
+    """Range of an angle, degrees."""
+
+    low: float
+    high: float
+
+
+#: Angles of the middle of the body. Bend is forward, side and twist are to the body's left.
+TRUNK_LIMITS = {
+    "spine_bend": Limit(-25, 75),
+    "spine_side": Limit(-30, 30),
+    "spine_twist": Limit(-40, 40),
+    "neck_bend": Limit(-35, 40),
+    "neck_side": Limit(-25, 25),
+    "neck_twist": Limit(-60, 60),
+}
+
+#: Angles of each side. Flexion is forward (the knee's: backward), abduction away from the body, twist outward.
+SIDE_LIMITS = {
+    "shrug": Limit(-5, 20),
+    "shoulder_flex": Limit(-50, 175),
+    "shoulder_abduct": Limit(-45, 170),
+    "shoulder_twist": Limit(-80, 80),
+    "elbow": Limit(2, 148),
+    "forearm_twist": Limit(-80, 85),  # positive: palm turns forward
+    "wrist_bend": Limit(-60, 60),  # positive: towards the palm
+    "curl": Limit(-5, 75),  # each finger joint
+    "hip_flex": Limit(-25, 125),
+    "hip_abduct": Limit(-20, 60),
+    "hip_twist": Limit(-35, 60),
+    "knee": Limit(0, 150),
+    "ankle": Limit(-45, 25),  # positive: toes up
+    "foot_roll": Limit(-15, 15),  # positive: sole outward
+}
+
+SIDES = ("L", "R")
+ANGLES = (*TRUNK_LIMITS, *(f"{name}.{side}" for side in SIDES for name in SIDE_LIMITS))
+_LIMITS = (*TRUNK_LIMITS.values(), *SIDE_LIMITS.values(), *SIDE_LIMITS.values())
+
+# How a bend of the spine and of the neck is shared among their bones, from below.
+_SPINE = {"spine05": 0.15, "spine04": 0.2, "spine03": 0.25, "spine02": 0.2, "spine01": 0.2}
+_NECK = {"neck01": 0.25, "neck02": 0.25, "neck03": 0.2, "head": 0.3}
+# The collar bone and the shoulder blade carry a third of what the arm is raised beyond 30°.
+_GIRDLE = {"clavicle": 0.4, "shoulder01": 0.6}
+_GIRDLE_SHARE, _GIRDLE_START = 1 / 3, 30.0
+_FINGERS = tuple(f"finger{f}-{j}" for f in (2, 3, 4, 5) for j in (1, 2, 3))
+_THUMB = ("finger1-2", "finger1-3")
+
+
+class AnatomicalRig:
+    """Anatomical angles -> axis-angle joint rotations of a body with Anny's bones.
+
+    Args:
+        body: has `joint_names`, `joint_parents` and `rest_joints` (J, 3).
+    """
+
+    def __init__(self, body) -> None:
+        self.n_pose_joints = body.n_pose_joints
+        self.limits = torch.tensor(_LIMITS)  # (A, 2) degrees
+        self._index = {name: i for i, name in enumerate(body.joint_names)}
+        self._parents = torch.tensor(body.joint_parents)
+        self._alignment = self._measure_alignment(body.rest_joints.cpu())  # (J, 3, 3)
+        swap = {"L": "R", "R": "L"}
+        self._mirrored_joint = torch.tensor(
+            [self._index[n[:-1] + swap[n[-1]]] if n[-2:] in (".L", ".R") else i for n, i in self._index.items()]
+        )
+
+    def to_pose(self, angles: Tensor) -> Tensor:
+        """Angles (n, A) in degrees, columns as in `ANGLES` -> pose (n, J, 3), axis-angle. Limits are not applied."""
+        value = dict(zip(ANGLES, torch.deg2rad(angles).unbind(1), strict=True))
+        rotations = {}  # E_j by bone, (n, 3, 3)
+        zero = torch.zeros_like(angles[:, 0])
+        for bones, part in ((_SPINE, "spine"), (_NECK, "neck")):
+            bend, side, twist = (value[f"{part}_{kind}"] for kind in ("bend", "side", "twist"))
+            for bone, share in bones.items():
+                rotations[bone] = _rotation(bend * share, twist * share, -side * share)
+        for side in SIDES:
+            names = [f"{name}.{side}" for name in SIDE_LIMITS]
+            limb = {name: value[full] for name, full in zip(SIDE_LIMITS, names, strict=True)}
+            for bone, rotation in (_arm(limb, zero) | _leg(limb, zero)).items():
+                rotations[f"{bone}.{side}"] = rotation if side == "L" else _mirror(rotation)
+
+        joints = torch.tensor([self._index[bone] for bone in rotations])
+        alignment = self._alignment[joints]
+        local = self._parent_alignment(joints).mT @ torch.stack(list(rotations.values()), dim=1) @ alignment
+        pose = self._still_pose.repeat(len(angles), 1, 1)  # (n, J, 3)
+        pose[:, joints] = roma.rotmat_to_rotvec(local)
+        return pose
+
+    def mirror_pose(self, pose: Tensor) -> Tensor:
+        """The pose (..., J, 3) as seen in a mirror: left and right change places."""
+        return pose[..., self._mirrored_joint, :] * pose.new_tensor([1.0, -1.0, -1.0])
+
+    @staticmethod
+    def mirror_angles(angles: Tensor) -> Tensor:
+        """The same for angles (..., A)."""
+        trunk, sides = angles[..., : len(TRUNK_LIMITS)], angles[..., len(TRUNK_LIMITS) :]
+        left, right = sides.chunk(2, dim=-1)
+        return torch.cat((trunk * trunk.new_tensor([1, -1, -1, 1, -1, -1]), right, left), dim=-1)
+
+    def _parent_alignment(self, joints: Tensor) -> Tensor:
+        """A of the parents of `joints` (k,) -> (k, 3, 3); the root's is the identity."""
+        parents = self._parents[joints]
+        return torch.where((parents < 0)[:, None, None], torch.eye(3), self._alignment[parents.clamp_min(0)])
+
+    @property
+    def _still_pose(self) -> Tensor:
+        """(1, J, 3): the neutral stance, for the bones that no angle moves."""
+        joints = torch.arange(self.n_pose_joints)
+        return roma.rotmat_to_rotvec(self._parent_alignment(joints).mT @ self._alignment)[None]
+
+    def _measure_alignment(self, rest: Tensor) -> Tensor:
+        """A_j of every bone (J, 3, 3), measured on the left and mirrored."""
+        at = {name: rest[i] for name, i in self._index.items()}
+        down, left, front = -torch.eye(3)[1], torch.eye(3)[0], torch.eye(3)[2]
+        upper = at["lowerarm01.L"] - at["upperarm01.L"]
+        fore = at["wrist.L"] - at["lowerarm01.L"]
+        hinge = torch.linalg.cross(fore, upper)  # the elbow's axis, towards the left in the neutral stance
+        palm = at["finger3-1.L"] - at["wrist.L"]
+        thumb_side = at["finger2-1.L"] - at["finger5-1.L"]  # forward in the neutral stance
+        thigh = at["lowerleg01.L"] - at["upperleg01.L"]
+        shin = at["foot.L"] - at["lowerleg01.L"]
+
+        forearm = _align((fore, down), (hinge, left))
+        forearm_at_wrist = _align((fore, down), (thumb_side, front))
+        halfway = forearm @ roma.rotvec_to_rotmat(roma.rotmat_to_rotvec(forearm.T @ forearm_at_wrist) / 2)
+        hand = _align((palm, down), (thumb_side, front))
+        by_bone = {
+            **dict.fromkeys(("upperarm01", "upperarm02"), _align((upper, down), (hinge, left))),
+            "lowerarm01": forearm,
+            "lowerarm02": halfway,
+            "wrist": hand,
+            **dict.fromkeys(("upperleg01", "upperleg02"), _align((thigh, down), (left, left))),
+            **dict.fromkeys(("lowerleg01", "lowerleg02"), _align((shin, down), (left, left))),
+        }
+        alignment = torch.eye(3).repeat(self.n_pose_joints, 1, 1)
+        for name, i in self._index.items():
+            bone, _, side = name.partition(".")
+            bone = "wrist" if bone.startswith(("finger", "metacarpal")) else bone
+            if side and bone in by_bone:
+                alignment[i] = by_bone[bone] if side == "L" else _mirror(by_bone[bone])
+        return alignment
+
+
+def _arm(limb: dict[str, Tensor], zero: Tensor) -> dict[str, Tensor]:
+    """E_j of a left arm."""
+    flex, abduct, twist = limb["shoulder_flex"], limb["shoulder_abduct"], limb["shoulder_twist"]
+    raised = torch.linalg.vector_norm(torch.stack((flex, abduct)), dim=0)
+    lift = limb["shrug"] + _GIRDLE_SHARE * (raised - torch.deg2rad(torch.tensor(_GIRDLE_START))).clamp_min(0.0)
+    girdle = _rotation(zero, zero, lift)
+    swing = _rotation(-flex, zero, abduct)
+    pronation, curl = limb["forearm_twist"], limb["curl"]
+    finger = _rotation(zero, zero, -curl)
+    return {
+        **{bone: _rotation(zero, zero, lift * share) for bone, share in _GIRDLE.items()},
+        "upperarm01": girdle.mT @ swing @ _rotation(zero, twist / 2, zero),
+        "upperarm02": _rotation(zero, twist / 2, zero),
+        "lowerarm01": _rotation(-limb["elbow"], zero, zero),
+        "lowerarm02": _rotation(zero, pronation / 2, zero),
+        "wrist": _rotation(zero, pronation / 2, zero) @ _rotation(zero, zero, -limb["wrist_bend"]),
+        **dict.fromkeys(_FINGERS, finger),
+        **dict.fromkeys(_THUMB, _rotation(-curl / 3, zero, zero)),
+    }
+
+
+def _leg(limb: dict[str, Tensor], zero: Tensor) -> dict[str, Tensor]:
+    """E_j of a left leg."""
+    twist = limb["hip_twist"]
+    swing = _rotation(-limb["hip_flex"], zero, limb["hip_abduct"])
+    return {
+        "upperleg01": swing @ _rotation(zero, twist / 2, zero),
+        "upperleg02": _rotation(zero, twist / 2, zero),
+        "lowerleg01": _rotation(limb["knee"], zero, zero),
+        "foot": _rotation(-limb["ankle"], zero, limb["foot_roll"]),
+    }
+
+
+def _rotation(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Rotation vector (n,), (n,), (n,) in radians -> matrices (n, 3, 3)."""
+    return roma.rotvec_to_rotmat(torch.stack((x, y, z), dim=-1))
+
+
+def _mirror(rotation: Tensor) -> Tensor:
+    """A rotation (..., 3, 3) as seen in the mirror x -> -x."""
+    sign = rotation.new_tensor([-1.0, 1.0, 1.0])
+    return rotation * sign[:, None] * sign
+
+
+def _align(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """The rotation (3, 3) that takes first[0] to first[1], and second[0] as near to second[1] as it can."""
+    return _frame(first[1], second[1]) @ _frame(first[0], second[0]).T
+
+
+def _frame(first: Tensor, second: Tensor) -> Tensor:
+    """Orthonormal columns (3, 3): along `first`, along what of `second` is across it, and their normal."""
+    a = first / first.norm()
+    b = second - (second @ a) * a
+    b = b / b.norm()
+    return torch.stack((a, b, torch.linalg.cross(a, b)), dim=1)
