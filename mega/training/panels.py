@@ -1,0 +1,54 @@
+"""Callbacks that draw what a network does, at each validation: a PNG in the run's folder and in TensorBoard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from mega.rendering import draw_side_view, panel
+
+
+class MeshPanels(L.Callback):
+    """Rows of bodies and their reconstructions, from the first validation batch.
+
+    Args:
+        folder: where `step_000500.png` and so on are written.
+        n_bodies: how many bodies.
+    """
+
+    def __init__(self, folder: Path, n_bodies: int = 6):
+        self.folder, self.n_bodies = Path(folder), n_bodies
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        if batch_idx > 0 or trainer.sanity_checking:
+            return
+        truth = batch["vertices"][: self.n_bodies]
+        with torch.no_grad():
+            reconstruction = module(truth)
+        faces = module.tokenizer.faces.cpu().numpy()
+        rows = [
+            [(draw_body(mesh, faces), caption if i == 0 else "") for i, mesh in enumerate(meshes.cpu().numpy())]
+            for meshes, caption in ((truth, "bodies"), (reconstruction, "from tokens"))
+        ]
+        log_picture(trainer, self.folder, panel(rows))
+
+
+def draw_body(vertices: np.ndarray, faces: np.ndarray, height: int = 256) -> np.ndarray:
+    """A canonical mesh (V, 3), Y up, seen from in front: (height, W, 3) uint8 RGB."""
+    x, y, z = vertices.T
+    facing_right = np.stack([z, -y, x], 1)  # in a camera's axes; the side view looks from the right
+    return draw_side_view(facing_right[None].astype(np.float32), faces, height)
+
+
+def log_picture(trainer: L.Trainer, folder: Path, picture: np.ndarray) -> None:
+    """Write an RGB picture (H, W, 3) to the folder and to TensorBoard, named by the step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / f"step_{trainer.global_step:06d}.png"), picture[..., ::-1])
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(folder.name, picture, trainer.global_step, dataformats="HWC")

@@ -1,0 +1,47 @@
+"""The tokenizer of a body, and the modes of train_mesh_vqvae.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mega.bodies import BodyModel
+from mega.training.panels import MeshPanels
+from mega.training.run import fit, last_checkpoint, load_module_weights, test
+from mesh_vq_vae import MeshVQVAE, build_hierarchy
+
+
+def build_tokenizer(body: BodyModel, steps: Sequence[Sequence[int]], seeds: Sequence[int], **options) -> MeshVQVAE:
+    """An untrained MeshVQVAE for a body: the hierarchy is built from its faces (`steps`, `seeds`: `build_hierarchy`)."""
+    hierarchy = build_hierarchy(body.faces.cpu().numpy(), len(body.template), [tuple(s) for s in steps], seeds)
+    return MeshVQVAE(
+        hierarchy,
+        faces=body.faces.cpu(),
+        template=body.template.cpu(),
+        keypoint_regressor=body.keypoint_regressor.cpu(),
+        **options,
+    )
+
+
+def run_tokenizer(config: DictConfig) -> None:
+    """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
+    if config.mode not in ("train", "test", "export"):
+        raise ValueError(f"unknown mode '{config.mode}': choose train, test or export")
+    body = instantiate(config.body)
+    data = instantiate(config.data)(body=body)
+    if config.mode == "test":
+        module = instantiate(config.training)(tokenizer=MeshVQVAE.load(config.weights))
+        test(config, module, data)
+        return
+    module = instantiate(config.training)(tokenizer=instantiate(config.tokenizer)(body=body))
+    if config.mode == "train":
+        fit(config, module, data, callbacks=[MeshPanels(Path(config.output) / "panels")])
+        return
+    load_module_weights(module, last_checkpoint(config.output))
+    Path(config.weights).parent.mkdir(parents=True, exist_ok=True)
+    module.tokenizer.save(config.weights, dtype=torch.float16)
+    print(f"wrote {config.weights}")
