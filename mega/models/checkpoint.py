@@ -3,12 +3,14 @@
 The metadata entry `config` is JSON:
 
     {"model": {"n_tokens", "codebook_size", "dim", "encoder_depth", …, "cond_dim"},     arguments of CVQMAE
-     "backbone": "efficientnet_lite0",                                                  a name in mega.backbones
+     "backbone": "efficientnet_lite0",                                                  a name in BACKBONES
+     "backbone_args": {"output_stride": 32},                                            its arguments; may be left out
      "crop": {"size": px, "margin": …, "mean": [r, g, b], "std": [r, g, b]}}            how its pictures were prepared
 """
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mega.backbones import build_backbone
+from mega.backbones import EfficientNetLite0
 from mega.models.cvqmae import CVQMAE
 
 FORMAT = "CVQMAE"
+BACKBONES = {"efficientnet_lite0": partial(EfficientNetLite0, pretrained=False)}
 _SHOWN = 8  # how many differences an error lists
 
 
@@ -61,7 +64,8 @@ def load_cvqmae(path: str | Path) -> tuple[CVQMAE, dict]:
         raise ValueError(f"{path} holds no CVQMAE with its config (format: {metadata.get('format', 'not given')}).")
     try:
         config = json.loads(metadata["config"])
-        model = CVQMAE(build_backbone(config["backbone"]), **config["model"])
+        backbone = BACKBONES[config["backbone"]](**config.get("backbone_args", {}))
+        model = CVQMAE(backbone, **config["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"The config in {path} does not describe a CVQMAE: {error}.") from error
     own = model.state_dict()

@@ -1,0 +1,50 @@
+"""Human meshes from pictures.
+
+    python demo.py                                     demo_data/ -> demo_out/
+    python demo.py input=photos output=results         a folder; also a file or a pattern: 'input=photos/*.jpg'
+    python demo.py boxes=boxes.json                    {"name.jpg": [[x0, y0, x1, y1], …], …}, px
+    python demo.py detector=torchvision                find the people (its weights are fetched at first use)
+    python demo.py mode=stochastic samples=25          several meshes a person, and how far they spread
+
+    input=demo_data        folder, file or glob pattern
+    output=demo_out        folder for the results, made if need be
+    boxes=null             JSON file; if null, boxes.json of the input folder is taken if there is one
+    detector=boxes         boxes | whole_image | torchvision. A picture without boxes is taken whole: its box is
+                           tightened around the first prediction, then it is predicted again
+    mode=deterministic     deterministic | stochastic; the latter adds samples and their spread to the former
+    samples=25 steps=5 temperature=1 seed=0            of the stochastic mode
+    focal=null             of the camera, px; null assumes 1000/224 of the picture's longer side
+    export=glb             glb | obj
+    device=auto            auto | cpu | cuda | cuda:1 …
+    weights=checkpoint/anny_lite   folder with tokenizer.safetensors and cvqmae.safetensors
+    tighten_passes=2 max_side=1024                     passes of the tightening; longer side of drawn pictures, px
+
+For NAME.jpg the output folder gets, all of them or none:
+
+    NAME_overlay.png       input, people in place, from the side; in stochastic mode also a heat map of the spread
+    NAME_p0.glb …          a mesh a person, metres, y up, the camera in the origin
+    NAME.npz               vertices (P, V, 3) float32 in the camera frame of the full picture: metres, x right,
+                           y down, z forward; faces (F, 3); boxes (P, 4) px; focal px; principal_point (2,) px;
+                           tokens (P, N); keypoints3d (P, 23, 3) metres; keypoints2d (P, 23, 2) px
+                           in stochastic mode samples (P, Q, V, 3) and uncertainty (P, V), metres: the standard
+                           deviation of where the samples put each vertex
+
+Pictures of the same name (a.jpg, a.png) get results of different names (a_jpg, a_png). A picture that cannot be used is
+named with the reason and the others are still done; the exit status is then 1.
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from mega.inference import run_demo
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="demo")
+def main(config: DictConfig) -> None:
+    sys.exit(run_demo(config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""A folder of pictures in; overlays, meshes, arrays and a table out. What `demo.py` runs."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mega.inference.detectors import Detector
+from mega.inference.export import MESH_FORMATS, encode_results, make_output_folder, write_together
+from mega.inference.images import InputError, find_pictures, output_names, read_picture
+from mega.inference.predictor import Predictor, Sampling
+from mega.inference.report import Done, Timings, format_table
+from mega.inference.sheet import draw_sheet
+
+
+@dataclass
+class Demo:
+    """One picture after the other, from file to files.
+
+    Args:
+        sampling: for the stochastic mode; None is the deterministic one.
+        focal: px; None assumes one from the picture's size.
+        tighten_passes: how often a rough box is tightened around what is predicted in it.
+        max_side: of a picture in the drawing, px.
+    """
+
+    predictor: Predictor
+    detector: Detector
+    output: Path
+    sampling: Sampling | None = None
+    focal: float | None = None
+    export: str = "glb"
+    tighten_passes: int = 2
+    max_side: int = 1024
+    done: list[Done] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def run(self, paths: Sequence[Path]) -> None:
+        """Work through the pictures. One that fails is noted in `failures`; the others are not affected."""
+        named = list(zip(paths, output_names(paths), strict=True))
+        with logging_redirect_tqdm(), tqdm(named, unit="picture", disable=None, file=sys.stderr) as bar:
+            for path, name in bar:
+                bar.set_postfix_str(path.name)
+                try:
+                    self.done.append(self.process(path, name))
+                except InputError as error:
+                    self._fail(str(error))
+                except Exception as error:  # a fault of ours, or out of memory: the other pictures still count
+                    self._fail(f"{path} failed unexpectedly: {error!r}.\n{traceback.format_exc()}")
+
+    def process(self, path: Path, name: str) -> Done:
+        """One picture; its results are written as `name`… Raises InputError if the picture or its boxes are bad."""
+        timings = Timings()
+        with timings.stage("read"):
+            image = read_picture(path)
+        with timings.stage("detect"):
+            found = self.detector(path, image)
+            boxes = self.predictor.tighten(image, found.boxes, self.tighten_passes) if found.rough else found.boxes
+        with timings.stage("predict"):
+            estimate = self.predictor.estimate(image, boxes, self.sampling)
+        with timings.stage("decode"):
+            people = self.predictor.decode(estimate, image.shape[1::-1], self.focal)
+        with timings.stage("draw"):
+            sheet = draw_sheet(image, people, self.max_side)
+        with timings.stage("write"):
+            files = encode_results(name, people, sheet, self.export)
+            try:
+                write_together(self.output, name, files)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+        return Done(path.name, len(people), timings)
+
+    def _fail(self, message: str) -> None:
+        self.failures.append(message)
+        tqdm.write(message, file=sys.stderr)
+
+
+def run_demo(config: DictConfig) -> int:
+    """Run the demo as `configs/demo.yaml` says; the exit status: 0 if all went well, 1 if anything did not."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        demo, paths = _prepare(config)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    demo.run(paths)
+    if demo.done:
+        print(f"\n{format_table(demo.done)}\n\nThe results are in {demo.output}/.")
+    if demo.failures:
+        print(f"\n{len(demo.failures)} of {len(paths)} pictures failed:", file=sys.stderr)
+        for message in demo.failures:
+            print(f"  {message.splitlines()[0]}", file=sys.stderr)
+    return 1 if demo.failures else 0
+
+
+def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
+    """Check everything that concerns the whole run. Raises InputError."""
+    sampling = _sampling(config)
+    if config.export not in MESH_FORMATS:
+        raise InputError(f"export={config.export} is not known; choose from {', '.join(MESH_FORMATS)}.")
+    if config.focal is not None and not _positive(config.focal):
+        raise InputError(f"focal={config.focal} is not a focal length: give pixels above 0, or null.")
+    paths = find_pictures(config.input)
+    output = make_output_folder(config.output)
+    if len(paths) > 1 and output.resolve() in {path.parent.resolve() for path in paths}:
+        raise InputError(f"The output folder {output} holds the input: drawings would be taken for pictures next time.")
+    detector = _detector(config.detector)
+    device = _device(config.device)
+    try:
+        predictor = Predictor.load(Path(config.weights).expanduser(), device)
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from error
+    demo = Demo(
+        predictor,
+        detector,
+        output,
+        sampling,
+        config.focal,
+        config.export,
+        tighten_passes=config.tighten_passes,
+        max_side=config.max_side,
+    )
+    return demo, paths
+
+
+def _detector(config: DictConfig) -> Detector:
+    try:
+        return instantiate(config)
+    except InstantiationException as error:  # Hydra wraps what the constructor raises
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+
+
+def _sampling(config: DictConfig) -> Sampling | None:
+    if config.mode not in ("deterministic", "stochastic"):
+        raise InputError(f"mode={config.mode} is not known; choose deterministic or stochastic.")
+    for name, least in (("samples", 1), ("steps", 1), ("seed", 0)):
+        value = config[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name}={value} must be a whole number, {least} at least.")
+    if config.temperature != 0 and not _positive(config.temperature):
+        raise InputError(f"temperature={config.temperature} must be a number, 0 at least.")
+    if config.mode == "deterministic":
+        return None
+    return Sampling(config.samples, config.steps, float(config.temperature), config.seed)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device={name} cannot be used: {reason}") from None
+    return device
