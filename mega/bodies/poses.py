@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mega.bodies.catalogue import GESTURES, RELAXED, STANCES, Entry
 from mega.bodies.rig import ANGLES, SIDES, TRUNK_LIMITS, AnatomicalRig
+from mega.bodies.self_contact import SelfContact
 
 # Spread of the personal touch added to every pose, degrees.
 _NOISE = {
@@ -41,6 +42,8 @@ _GESTURE_PROBABILITY = 0.65  # else the arms of the stance
 _MIXED_ARMS_PROBABILITY = 0.3  # each arm then has a gesture of its own
 _BLEND = 0.4  # up to this much of a second pose
 _LYING_PROBABILITY = 0.04
+_CONTACT_TOLERANCE = 0.025  # metres; flesh gives way, and hands do rest on thighs
+_REDRAWS = 4
 
 
 class PoseSampler:
@@ -52,6 +55,7 @@ class PoseSampler:
 
     def __init__(self, body) -> None:
         self.rig = AnatomicalRig(body)
+        self._contact = SelfContact(body)
         self._stances = _Table.of(STANCES)
         self._gestures = _Table.of(GESTURES)
         self._noise = torch.tensor([_NOISE[name.partition(".")[0]] for name in ANGLES])
@@ -59,11 +63,21 @@ class PoseSampler:
         self._is_side = {side: torch.tensor([name.endswith(f".{side}") for name in ANGLES]) for side in SIDES}
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n poses: (n, J, 3), axis-angle local to the parent."""
-        return self.rig.to_pose(self.sample_angles(n, generator))
+        """n poses: (n, J, 3), axis-angle local to the parent.
+
+        Those in which the body runs into itself are drawn again, a few times; the last draw stands.
+        """
+        pose = self.rig.to_pose(self.sample_angles(n, generator))
+        colliding = torch.arange(n)
+        for _ in range(_REDRAWS):
+            colliding = colliding[self._contact.depth(pose[colliding]) > _CONTACT_TOLERANCE]
+            if not len(colliding):
+                break
+            pose[colliding] = self.rig.to_pose(self.sample_angles(len(colliding), generator))
+        return pose
 
     def sample_angles(self, n: int, generator: torch.Generator) -> Tensor:
-        """The same poses as anatomical angles (n, A), degrees, columns as in `mega.bodies.rig.ANGLES`."""
+        """n poses as anatomical angles (n, A), degrees, columns as in `mega.bodies.rig.ANGLES`; contact is ignored."""
         angles = self._draw(n, generator)
         other = self._draw(n, generator)
         share = _BLEND * torch.rand(n, 1, generator=generator).square()

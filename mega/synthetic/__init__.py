@@ -1,0 +1,1 @@
+"""Posed and dressed bodies in scenes, rendered into annotated pictures."""
