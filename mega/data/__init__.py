@@ -1,5 +1,8 @@
 """Data: random bodies, annotated pictures."""
 
+from mega.data.annotations import Annotations
+from mega.data.augmentation import Augmentation
 from mega.data.body_meshes import BodyBatches, BodyMeshData
+from mega.data.image_dataset import ImageDataset
 
-__all__ = ["BodyBatches", "BodyMeshData"]
+__all__ = ["Annotations", "Augmentation", "BodyBatches", "BodyMeshData", "ImageDataset"]

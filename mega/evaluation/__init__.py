@@ -1,0 +1,16 @@
+"""How good the meshes are: metrics and the protocols that give them their meaning."""
+
+from mega.evaluation.metrics import best_of, keypoint2d_error, mean_distance, mesh_errors, sample_spread
+from mega.evaluation.protocols import COCO17, MEGA, PROTOCOLS, Protocol
+
+__all__ = [
+    "COCO17",
+    "MEGA",
+    "PROTOCOLS",
+    "Protocol",
+    "best_of",
+    "keypoint2d_error",
+    "mean_distance",
+    "mesh_errors",
+    "sample_spread",
+]

@@ -1,0 +1,92 @@
+"""Errors of meshes against the truth, in millimetres, one number a mesh: averaging is left to the caller.
+
+All functions take any batch dimensions, so samples (B, Q, ...) against the truth (B, 1, ...) need no loop.
+"""
+
+import torch
+from torch import Tensor
+
+from mega.evaluation.protocols import Protocol
+from mega.geometry import fit_similarity
+
+MM_PER_M = 1000.0
+
+
+def mesh_errors(predicted: Tensor, true: Tensor, regressor: Tensor, protocol: Protocol) -> dict[str, Tensor]:
+    """Mean distances between meshes, after their roots are brought together (PVE, MPJPE) or the best similarity (PA).
+
+    Args:
+        predicted, true: (..., V, 3) metres, both in the camera's orientation; batch dimensions broadcast.
+        regressor: (J, V), keypoints as weighted sums of vertices.
+        protocol: joints, root and alignment.
+
+    Returns:
+        {"PVE", "MPJPE", "PA-MPJPE", "PA-PVE"}: (...) mm each.
+    """
+    predicted, true = torch.broadcast_tensors(predicted, true)
+    predicted_joints, true_joints = regressor @ predicted, regressor @ true  # (..., J, 3)
+    predicted_root = root_of(predicted, predicted_joints, protocol)
+    true_root = root_of(true, true_joints, protocol)
+    predicted, predicted_joints = predicted - predicted_root, predicted_joints - predicted_root
+    true, true_joints = true - true_root, true_joints - true_root
+
+    joints = list(protocol.joints)
+    predicted_joints, true_joints = predicted_joints[..., joints, :], true_joints[..., joints, :]
+    by_joints = fit_similarity(predicted_joints, true_joints)
+    by_protocol = by_joints if protocol.pa_pve == "joints" else fit_similarity(predicted, true)
+    return {
+        "PVE": mean_distance(predicted, true),
+        "MPJPE": mean_distance(predicted_joints, true_joints),
+        "PA-MPJPE": mean_distance(by_joints(predicted_joints), true_joints),
+        "PA-PVE": mean_distance(by_protocol(predicted), true),
+    }
+
+
+def root_of(vertices: Tensor, joints: Tensor, protocol: Protocol) -> Tensor:
+    """The point (..., 1, 3) on which a protocol centres a body of vertices (..., V, 3) and joints (..., J, 3)."""
+    points = vertices if protocol.root is None else joints[..., list(protocol.root), :]
+    return points.mean(dim=-2, keepdim=True)
+
+
+def mean_distance(predicted: Tensor, true: Tensor) -> Tensor:
+    """Mean distance of corresponding points (..., N, 3) in metres -> (...) mm."""
+    return MM_PER_M * (predicted - true).norm(dim=-1).mean(dim=-1)
+
+
+def keypoint2d_error(predicted: Tensor, true: Tensor, margin: float = 1.0) -> Tensor:
+    """Mean distance of visible keypoints as a share of the longer side of the person's box.
+
+    Args:
+        predicted: (..., J, 2) crop coordinates, in which the crop's side is 2.
+        true: (..., J, 3) crop coordinates and visibility.
+        margin: side of the crop in sides of the box.
+
+    Returns:
+        (...), NaN where nothing is visible.
+    """
+    visible = true[..., 2] > 0
+    distance = (predicted - true[..., :2]).norm(dim=-1) * margin / 2
+    return (distance * visible).sum(dim=-1) / visible.sum(dim=-1)
+
+
+def best_of(errors: Tensor, samples: int) -> Tensor:
+    """The least error (B,) of each one's first so many samples, of errors (B, Q)."""
+    if not 1 <= samples <= errors.shape[1]:
+        raise ValueError(f"The best of {samples} cannot be taken of {errors.shape[1]} samples.")
+    return errors[:, :samples].min(dim=1).values
+
+
+def sample_spread(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """How much samples (..., Q, V, 3) m of one body differ.
+
+    Returns:
+        Mean distance of a vertex between two different samples, (...) mm; NaN for a single sample.
+        Mean distance of every vertex to its mean position over the samples, (..., V) mm.
+    """
+    n = samples.shape[-3]
+    apart = torch.zeros(samples.shape[:-3], dtype=samples.dtype, device=samples.device)
+    for i in range(1, n):  # pairs by rows: all at once would be Q^2 meshes
+        apart = apart + mean_distance(samples[..., i, None, :, :], samples[..., :i, :, :]).sum(dim=-1)
+    pairs = n * (n - 1) / 2
+    around = samples - samples.mean(dim=-3, keepdim=True)
+    return apart / pairs if pairs else apart * torch.nan, MM_PER_M * around.norm(dim=-1).mean(dim=-2)
