@@ -114,22 +114,29 @@ class FullyConvAE(nn.Module):
         """Vertices (B, V, 3) -> latents (B, N, D)."""
         return self._run(x, range(self.encoder_depth))
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, N, D) -> vertices (B, V, 3)."""
-        return self._run(z, range(self.encoder_depth, len(self.layers)))
+    def decode(self, z: Tensor, points: Tensor | None = None) -> Tensor:
+        """Latents (B, N, D) -> vertices (B, V, 3), or only the vertices `points` (S,) -> (B, S, 3)."""
+        return self._run(z, range(self.encoder_depth, len(self.layers)), points)
 
-    def _run(self, x: Tensor, layers: range) -> Tensor:
+    def _run(self, x: Tensor, layers: range, points: Tensor | None = None) -> Tensor:
         x = x.transpose(0, 1).contiguous()  # (points, B, C): a point's features of the whole batch lie together
         for i in layers:
-            x = self._layer(i, x)
+            x = self._layer(i, x, points if i == layers[-1] else None)
         return x.transpose(0, 1).contiguous()
 
-    def _layer(self, i: int, x: Tensor) -> Tensor:
-        spec, ids, mask = self.layers[i], getattr(self, f"ids{i}"), getattr(self, f"mask{i}")
+    def _layer(self, i: int, x: Tensor, points: Tensor | None = None) -> Tensor:
+        """Features (I, B, C) -> (P, B, O) of layer i, or of its output points `points` alone."""
+        spec = self.layers[i]
+
+        def rows(name: str) -> Tensor:
+            values = getattr(self, f"{name}{i}")
+            return values if points is None else values[points]
+
         rho, conv, residual = spec.residual_rate, None, None
+        ids, mask = rows("ids"), rows("mask")
         if rho < 1:
             kernels = getattr(self, f"weights{i}").unflatten(1, (spec.out_channels, spec.in_channels))
-            coefficients = getattr(self, f"w_weights{i}") * mask[:, :, None]
+            coefficients = rows("w_weights") * mask[:, :, None]
             conv = blend_and_mix(x, ids, coefficients, kernels) + getattr(self, f"bias{i}")  # (P, B, O)
             conv = F.elu(conv) if spec.activation else conv
         if rho > 0:
@@ -137,8 +144,10 @@ class FullyConvAE(nn.Module):
             if spec.in_channels != spec.out_channels:
                 residual = residual @ getattr(self, f"weight_res{i}").t()
             if spec.in_points != spec.out_points:
-                shares = getattr(self, f"p_neighbors{i}").abs() * mask
+                shares = rows("p_neighbors").abs() * mask
                 residual = blend(residual, ids, shares / (shares.sum(1, keepdim=True) + 1e-8))
+            elif points is not None:
+                residual = residual[points]
         if conv is None:
             return residual
         if residual is None:

@@ -9,19 +9,16 @@ Canonical meshes have root rotation zero and are centred on the mean of their ve
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .autoencoder import FullyConvAE
+from .files import load_strictly, read_weights, to_dtype, write_weights
 from .hierarchy import Hierarchy
 from .quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
 
@@ -146,10 +143,15 @@ class MeshVQVAE(nn.Module):
             vertices = vertices - self.template
         return self.encoder.model.encode(vertices)
 
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Latents or codes (B, N, D) -> vertices (B, V, 3). Differentiable."""
-        vertices = self.decoder.model.decode(latents)
-        return vertices + self.template if self.config["around_template"] else vertices
+    def decode_latents(self, latents: Tensor, points: Tensor | None = None) -> Tensor:
+        """Latents or codes (B, N, D) -> vertices (B, V, 3). Differentiable.
+
+        `points` (S,): only these vertices, (B, S, 3), for a fraction of the cost.
+        """
+        vertices = self.decoder.model.decode(latents, points)
+        if not self.config["around_template"]:
+            return vertices
+        return vertices + (self.template if points is None else self.template[points])
 
     @torch.no_grad()
     def encode(self, vertices: Tensor) -> Tensor:
@@ -173,17 +175,11 @@ class MeshVQVAE(nn.Module):
         Args:
             dtype: of the weights, e.g. torch.float16 for half the size. The topology keeps its own.
         """
-        state = {k: v.to(dtype) for k, v in self.state_dict().items() if not k.startswith("decoder.")}
+        state = {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")}
         matrices = {f"topology.{k}": torch.from_numpy(v) for k, v in self.hierarchy.matrices().items()}
         optional = {"faces": self.faces, "template": self.template, "keypoint_regressor": self.keypoint_regressor}
         mesh = {f"topology.{k}": v for k, v in optional.items() if v is not None}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in (state | matrices | mesh).items()}
-        temporary = Path(f"{path}.{os.getpid()}.tmp")
-        try:
-            save_file(tensors, temporary, metadata={"format": "MeshVQVAE", "config": json.dumps(self.config)})
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_weights(path, to_dtype(state, dtype) | matrices | mesh, "MeshVQVAE", self.config)
 
     @classmethod
     def load(cls, path: str | Path) -> MeshVQVAE:
@@ -191,24 +187,16 @@ class MeshVQVAE(nn.Module):
 
         Raises FileNotFoundError, or ValueError that says what is wrong with the file.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"the tokenizer's weights {path} are missing")
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-        if metadata.get("format") != "MeshVQVAE":
-            raise ValueError(f"{path} holds no MeshVQVAE (its format is '{metadata.get('format', 'not given')}')")
+        tensors, config = read_weights(path, "MeshVQVAE")
         topology = {k.removeprefix("topology."): tensors.pop(k) for k in list(tensors) if k.startswith("topology.")}
         mesh = {k: topology.pop(k, None) for k in ("faces", "template", "keypoint_regressor")}
         hierarchy = Hierarchy.from_matrices({k: v.numpy() for k, v in topology.items()})
-        model = cls(hierarchy, **json.loads(metadata["config"]), **mesh)
-        state = {k: v.float() for k, v in tensors.items()}
-        twins = {k.replace("encoder.", "decoder.", 1): v for k, v in state.items() if k.startswith("encoder.")}
-        model._load_strictly(state | twins, path)
+        try:
+            model = cls(hierarchy, **config, **mesh)
+        except TypeError as error:
+            raise ValueError(f"The config in {path} does not describe a MeshVQVAE: {error}.") from error
+        twins = {k.replace("encoder.", "decoder.", 1): v for k, v in tensors.items() if k.startswith("encoder.")}
+        load_strictly(model, tensors | twins, path)
         return model.eval()
 
     def save_released(self, path: str | Path, **extra) -> None:
@@ -222,23 +210,9 @@ class MeshVQVAE(nn.Module):
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"the tokenizer's weights {path} are missing")
+            raise FileNotFoundError(f"The tokenizer's weights {path} are missing.")
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or "model" not in content:
-            raise ValueError(f"{path} is not a released checkpoint: it has no entry 'model'")
-        self._load_strictly({k.removeprefix("module."): v for k, v in content["model"].items()}, path)
+            raise ValueError(f"{path} is not a released checkpoint: it has no entry 'model'.")
+        load_strictly(self, {k.removeprefix("module."): v for k, v in content["model"].items()}, path)
         return self
-
-    def _load_strictly(self, state: dict[str, Tensor], path: Path) -> None:
-        own = self.state_dict()
-        wrong = [f"missing {k}" for k in own.keys() - state.keys()]
-        wrong += [f"unexpected {k}" for k in state.keys() - own.keys()]
-        wrong += [
-            f"{k} has shape {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
-            for k in own.keys() & state.keys()
-            if state[k].shape != own[k].shape
-        ]
-        if wrong:
-            more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-            raise ValueError(f"{path} does not fit this tokenizer: {'; '.join(sorted(wrong)[:10])}{more}")
-        self.load_state_dict(state)

@@ -9,7 +9,7 @@ import trimesh
 from mega.backbones import EfficientNetLite0
 from mega.inference.predictor import MODEL_FILE, TOKENIZER_FILE
 from mega.models import CVQMAE
-from mega.models.checkpoint import save_cvqmae
+from mega.models.checkpoint import save_model
 from mesh_vq_vae import MeshVQVAE, build_hierarchy
 
 N_CODES = 32
@@ -62,5 +62,5 @@ def write_toy_weights(folder: Path) -> Path:
     tokenizer = toy_tokenizer()
     tokenizer.save(folder / TOKENIZER_FILE)
     model, config = toy_model(tokenizer.n_tokens)
-    save_cvqmae(model, folder / MODEL_FILE, config)
+    save_model(model, folder / MODEL_FILE, config)
     return folder

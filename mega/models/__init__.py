@@ -1,5 +1,6 @@
 """The masked transformers and the samplers that draw meshes from them."""
 
+from mega.models.checkpoint import load_cvqmae, load_vqmae, save_model
 from mega.models.cvqmae import CVQMAE, load_pretrained_vqmae
 from mega.models.masking import draw_hidden, masked_cross_entropy
 from mega.models.samplers import Prediction, predict_deterministic, sample, sample_unconditional
@@ -10,9 +11,12 @@ __all__ = [
     "VQMAE",
     "Prediction",
     "draw_hidden",
+    "load_cvqmae",
     "load_pretrained_vqmae",
+    "load_vqmae",
     "masked_cross_entropy",
     "predict_deterministic",
     "sample",
     "sample_unconditional",
+    "save_model",
 ]
