@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lightning as L
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ class MeshVQVAETraining(L.LightningModule):
         final_lr: the rate at the end of the decay, as a share of `lr`.
         unquantized_steps: steps at the start during which latents pass unquantized; the codebook then starts from
             latents that mean something (published: 0).
+        free_shift: a shift of the whole mesh costs nothing (published). Off, decoded meshes come out centred.
     """
 
     def __init__(
@@ -33,11 +36,12 @@ class MeshVQVAETraining(L.LightningModule):
         steps: int | None = None,
         final_lr: float = 0.01,
         unquantized_steps: int = 0,
+        free_shift: bool = True,
     ):
         super().__init__()
         self.tokenizer = tokenizer
         self.lr, self.betas, self.steps, self.final_lr = lr, tuple(betas), steps, final_lr
-        self.unquantized_steps = unquantized_steps
+        self.unquantized_steps, self.free_shift = unquantized_steps, free_shift
         self.register_buffer("codes_seen", torch.zeros(tokenizer.codebook_size), persistent=False)
 
     def forward(self, vertices: Tensor) -> Tensor:
@@ -47,7 +51,10 @@ class MeshVQVAETraining(L.LightningModule):
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         vertices = batch["vertices"]
         reconstruction = self.tokenizer(vertices, quantize=self.global_step >= self.unquantized_steps)
-        error = vertex_error(reconstruction.vertices, vertices).mean()
+        if self.free_shift:
+            error = vertex_error(reconstruction.vertices, vertices).mean()
+        else:
+            error = (reconstruction.vertices - vertices).norm(dim=-1).mean()
         quantized = reconstruction.quantized
         # Lightning averages these over the logging interval.
         self.log("train/vertex_error_mm", MM * error, prog_bar=True)
@@ -92,5 +99,10 @@ class MeshVQVAETraining(L.LightningModule):
         optimizer = torch.optim.Adam(parameters, lr=self.lr, betas=self.betas)
         if self.steps is None:
             return {"optimizer": optimizer}
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps, eta_min=self.lr * self.final_lr)
+
+        def share(step: int) -> float:
+            falling = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+            return self.final_lr + (1 - self.final_lr) * falling
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,4 +1,4 @@
-"""demo.py from its command line, on real files, with a small made-up model: what comes out, and what goes wrong well."""
+"""demo.py from its command line, on real files, with a small made-up model: what comes out, what goes wrong and how."""
 
 import json
 import os
@@ -332,9 +332,10 @@ def test_the_script_itself_without_anny(photos, toy_weights, tmp_path):
     """In a process of its own: no file but the results appears, and the body model is never imported."""
     write_photo(photos / "a photo (1).jpg")
     guard = "import sys, runpy; sys.modules['anny'] = None; sys.modules['mega.bodies'] = None; sys.argv = sys.argv[1:]"
+    code = f"{guard}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    arguments = [f"input={photos}", f"output={tmp_path}/out", f"weights={toy_weights}", "mode=stochastic", "samples=2"]
     process = subprocess.run(
-        [sys.executable, "-c", f"{guard}; runpy.run_path(sys.argv[0], run_name='__main__')", ROOT / "demo.py"]
-        + [f"input={photos}", f"output={tmp_path}/out", f"weights={toy_weights}", "mode=stochastic", "samples=2"],
+        [sys.executable, "-c", code, ROOT / "demo.py", *arguments],
         capture_output=True,
         text=True,
         cwd=tmp_path,
