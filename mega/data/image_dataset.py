@@ -118,5 +118,5 @@ def read_rgb(path: Path) -> np.ndarray:
 
 def _turn_in_picture(degrees: float) -> Tensor:
     """(3, 3) rotation about the optical axis, from x to y: what a turn of the crop does to the camera frame."""
-    angle = torch.tensor(np.radians(degrees), dtype=torch.float32)
-    return roma.rotvec_to_rotmat(torch.stack([torch.zeros(()), torch.zeros(()), angle]))
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float32)

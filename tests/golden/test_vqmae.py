@@ -18,6 +18,8 @@ def test_same_numbers(path: Path) -> None:
     fill(model, path)
     tokens = arrays["tokens"]
 
+    counts = arrays["visible_masks"].sum(dim=2)
+    assert_same(counts, counts[:, :1].expand_as(counts), name="visible_masks: the same number in every row")
     hidden_of = {str(i): visible == 0 for i, visible in enumerate(arrays["visible_masks"])}
     hidden_of["fixed1"] = torch.ones_like(tokens, dtype=torch.bool)
     for name, hidden in hidden_of.items():
