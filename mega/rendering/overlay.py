@@ -15,6 +15,7 @@ from mega.rendering.shading import openness, palette_colors, shade, vertex_norma
 
 BACKDROP_TOP = np.array([0.955, 0.955, 0.96], np.float32)
 BACKDROP_BOTTOM = np.array([0.86, 0.86, 0.875], np.float32)
+_SHADOW_VERTICES = 13_000  # a body of so many vertices throws the shadow that was tuned by eye
 
 
 def people_openness(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -75,7 +76,9 @@ def draw_side_view(
     side = _side_camera(vertices.reshape(-1, 3), height)
     width = side.size[0]
     seen = side.to_camera(vertices)
-    stage = _backdrop(height, width) * (1 - side.floor_shadow(vertices)[..., None])
+    stage = _backdrop(height, width)
+    for person in vertices:
+        stage *= 1 - side.floor_shadow(person)[..., None]
     stage = (stage + 0.5).clip(0, 255).astype(np.uint8)
     return draw_people(stage, seen, faces, side.focal, (width / 2, height / 2), colors, open_share)
 
@@ -93,15 +96,18 @@ class _SideCamera:
     def to_camera(self, points: np.ndarray) -> np.ndarray:
         return (points - self.centre) @ self.rotation.T + [0, 0, self.distance]
 
-    def floor_shadow(self, vertices: np.ndarray, cell: float = 0.02) -> np.ndarray:
-        """(h, w) in [0, 1): the soft shadow on a floor under the lowest vertex; what is near the floor counts most."""
-        points = vertices.reshape(-1, 3)
-        floor = points[:, 1].max()
-        weight = np.exp(-(floor - points[:, 1]) / 0.25) * 13000 / vertices.shape[1]
-        low = points[:, [0, 2]].min(0) - 0.5
-        shape = np.ceil((points[:, [0, 2]].max(0) + 0.5 - low) / cell).astype(int)
-        shape = np.minimum(shape, 4000)
-        index = ((points[:, [0, 2]] - low) / cell).astype(int).clip(0, shape - 1)
+    def floor_shadow(self, person: np.ndarray, cell: float = 0.02) -> np.ndarray:
+        """(h, w) in [0, 1): the soft shadow of a person (V, 3) on a floor under its lowest vertex.
+
+        What is near the floor counts most. Each person has a floor of its own, since sizes, and with them depths and
+        heights, are only known up to a factor: a common floor would leave people floating.
+        """
+        floor = person[:, 1].max()
+        plan = person[:, [0, 2]]
+        weight = np.exp(-(floor - person[:, 1]) / 0.25) * _SHADOW_VERTICES / len(person)
+        low = plan.min(0) - 0.5
+        shape = np.ceil((plan.max(0) + 0.5 - low) / cell).astype(int).clip(1, 1000)
+        index = ((plan - low) / cell).astype(int).clip(0, shape - 1)
         density = np.bincount(index[:, 1] * shape[0] + index[:, 0], weight, minlength=shape[0] * shape[1])
         density = density.reshape(shape[1], shape[0]).astype(np.float32)
         density = sum(cv2.GaussianBlur(density, (0, 0), sigma / cell) for sigma in (0.03, 0.10))

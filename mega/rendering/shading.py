@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Skin-like clay first, then colours that stay apart from it and from one another; sRGB in [0, 1].
+# Calm colours that stay apart from one another and from most photographs; sRGB in [0, 1].
 PALETTE = (
     np.array(
         [
-            [230, 190, 168],  # clay
-            [126, 166, 204],  # sky
-            [150, 184, 134],  # sage
-            [186, 150, 198],  # lilac
-            [222, 190, 120],  # sand
-            [112, 178, 176],  # teal
-            [216, 138, 150],  # rose
-            [160, 160, 164],  # slate
+            [142, 178, 214],  # sky
+            [228, 170, 140],  # clay
+            [156, 190, 140],  # sage
+            [192, 158, 204],  # lilac
+            [226, 196, 128],  # sand
+            [120, 184, 182],  # teal
+            [220, 146, 156],  # rose
+            [168, 168, 174],  # slate
         ],
         np.float32,
     )
