@@ -1,0 +1,192 @@
+"""One picture: people placed before a camera, dressed, lit, drawn, and what is known about them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import roma
+import torch
+
+from mega.bodies import AnnyBody
+from mega.rendering import cast, merge_meshes
+from mega.rendering.shading import vertex_normals
+from mega.synthetic.backgrounds import random_background
+from mega.synthetic.effects import photograph, random_occluder
+from mega.synthetic.lights import random_lights
+from mega.synthetic.wardrobe import BodyMap, random_outfit
+
+_SIZES = ((224, 224), (168, 224), (192, 224), (224, 192))  # (w, h) px
+_FIELD_OF_VIEW = (22.0, 70.0)  # degrees, along the longer side
+_NEAREST = 0.4  # metres between the camera and the nearest vertex, at least
+_TRUNCATED_FILL = (1.05, 1.5)
+# A keypoint lies inside the body; it counts as seen when the surface before it is no nearer than this, metres.
+_FLESH = 0.14
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """How often what happens.
+
+    Attributes:
+        two_people: share of pictures with two people.
+        truncated: share in which the person reaches out of the picture.
+        occluded: share with something in front.
+        fill: range of the person's longer side in the picture's longer side.
+    """
+
+    two_people: float = 0.12
+    truncated: float = 0.15
+    occluded: float = 0.3
+    fill: tuple[float, float] = (0.6, 0.95)
+
+
+@dataclass(frozen=True)
+class Person:
+    """What a picture is asked to show: a body's parameters and its canonical mesh (V, 3)."""
+
+    pose: np.ndarray
+    shape: np.ndarray
+    root_orient: np.ndarray
+    vertices: np.ndarray
+
+
+class SceneMaker:
+    """Makes pictures of given people; everything else is drawn from the generator it is handed."""
+
+    def __init__(self, body: AnnyBody, settings: SceneSettings) -> None:
+        self.settings = settings
+        self.body_map = BodyMap(body)
+        self.faces = body.faces.numpy().astype(np.int32)
+        self.regressor = body.keypoint_regressor.numpy()
+
+    def make(self, people: list[Person], rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, np.ndarray]]]:
+        """A picture of one or two people.
+
+        Returns:
+            The picture (h, w, 3) uint8 RGB, and one row of annotations for each person that can be seen.
+        """
+        size = _SIZES[rng.integers(len(_SIZES))]
+        focal = max(size) / 2 / np.tan(np.radians(rng.uniform(*_FIELD_OF_VIEW)) / 2)
+        center = np.array(size) / 2
+        turned = [person.vertices @ _matrix(person.root_orient).T for person in people]
+        offsets = _place(rng, turned, focal, size, self.settings)
+        bodies = [(vertices + offset).astype(np.float32) for vertices, offset in zip(turned, offsets, strict=True)]
+        boxes = [_box(vertices, focal, center) for vertices in bodies]
+
+        foreground, coverage, depth = self._draw(rng, bodies, focal, center, size)
+        picture = foreground + (1 - coverage) * random_background(rng, size)
+        hidden = np.zeros(size[::-1], bool)
+        if rng.random() < self.settings.occluded:
+            mask, colors = random_occluder(rng, size, boxes[0])
+            picture += mask[..., None] * (colors - picture)
+            hidden = mask > 0.5
+
+        rows = []
+        for person, vertices, offset, box in zip(people, bodies, offsets, boxes, strict=True):
+            keypoints = self.regressor @ vertices
+            points = keypoints[:, :2] / keypoints[:, 2:] * focal + center
+            seen = _seen(points, keypoints[:, 2], depth, hidden)
+            if len(people) > 1 and seen.sum() < 5:
+                continue  # behind the other one
+            rows.append(
+                {
+                    "box": box,
+                    "center": (box[:2] + box[2:]) / 2,
+                    "scale": (box[2:] - box[:2]).max() / 200,
+                    "pose": person.pose,
+                    "root_orient": person.root_orient,
+                    "shape": person.shape,
+                    "trans": offset,
+                    "focal": focal,
+                    "principal_point": center,
+                    "image_size": np.array(size),
+                    "keypoints2d": np.column_stack([points, seen]),
+                    "keypoints3d": keypoints,
+                }
+            )
+        return photograph(rng, picture), rows
+
+    def _draw(self, rng, bodies, focal, center, size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Premultiplied colours (h, w, 3), coverage (h, w, 1) and depth (h, w), infinite beside the people."""
+        light_of = random_lights(rng)
+        fields = self.body_map.fields
+        outfits = [random_outfit(rng, self.body_map.landmarks) for _ in bodies]
+        meshes, lights = [], []
+        for vertices, outfit in zip(bodies, outfits, strict=True):
+            normals = vertex_normals(vertices, self.faces)
+            dressed = vertices + outfit.thickness(fields)[:, None] * normals
+            meshes.append((dressed, self.faces))
+            lights.append(light_of(dressed, normals))
+        mesh, faces = merge_meshes(meshes)
+        faces = _facing_camera(mesh, faces)  # half the triangles: the ray caster's tree is built in half the time
+        hits = cast(mesh, faces, focal, center, size)
+        channels = np.concatenate([np.tile(fields, (len(bodies), 1)), np.concatenate(lights)], axis=1)
+        values = hits.interpolate(channels, faces)  # (n, fields + 3)
+        owner = faces[hits.face_index, 0] // len(fields)
+        colors = np.empty((len(values), 3), np.float32)
+        for i, outfit in enumerate(outfits):
+            mine = owner == i
+            colors[mine] = outfit.paint(values[mine, : fields.shape[1]])
+        # Light is linear, colours are not: gamma 2 is near enough to sRGB, and quick.
+        shown = np.sqrt(np.minimum(colors**2 * values[:, fields.shape[1] :], 1))
+        depth = np.full(size[0] * size[1], np.inf, np.float32)
+        depth[hits.pixel] = hits.depth
+        return hits.resolve(shown), hits.coverage, depth.reshape(size[::-1])
+
+
+def _matrix(root_orient: np.ndarray) -> np.ndarray:
+    return roma.rotvec_to_rotmat(torch.from_numpy(root_orient)).numpy()
+
+
+def _box(vertices: np.ndarray, focal: float, center: np.ndarray) -> np.ndarray:
+    """(x0, y0, x1, y1) px around the projected vertices (V, 3); it may leave the picture."""
+    points = vertices[:, :2] / vertices[:, 2:] * focal + center
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])
+
+
+def _facing_camera(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The triangles (f, 3) that turn their outside to a camera in the origin; a closed body shows no others."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    return faces[(np.cross(b - a, c - a) * a).sum(axis=1) < 0]
+
+
+def _place(
+    rng: np.random.Generator,
+    turned: list[np.ndarray],
+    focal: float,
+    size: tuple[int, int],
+    settings: SceneSettings,
+) -> list[np.ndarray]:
+    """Where each canonical centre stands in the camera (3,), so that the people fill the picture as asked."""
+    around = [np.zeros(3)]
+    if len(turned) > 1:
+        side = rng.choice((-1, 1)) * rng.uniform(0.3, 0.9)
+        around.append(np.array([side, 0.1 * rng.standard_normal(), rng.uniform(-0.6, 0.6)]))
+    cloud = np.concatenate([vertices[::7] + offset for vertices, offset in zip(turned, around, strict=True)])
+    middle = (cloud.min(axis=0) + cloud.max(axis=0)) / 2
+    cloud = cloud - middle
+
+    truncated = rng.random() < settings.truncated
+    fill = rng.uniform(*(_TRUNCATED_FILL if truncated else settings.fill))
+    # Whole people must fit in both directions; truncated ones may hang over the picture's edges.
+    wanted = fill * np.array(size if not truncated else (max(size),) * 2)
+    nearest = _NEAREST - cloud[:, 2].min()
+    distance = max(focal * np.ptp(cloud[:, :2], axis=0).max() / wanted.max(), nearest)
+    for _ in range(3):  # perspective makes near parts larger: correct the distance until the box has its size
+        box = _box(cloud + np.array([0, 0, distance]), focal, np.zeros(2))
+        distance = max(distance * ((box[2:] - box[:2]) / wanted).max(), nearest)
+    box = _box(cloud + np.array([0, 0, distance]), focal, np.array(size) / 2)
+
+    room = np.array(size) - (box[2:] - box[:2])  # negative where the box is the larger
+    corner = np.where(room > 0, rng.random(2), rng.uniform(0.15, 0.85, 2)) * room
+    shift = (corner - box[:2]) / focal * distance
+    anchor = np.array([*shift, distance]) - middle
+    return [(anchor + offset).astype(np.float32) for offset in around]
+
+
+def _seen(points: np.ndarray, depths: np.ndarray, surface: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Which keypoints (K,) lie in the picture, behind nothing but their own flesh."""
+    height, width = surface.shape
+    column, row = np.floor(points).astype(int).T
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    column, row = column.clip(0, width - 1), row.clip(0, height - 1)
+    return inside & ~hidden[row, column] & (depths - surface[row, column] < _FLESH)
