@@ -3,6 +3,8 @@
 from mega.data.annotations import Annotations
 from mega.data.augmentation import Augmentation
 from mega.data.body_meshes import BodyBatches, BodyMeshData
+from mega.data.body_tokens import BodyTokenData
+from mega.data.image_data import ImageData
 from mega.data.image_dataset import ImageDataset
 
-__all__ = ["Annotations", "Augmentation", "BodyBatches", "BodyMeshData", "ImageDataset"]
+__all__ = ["Annotations", "Augmentation", "BodyBatches", "BodyMeshData", "BodyTokenData", "ImageData", "ImageDataset"]

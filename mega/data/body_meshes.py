@@ -1,4 +1,4 @@
-"""Endless random bodies for the tokenizer and the pre-training: parameters from workers, meshes in batch by one body."""
+"""Endless random bodies for the tokenizer: a dataset of parameters, and meshes made of them in batch by one body."""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mega.rendering import draw_side_view, panel
+from mega.geometry import crop_camera_to_full, rot6d_to_matrix
+from mega.models import predict_deterministic
+from mega.rendering import draw_people, draw_side_view, panel
 
 
 class MeshPanels(L.Callback):
@@ -52,3 +54,39 @@ def log_picture(trainer: L.Trainer, folder: Path, picture: np.ndarray) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(folder.name, picture, trainer.global_step, dataformats="HWC")
+
+
+class PicturePanels(L.Callback):
+    """Pictures, true and predicted meshes in place, from the first validation batch.
+
+    Args:
+        folder: where the pictures go.
+        n_pictures: how many.
+    """
+
+    def __init__(self, folder: Path, n_pictures: int = 8):
+        self.folder, self.n_pictures = Path(folder), n_pictures
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        if batch_idx > 0 or trainer.sanity_checking:
+            return
+        images = batch["image"][: self.n_pictures]
+        prediction = predict_deterministic(module.model, module.features(images))
+        rotation = rot6d_to_matrix(prediction.rot6d)
+        meshes = {
+            "truth": batch["vertices"][: len(images)] @ batch["rotmat"][: len(images)].transpose(1, 2),
+            "prediction": module.tokenizer.decode(prediction.tokens) @ rotation.transpose(1, 2),
+        }
+        faces = module.tokenizer.faces.cpu().numpy()
+        size = images.shape[-1]
+        focal = 5.0 * size  # far away: near the weak perspective of the predicted camera
+        square = torch.tensor([[0.0, 0.0, size, size]]).expand(len(images), 4)
+        shift = crop_camera_to_full(prediction.cam.cpu(), square, torch.tensor([size, size]).float(), focal)
+        pictures = images.permute(0, 2, 3, 1).cpu().numpy()
+        rows = [[(picture, "picture" if i == 0 else "") for i, picture in enumerate(pictures)]]
+        for name, mesh in meshes.items():
+            placed = (mesh.cpu() + shift[:, None]).numpy()
+            centre = (size / 2, size / 2)
+            drawn = [draw_people(p, v[None], faces, focal, centre) for p, v in zip(pictures, placed, strict=True)]
+            rows.append([(picture, name if i == 0 else "") for i, picture in enumerate(drawn)])
+        log_picture(trainer, self.folder, panel(rows))

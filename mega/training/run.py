@@ -10,7 +10,9 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from mesh_vq_vae import MeshVQVAE
 
 LAST = "last.ckpt"
 
@@ -18,6 +20,18 @@ LAST = "last.ckpt"
 def last_checkpoint(output: str | Path) -> Path:
     """Where the last training state of a run lies."""
     return Path(output) / "checkpoints" / LAST
+
+
+def check_mode(mode: str) -> None:
+    """Raise ValueError for a mode that the training scripts do not have."""
+    if mode not in ("train", "test", "export"):
+        raise ValueError(f"unknown mode '{mode}': choose train, test or export")
+
+
+def model_arguments(config: DictConfig, tokenizer: MeshVQVAE) -> dict:
+    """The arguments a masked transformer was built with, backbone apart: what its file must say to build it again."""
+    arguments = {k: v for k, v in OmegaConf.to_container(config).items() if k not in ("_target_", "backbone")}
+    return arguments | {"n_tokens": tokenizer.n_tokens, "codebook_size": tokenizer.codebook_size}
 
 
 def build_trainer(config: DictConfig, callbacks: Sequence[Callback] = ()) -> L.Trainer:

@@ -11,12 +11,12 @@ from omegaconf import DictConfig
 
 from mega.bodies import BodyModel
 from mega.training.panels import MeshPanels
-from mega.training.run import fit, last_checkpoint, load_module_weights, test
+from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, test
 from mesh_vq_vae import MeshVQVAE, build_hierarchy
 
 
 def build_tokenizer(body: BodyModel, steps: Sequence[Sequence[int]], seeds: Sequence[int], **options) -> MeshVQVAE:
-    """An untrained MeshVQVAE for a body: the hierarchy is built from its faces (`steps`, `seeds`: `build_hierarchy`)."""
+    """An untrained MeshVQVAE for a body, its hierarchy built from the faces (`steps`, `seeds`: `build_hierarchy`)."""
     hierarchy = build_hierarchy(body.faces.cpu().numpy(), len(body.template), [tuple(s) for s in steps], seeds)
     return MeshVQVAE(
         hierarchy,
@@ -29,8 +29,7 @@ def build_tokenizer(body: BodyModel, steps: Sequence[Sequence[int]], seeds: Sequ
 
 def run_tokenizer(config: DictConfig) -> None:
     """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
-    if config.mode not in ("train", "test", "export"):
-        raise ValueError(f"unknown mode '{config.mode}': choose train, test or export")
+    check_mode(config.mode)
     body = instantiate(config.body)
     data = instantiate(config.data)(body=body)
     if config.mode == "test":

@@ -1,0 +1,119 @@
+"""Annotated pictures for training and testing the image model, with the tokens of their bodies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mega.bodies import BodyModel
+from mega.data.annotations import Annotations
+from mega.data.augmentation import Augmentation
+from mega.data.image_dataset import ImageDataset
+from mega.data.token_cache import cached_tokens
+from mesh_vq_vae import MeshVQVAE
+
+_CHUNK = 64  # bodies made at a time
+
+
+class ImageData(L.LightningDataModule):
+    """Batches of `ImageDataset` items with tokens; training batches also hold "points" (B, S, 3), canonical vertices.
+
+    Args:
+        body: that the annotations' parameters are for; tells tokens and, in validation and test, vertices.
+        tokenizer: makes the tokens.
+        folder: of the data set, with train/, val/ and test/.
+        cache: folder for tokens.
+        batch_size: people a training step; `eval_batch_size` elsewhere.
+        crop_size: side of the crops, px; `margin`: of the box.
+        augmentation: of the training crops.
+        points: (S,) vertices that the training loss looks at.
+        workers: processes that read pictures.
+        limit: use the first so many people of each split only.
+        seed: of order and augmentation.
+    """
+
+    def __init__(
+        self,
+        body: BodyModel,
+        tokenizer: MeshVQVAE,
+        folder: str | Path,
+        cache: str | Path,
+        batch_size: int = 32,
+        eval_batch_size: int = 50,
+        crop_size: int = 160,
+        margin: float = 1.1,
+        augmentation: Augmentation | None = None,
+        points: Tensor | None = None,
+        workers: int = 1,
+        limit: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.body, self.tokenizer, self.folder, self.cache = body, tokenizer, Path(folder), Path(cache)
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.crop = {"crop_size": crop_size, "margin": margin, "limit": limit, "seed": seed}
+        self.augmentation, self.points, self.workers, self.seed = augmentation, points, workers, seed
+        self._train: ImageDataset | None = None
+        self._train_points: np.ndarray | None = None
+
+    def train_dataloader(self) -> DataLoader:
+        if self._train is None:
+            cached = self._cached("train")
+            self._train = self._dataset("train", cached["tokens"], self.augmentation)
+            self._train_points = cached.get("points")
+        epoch = self.trainer.current_epoch
+        return DataLoader(
+            self._train.at_epoch(epoch),
+            self.batch_size,
+            shuffle=True,
+            generator=torch.Generator().manual_seed(self.seed + epoch),
+            drop_last=True,
+            num_workers=self.workers,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation("test")
+
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        index = batch["index"].cpu()
+        if self.trainer.training:
+            if self._train_points is not None:
+                batch["points"] = torch.from_numpy(self._train_points[index.numpy()]).to(batch["rotmat"])
+            return batch
+        annotations = self._evaluated.annotations
+        device = batch["rotmat"].device
+        pose = torch.from_numpy(annotations.pose[index.numpy()]).float().to(device)
+        shape = torch.from_numpy(annotations.shape[index.numpy()]).float().to(device)
+        with torch.no_grad():
+            batch["vertices"] = self.body.to(device)(pose, shape)
+        return batch
+
+    def _evaluation(self, split: str) -> DataLoader:
+        self._evaluated = self._dataset(split, self._cached(split)["tokens"])
+        return DataLoader(self._evaluated, self.eval_batch_size, num_workers=self.workers)
+
+    def _dataset(self, split: str, tokens: np.ndarray, augmentation: Augmentation | None = None) -> ImageDataset:
+        return ImageDataset(self.folder, split, augmentation=augmentation, tokens=tokens, **self.crop)
+
+    def _cached(self, split: str) -> dict[str, np.ndarray]:
+        annotations = Annotations.load(self.folder / split / "annotations.npz")
+        if annotations.body != self.body.name:
+            raise ValueError(
+                f"{self.folder / split} is annotated for the body '{annotations.body}', "
+                f"but the configured body is '{self.body.name}'."
+            )
+        pose, shape = torch.from_numpy(annotations.pose).float(), torch.from_numpy(annotations.shape).float()
+        batches = [{"pose": p, "shape": s} for p, s in zip(pose.split(_CHUNK), shape.split(_CHUNK), strict=True)]
+        # The sum tells two sets of one size apart.
+        key = f"{self.folder.name}, {split}, {len(annotations)} people, {pose.sum():.6g}"
+        points = self.points if split == "train" else None
+        path = self.cache / f"{self.folder.name}_{split}.npz"
+        return cached_tokens(path, self.tokenizer, self.body, batches, key, points)

@@ -1,0 +1,182 @@
+"""Training on pictures: the masked transformer fills in tokens given what the picture shows (MEGA, CVPR 2025)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from mega.evaluation import COCO17, keypoint2d_error, mesh_errors
+from mega.geometry import project_weak_perspective, rot6d_to_matrix
+from mega.models import CVQMAE, predict_deterministic, sample
+from mega.models.masking import draw_hidden
+from mega.training.losses import neighbour_targets, soft_cross_entropy
+from mega.training.optim import adamw_warmup_cosine
+from mesh_vq_vae import MeshVQVAE
+
+
+class LossWeights(NamedTuple):
+    """Weights of the terms. The first three are the published ones, the others help a small model.
+
+    tokens: cross-entropy of the hidden tokens.
+    rotation: mean squared difference of the rotation matrices.
+    keypoints2d: L1 of the visible keypoints, projected with the predicted camera, in halves of the crop.
+    points: mean distance, in metres, of canonical vertices decoded from the expected codes (softmax-weighted).
+    keypoints3d: mean distance, in metres, of the keypoints in the camera frame, so that rotation and pose agree.
+    """
+
+    tokens: float = 1.0
+    rotation: float = 1.0
+    keypoints2d: float = 1.0
+    points: float = 0.0
+    keypoints3d: float = 0.0
+
+
+class CVQMAETraining(L.LightningModule):
+    """Trains and measures CVQMAE on batches of `mega.data.ImageData`.
+
+    Args:
+        model: the image model.
+        tokenizer: frozen; decodes.
+        points: (S,) vertices that the loss looks at, those of the batches' "points".
+        crop: {"size", "margin", "mean", "std"} of the pictures, stored with the weights.
+        base_lr: rate for a batch of 256; the rate is base_lr * batch_size / 256 (published).
+        batch_size, warmup_steps, steps, weight_decay: of the optimizer.
+        weights: of the losses, see `LossWeights`.
+        all_hidden: share of batches in which every token is hidden, as in deterministic prediction (published: 0).
+        softness: how far the target of the cross-entropy spreads to neighbouring codes, as a multiple of the squared
+            distance to the nearest one; 0 is one-hot (published).
+        n_samples: hypotheses in stochastic evaluation, drawn in 5 steps at temperature 1.
+    """
+
+    def __init__(
+        self,
+        model: CVQMAE,
+        tokenizer: MeshVQVAE,
+        points: Tensor,
+        crop: dict,
+        base_lr: float,
+        batch_size: int,
+        warmup_steps: int,
+        steps: int,
+        weight_decay: float = 0.05,
+        weights: dict | None = None,
+        all_hidden: float = 0.0,
+        softness: float = 0.0,
+        n_samples: int = 25,
+    ):
+        super().__init__()
+        self.model = model
+        # Not a part of this module's state: it is frozen and has a file of its own.
+        self._tokenizer = [tokenizer.eval().requires_grad_(False)]
+        self.weights = LossWeights(**(weights or {}))
+        self.crop, self.all_hidden, self.n_samples = crop, all_hidden, n_samples
+        self.optimizer_options = {
+            "lr": base_lr * batch_size / 256,
+            "warmup_steps": warmup_steps,
+            "steps": steps,
+            "weight_decay": weight_decay,
+        }
+        self.register_buffer("targets", neighbour_targets(tokenizer.codebook, softness), persistent=False)
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(crop[name]).view(3, 1, 1), persistent=False)
+        self.register_buffer("points", points, persistent=False)
+        used = tokenizer.keypoint_regressor.abs().sum(0) > 0
+        self.register_buffer("keypoint_vertices", used.nonzero()[:, 0], persistent=False)
+        self.register_buffer("keypoint_weights", tokenizer.keypoint_regressor[:, used], persistent=False)
+
+    @property
+    def tokenizer(self) -> MeshVQVAE:
+        return self._tokenizer[0].to(self.device)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) uint8 -> features (B, C, h, w). The backbone stays in float32: depthwise convolutions
+        gain nothing from less."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.model.features((images.float() / 255 - self.mean) / self.std)
+
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
+        tokens = batch["tokens"]
+        features = self.features(batch["image"])
+        hidden = draw_hidden(*tokens.shape).to(tokens.device)
+        if torch.rand(()) < self.all_hidden:
+            hidden = torch.ones_like(hidden)
+        logits = self.model(features, tokens, hidden).float()  # (B, N, K)
+        rot6d, cam = self.model.rotcam(features)
+        terms = self._terms(logits, rot6d_to_matrix(rot6d.float()), cam.float(), hidden, batch)
+        for name, value in terms.items():
+            self.log(f"train/{name}", value)
+        loss = sum(getattr(self.weights, name) * value for name, value in terms.items())
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def _terms(self, logits: Tensor, rotation: Tensor, cam: Tensor, hidden: Tensor, batch: dict) -> dict[str, Tensor]:
+        tokens, keypoints3d, keypoints2d = batch["tokens"], batch["keypoints3d"], batch["keypoints2d"]
+        # The decoder is fed the expected code where a token is hidden, so that gradients reach the logits.
+        expected = logits.softmax(-1) @ self.tokenizer.codebook  # (B, N, D)
+        codes = torch.where(hidden[..., None], expected, self.tokenizer.vq_vae.lookup(tokens))
+        decoded = self.tokenizer.decode_latents(codes, torch.cat([self.keypoint_vertices, self.points]))
+        for_keypoints, points = decoded.split([len(self.keypoint_vertices), len(self.points)], dim=1)
+        joints = self.keypoint_weights @ for_keypoints  # (B, 23, 3)
+        in_camera = joints @ rotation.transpose(1, 2)
+        on_crop = project_weak_perspective(in_camera, cam)  # (B, 23, 2)
+        off = (on_crop - keypoints2d[..., :2]).abs().sum(-1) * keypoints2d[..., 2]  # (B, 23)
+        return {
+            "tokens": soft_cross_entropy(logits, self.targets[tokens], hidden),
+            "rotation": (rotation - batch["rotmat"]).square().mean(),
+            "keypoints2d": off.mean(),
+            "keypoints3d": (in_camera - keypoints3d @ batch["rotmat"].transpose(1, 2)).norm(dim=-1).mean(),
+            "points": (points - batch["points"]).norm(dim=-1).mean(),
+        }
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        self._measure(batch, "val")
+
+    def test_step(self, batch: dict, batch_idx: int) -> None:
+        features = self._measure(batch, "test")
+        self._measure_samples(batch, features, batch_idx)
+
+    def _measure(self, batch: dict, split: str) -> Tensor:
+        features = self.features(batch["image"])
+        prediction = predict_deterministic(self.model, features)
+        rotation = rot6d_to_matrix(prediction.rot6d)
+        truth = batch["vertices"] @ batch["rotmat"].transpose(1, 2)
+        mesh = self.tokenizer.decode(prediction.tokens) @ rotation.transpose(1, 2)
+        errors = mesh_errors(mesh, truth, self.tokenizer.keypoint_regressor, COCO17)
+        accuracy = (prediction.tokens == batch["tokens"]).float().mean()
+        joints = self.tokenizer.keypoint_regressor @ mesh
+        on_crop = project_weak_perspective(joints, prediction.cam)
+        keypoints = keypoint2d_error(on_crop, batch["keypoints2d"], self.crop["margin"])
+        reported = {name: values.mean() for name, values in errors.items()}
+        reported["2d_keypoints_percent_of_box"] = 100 * keypoints.nanmean()
+        reported["token_accuracy_percent"] = 100 * accuracy
+        reported["rotation_degrees"] = _angle(rotation, batch["rotmat"]).mean()
+        for name, value in reported.items():
+            self.log(f"{split}/{name}", value, batch_size=len(truth), prog_bar=name in ("PVE", "PA-MPJPE"))
+        return features
+
+    def _measure_samples(self, batch: dict, features: Tensor, batch_idx: int) -> None:
+        generator = torch.Generator(self.device).manual_seed(batch_idx)
+        tokens = sample(self.model, features, self.n_samples, generator=generator)  # (B, Q, N)
+        rot6d, _ = self.model.rotcam(features)
+        rotation = rot6d_to_matrix(rot6d.float())
+        truth = batch["vertices"] @ batch["rotmat"].transpose(1, 2)
+        errors = []
+        for q in range(self.n_samples):
+            mesh = self.tokenizer.decode(tokens[:, q]) @ rotation.transpose(1, 2)
+            errors.append(mesh_errors(mesh, truth, self.tokenizer.keypoint_regressor, COCO17))
+        for name in errors[0]:
+            values = torch.stack([e[name] for e in errors], 1)  # (B, Q)
+            self.log(f"test/{name}_one_sample", values[:, 0].mean(), batch_size=len(truth))
+            self.log(f"test/{name}_best_of_{self.n_samples}", values.amin(1).mean(), batch_size=len(truth))
+
+    def configure_optimizers(self) -> dict:
+        return adamw_warmup_cosine(self.model.parameters(), **self.optimizer_options)
+
+
+def _angle(predicted: Tensor, true: Tensor) -> Tensor:
+    """Degrees (B,) between rotations (B, 3, 3)."""
+    cosine = ((predicted * true).sum((1, 2)) - 1) / 2
+    return torch.rad2deg(cosine.clamp(-1, 1).acos())

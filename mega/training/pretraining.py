@@ -1,0 +1,126 @@
+"""Pre-training: the masked transformer learns what bodies look like, from tokens alone (MEGA, CVPR 2025)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from mega.models import VQMAE, draw_hidden, load_vqmae, masked_cross_entropy, sample_unconditional, save_model
+from mega.rendering import panel
+from mega.training.optim import adamw_warmup_cosine
+from mega.training.panels import draw_body, log_picture
+from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, model_arguments, test
+from mesh_vq_vae import MeshVQVAE
+
+# Shares of tokens hidden at which a model is measured: little, half, everything.
+HIDDEN_SHARES = (0.25, 0.5, 1.0)
+
+
+class VQMAETraining(L.LightningModule):
+    """Cross-entropy on the hidden tokens of batches {"tokens": (B, N)}.
+
+    Args:
+        model: the masked transformer.
+        base_lr: rate for a batch of 256; the rate is base_lr * batch_size / 256 (published).
+        batch_size, warmup_steps, steps: of the schedule.
+        weight_decay: of AdamW.
+        label_smoothing: of the cross-entropy.
+    """
+
+    def __init__(
+        self,
+        model: VQMAE,
+        base_lr: float,
+        batch_size: int,
+        warmup_steps: int,
+        steps: int,
+        weight_decay: float = 0.05,
+        label_smoothing: float = 0.0,
+    ):
+        super().__init__()
+        self.model = model
+        self.optimizer_options = {
+            "lr": base_lr * batch_size / 256,
+            "warmup_steps": warmup_steps,
+            "steps": steps,
+            "weight_decay": weight_decay,
+        }
+        self.label_smoothing = label_smoothing
+
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
+        tokens = batch["tokens"]
+        hidden = draw_hidden(*tokens.shape).to(tokens.device)
+        loss = masked_cross_entropy(self.model(tokens, hidden), tokens, hidden, self.label_smoothing)
+        self.log("train/cross_entropy", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        self._evaluate(batch["tokens"], batch_idx, "val")
+
+    def test_step(self, batch: dict, batch_idx: int) -> None:
+        self._evaluate(batch["tokens"], batch_idx, "test")
+
+    def _evaluate(self, tokens: Tensor, batch_idx: int, split: str) -> None:
+        # The same masks every time, so that two validations can be compared.
+        order = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(batch_idx)).argsort(1).to(tokens)
+        for share in HIDDEN_SHARES:
+            hidden = order < round(share * tokens.shape[1])
+            logits = self.model(tokens, hidden)
+            accuracy = (logits.argmax(-1) == tokens)[hidden].float().mean()
+            name = f"{split}/{{}}_{round(100 * share)}_percent_hidden"
+            self.log(name.format("cross_entropy"), masked_cross_entropy(logits, tokens, hidden), batch_size=len(tokens))
+            self.log(name.format("token_accuracy"), accuracy, batch_size=len(tokens))
+
+    def configure_optimizers(self) -> dict:
+        return adamw_warmup_cosine(self.model.parameters(), **self.optimizer_options)
+
+
+class RandomBodyPanels(L.Callback):
+    """Bodies drawn from the model at each validation: the same noise each time.
+
+    Args:
+        folder: where the pictures go.
+        tokenizer: decodes them.
+        n_bodies: how many.
+    """
+
+    def __init__(self, folder: Path, tokenizer: MeshVQVAE, n_bodies: int = 8):
+        self.folder, self.tokenizer, self.n_bodies = Path(folder), tokenizer, n_bodies
+
+    def on_validation_end(self, trainer, module) -> None:
+        if trainer.sanity_checking:
+            return
+        device = module.device
+        generator = torch.Generator(device).manual_seed(0)
+        tokens = sample_unconditional(module.model, self.n_bodies, generator=generator)
+        meshes = self.tokenizer.to(device).decode(tokens).cpu().numpy()
+        faces = self.tokenizer.faces.cpu().numpy()
+        row = [(draw_body(mesh, faces), "random bodies" if i == 0 else "") for i, mesh in enumerate(meshes)]
+        log_picture(trainer, self.folder, panel([row]))
+
+
+def run_pretraining(config: DictConfig) -> None:
+    """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
+    check_mode(config.mode)
+    tokenizer = MeshVQVAE.load(config.tokenizer_weights)
+    if config.mode == "test":
+        model, _ = load_vqmae(config.weights)
+    else:
+        model = instantiate(config.model, n_tokens=tokenizer.n_tokens, codebook_size=tokenizer.codebook_size)
+    module = instantiate(config.training)(model=model)
+    if config.mode == "export":
+        load_module_weights(module, last_checkpoint(config.output))
+        description = {"model": model_arguments(config.model, tokenizer)}
+        save_model(module.model, config.weights, description, dtype=torch.float16)
+        print(f"wrote {config.weights}")
+        return
+    data = instantiate(config.data)(body=instantiate(config.body), tokenizer=tokenizer)
+    if config.mode == "test":
+        test(config, module, data)
+    else:
+        fit(config, module, data, callbacks=[RandomBodyPanels(Path(config.output) / "panels", tokenizer)])
