@@ -1,5 +1,6 @@
 """One picture: people placed before a camera, dressed, lit, drawn, and what is known about them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from mega.synthetic.effects import photograph, random_occluder
 from mega.synthetic.lights import random_lights
 from mega.synthetic.wardrobe import BodyMap, random_outfit
 
-_SIZES = ((224, 224), (168, 224), (192, 224), (224, 192))  # (w, h) px
+TRAINING_SIZES = ((224, 224), (168, 224), (192, 224), (224, 192))  # (w, h) px
 _FIELD_OF_VIEW = (22.0, 70.0)  # degrees, along the longer side
 _NEAREST = 0.4  # metres between the camera and the nearest vertex, at least
 _TRUNCATED_FILL = (1.05, 1.5)
@@ -50,10 +51,17 @@ class Person:
 
 
 class SceneMaker:
-    """Makes pictures of given people; everything else is drawn from the generator it is handed."""
+    """Makes pictures of given people; everything else is drawn from the generator it is handed.
 
-    def __init__(self, body: AnnyBody, settings: SceneSettings) -> None:
+    Args:
+        sizes: (width, height) px that a picture may have.
+    """
+
+    def __init__(
+        self, body: AnnyBody, settings: SceneSettings, sizes: Sequence[tuple[int, int]] = TRAINING_SIZES
+    ) -> None:
         self.settings = settings
+        self.sizes = sizes
         self.body_map = BodyMap(body)
         self.faces = body.faces.numpy().astype(np.int32)
         self.regressor = body.keypoint_regressor.numpy()
@@ -64,7 +72,7 @@ class SceneMaker:
         Returns:
             The picture (h, w, 3) uint8 RGB, and one row of annotations for each person that can be seen.
         """
-        size = _SIZES[rng.integers(len(_SIZES))]
+        size = self.sizes[rng.integers(len(self.sizes))]
         focal = max(size) / 2 / np.tan(np.radians(rng.uniform(*_FIELD_OF_VIEW)) / 2)
         center = np.array(size) / 2
         turned = [person.vertices @ _matrix(person.root_orient).T for person in people]
