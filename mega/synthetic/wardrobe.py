@@ -12,19 +12,16 @@ import numpy as np
 from mega.bodies import KEYPOINTS, AnnyBody
 from mega.synthetic.fabrics import Fabric, random_color, random_fabric, solid_noise
 
-# From very light to very dark (the ten Monk skin tones), sRGB.
+# From very light to very dark, sRGB.
 _SKIN_TONES = np.array(
     [
-        (246, 237, 228),
-        (243, 231, 219),
-        (247, 234, 208),
-        (234, 218, 186),
-        (215, 189, 150),
-        (160, 126, 86),
-        (130, 92, 67),
-        (96, 65, 52),
-        (58, 49, 42),
-        (41, 36, 32),
+        (244, 212, 192),
+        (230, 188, 160),
+        (206, 160, 128),
+        (174, 126, 94),
+        (138, 94, 66),
+        (100, 66, 46),
+        (70, 46, 34),
     ],
     np.float32,
 )
@@ -195,7 +192,7 @@ def _along(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray
 
 def random_outfit(rng: np.random.Generator, landmarks: Landmarks) -> Outfit:
     """Skin, hair and clothes of one person."""
-    tone = rng.uniform(0, len(_SKIN_TONES) - 1.5)
+    tone = rng.uniform(0, len(_SKIN_TONES) - 1)
     low = int(tone)
     skin = _SKIN_TONES[low] + (tone - low) * (_SKIN_TONES[min(low + 1, len(_SKIN_TONES) - 1)] - _SKIN_TONES[low])
     hair = _HAIR_COLORS[rng.choice(len(_HAIR_COLORS), p=_HAIR_SHARES)] / 255
