@@ -1,0 +1,82 @@
+"""Time and memory of the published tokenizer (SMPL topology, 54 tokens), at full size with made-up weights.
+
+    python benchmarks/tokenizer.py --template ../shared/connections_smpl/template.ply [--batch 1 16] [--repeats 7]
+
+The template is any mesh of the SMPL topology. Beside each time stands its ratio to a 2048 x 2048 x 2048 float32 matrix
+product of the same run, so that machines can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+import trimesh
+
+from mesh_vq_vae import SMPL_SEEDS, SMPL_STEPS, MeshVQVAE, build_hierarchy, vertex_error
+
+LAYERS = {
+    "connections": [*(f"pool{i}" for i in range(7)), *(f"unpool{i}" for i in reversed(range(7)))],
+    "channels": [32, 32, 64, 64, 128, 128, 9, 128, 128, 64, 64, 32, 32, 3],
+    "n_bases": [9, 0, 9, 0, 9, 0, 9, 9, 0, 9, 0, 9, 0, 9],
+    "residual_rates": [0, 1, 0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 1, 0],
+}
+
+
+def timed(work: Callable[[], object], repeats: int) -> float:
+    """Median seconds of `work`, after one run that does not count."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--template", required=True)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+
+    torch.manual_seed(0)
+    mesh = trimesh.load(options.template, process=False)
+    hierarchy = build_hierarchy(mesh.faces, len(mesh.vertices), SMPL_STEPS, SMPL_SEEDS)
+    model = MeshVQVAE(hierarchy, **LAYERS)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-5)
+    template = torch.tensor(mesh.vertices - mesh.vertices.mean(0), dtype=torch.float32)
+
+    matrix = torch.randn(2048, 2048)
+    product = timed(lambda: matrix @ matrix, options.repeats)
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, 2048³ product {product * 1e3:.0f} ms")
+    print(f"{'work':<26}{'batch':>6}{'ms':>9}{'products':>10}{'peak GB':>9}")
+    for batch in options.batch:
+        vertices = template.repeat(batch, 1, 1) + 0.01 * torch.randn(batch, 1, 3)
+        tokens = model.eval().encode(vertices)
+
+        def step(vertices=vertices) -> None:
+            result = model.train()(vertices)
+            (vertex_error(result.vertices, vertices).mean() + result.quantized.loss).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        works = {
+            "encode": lambda vertices=vertices: model.encode(vertices),
+            "decode": lambda tokens=tokens: model.decode(tokens),
+            "encode + decode": lambda vertices=vertices: model.decode(model.encode(vertices)),
+            "training step": step,
+        }
+        for name, work in works.items():
+            seconds = timed(work, options.repeats)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            print(f"{name:<26}{batch:>6}{seconds * 1e3:>9.1f}{seconds / product:>10.2f}{peak:>9.2f}")
+
+
+if __name__ == "__main__":
+    main()

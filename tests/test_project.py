@@ -1,0 +1,78 @@
+"""The house itself: lint, configs, scripts."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, get_method
+from omegaconf import DictConfig, OmegaConf
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+PRIMARY = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+GROUPS = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=["lint", "format"])
+def test_ruff(command):
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or "ruff"
+    result = subprocess.run([ruff, *command, "."], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def composed(name: str, overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, overrides)
+
+
+def check_targets(config: DictConfig) -> int:
+    """Every `_target_` below names something that is there; returns how many."""
+    count = 0
+    for node in walk(OmegaConf.to_container(config, resolve=False)):
+        if "_target_" in node:
+            target = node["_target_"]
+            try:
+                get_class(target)
+            except ValueError:
+                get_method(target)
+            count += 1
+    return count
+
+
+def walk(node):
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from walk(child)
+
+
+@pytest.mark.parametrize("name", PRIMARY)
+def test_every_script_has_a_config_that_composes(name):
+    assert (ROOT / f"{name}.py").is_file()
+    config = composed(name, [])
+    check_targets(config)
+    OmegaConf.to_container(config, resolve=False)
+
+
+@pytest.mark.parametrize("choice", GROUPS)
+def test_every_group_composes(choice):
+    group, option = choice.split("/")
+    users = [name for name in PRIMARY if group in composed(name, [])]
+    if not users:
+        pytest.fail(f"no script uses the config group {group}")
+    for name in users:
+        config = composed(name, [f"{group}={option}"])
+        assert check_targets(config[group]) > 0
+
+
+@pytest.mark.parametrize("script", [path.name for path in sorted(ROOT.glob("*.py"))])
+def test_scripts_hold_no_logic(script):
+    text = (ROOT / script).read_text()
+    assert text.startswith('"""'), "a script begins with how it is called"
+    assert f"python {script}" in text.split('"""')[1]
+    assert len(text.splitlines()) < 80
