@@ -37,9 +37,7 @@ def test_hierarchy_of_any_mesh(sphere, steps):
     hierarchy = build_hierarchy(sphere.faces, len(sphere.vertices), steps)
     assert hierarchy.n_vertices == len(sphere.vertices)
     points = len(sphere.vertices)
-    for (stride, pool_radius, unpool_radius), pool, unpool in zip(
-        steps, hierarchy.pool, hierarchy.unpool, strict=True
-    ):
+    for (stride, pool_radius, unpool_radius), pool, unpool in zip(steps, hierarchy.pool, hierarchy.unpool, strict=True):
         assert len(unpool) == points
         assert (stride > 1) == (len(pool) < points)
         for matrix, source, radius in ((pool, points, pool_radius), (unpool, len(pool), unpool_radius)):
