@@ -31,8 +31,8 @@ def blend_and_mix(x: Tensor, ids: Tensor, coefficients: Tensor, weights: Tensor)
     Returns: (P, B, O).
     """
     n_bases, out_channels, in_channels = weights.shape
-    if out_channels < in_channels:
-        # Fewer numbers leave the product than enter it: mix first, then blend what it gives, one slot a (m, w) pair.
+    if n_bases * out_channels < in_channels:
+        # All W products together are smaller than the features: mix first, then blend, one slot a (m, w) pair.
         mixed = x @ weights.flatten(0, 1).t()  # (I, B, W*O)
         mixed = mixed.unflatten(2, (n_bases, out_channels)).transpose(1, 2).flatten(0, 1)  # (I*W, B, O)
         slots = (ids[:, :, None] * n_bases + torch.arange(n_bases, device=ids.device)).flatten(1)  # (P, M*W)
