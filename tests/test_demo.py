@@ -79,7 +79,7 @@ def test_a_folder_becomes_overlays_meshes_arrays_and_a_table(run, photos, tmp_pa
         points = arrays["keypoints3d"]
         projected = points[..., :2] / points[..., 2:] * arrays["focal"] + arrays["principal_point"]
         np.testing.assert_allclose(projected, arrays["keypoints2d"], atol=1e-2)
-    table = [line for line in out.splitlines() if line.startswith(("picture", "one.jpg", "two.png", "2 pictures"))]
+    table = [line for line in out.splitlines() if line.startswith(("picture", "one.jpg", "two.png", "all 2"))]
     assert len(table) == 4
     assert len({len(line) for line in table}) == 1
     for stage in ("read", "detect", "predict", "decode", "draw", "write"):
@@ -201,6 +201,16 @@ def test_bad_boxes_are_named_and_the_other_pictures_are_done(run, photos, tmp_pa
     assert "bad.jpg" in err
     assert reason in err
     assert written(tmp_path / "out") == results("good")
+
+
+def test_a_misspelt_name_in_the_boxes_file_is_told(run, photos, tmp_path, monkeypatch):
+    messages = []
+    monkeypatch.setattr(detectors.log, "warning", lambda text, *values: messages.append(text % values))
+    write_photo(photos / "a.jpg")
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text('{"A.jpg": [[0, 0, 9, 9]]}')
+    assert run(f"boxes={boxes}")[0] == 0
+    assert messages == [f"{boxes} has boxes for pictures that are not in the input: A.jpg."]
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", "\xff"])

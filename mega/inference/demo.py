@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mega.inference.detectors import Detector
+from mega.inference.detectors import Detector, GivenBoxes
 from mega.inference.export import MESH_FORMATS, encode_results, make_output_folder, write_together
 from mega.inference.images import InputError, find_pictures, output_names, read_picture
 from mega.inference.predictor import Predictor, Sampling
@@ -114,6 +114,8 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
     if len(paths) > 1 and output.resolve() in {path.parent.resolve() for path in paths}:
         raise InputError(f"The output folder {output} holds the input: drawings would be taken for pictures next time.")
     detector = _detector(config.detector)
+    if config.boxes and isinstance(detector, GivenBoxes):
+        detector.warn_of_strangers(paths)
     device = _device(config.device)
     try:
         predictor = Predictor.load(Path(config.weights).expanduser(), device)

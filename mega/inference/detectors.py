@@ -6,6 +6,7 @@ A detector is called with a picture's path and pixels and returns `Found`.
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,7 +44,9 @@ class WholeImage:
 
 
 class GivenBoxes:
-    """Boxes from a JSON file `{"name.jpg": [[x0, y0, x1, y1], …], …}`; pictures that it does not name are taken whole.
+    """Boxes from a JSON file `{"name.jpg": [[x0, y0, x1, y1], …], …}`, px of the upright picture.
+
+    Pictures that it does not name are taken whole.
 
     Args:
         path: the file; None takes `boxes.json` of the input folder if there is one.
@@ -67,6 +70,11 @@ class GivenBoxes:
                 raise InputError(f"{path}: the box {json.dumps(box)} in {self.path} {fault}.")
         return Found(np.array(boxes, np.float64).reshape(-1, 4))
 
+    def warn_of_strangers(self, pictures: Sequence[Path]) -> None:
+        """Say which boxes belong to none of the pictures: a misspelt name would otherwise go unnoticed."""
+        if strangers := sorted(self.boxes.keys() - {path.name for path in pictures}):
+            log.warning("%s has boxes for pictures that are not in the input: %s.", self.path, ", ".join(strangers))
+
 
 class TorchvisionDetector:
     """torchvision's Faster R-CNN; its weights are fetched at first use. Without them, a warning and the whole picture.
@@ -76,9 +84,8 @@ class TorchvisionDetector:
         max_side: larger pictures are looked at in this size, px.
     """
 
-    def __init__(self, threshold: float = 0.7, max_side: int = 800, device: str = "cpu"):
+    def __init__(self, threshold: float = 0.7, max_side: int = 800):
         self.threshold = threshold
-        self.device = device
         self.whole_image = WholeImage()
         self.model = self._load(max_side)
 
@@ -96,18 +103,18 @@ class TorchvisionDetector:
                 error,
             )
             return None
-        return model.eval().to(self.device)
+        return model.eval()
 
     @torch.inference_mode()
     def __call__(self, path: Path, image: np.ndarray) -> Found:
         if self.model is None:
             return self.whole_image(path, image)
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(self.device) / 255
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) / 255
         found = self.model([pixels])[0]
         keep = (found["labels"] == PERSON) & (found["scores"] >= self.threshold)
         if not keep.any():
             log.warning("%s: the detector sees nobody.", path)
-        return Found(found["boxes"][keep].double().cpu().numpy())
+        return Found(found["boxes"][keep].double().numpy())
 
 
 def _read_boxes(path: Path) -> dict[str, list]:

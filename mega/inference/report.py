@@ -41,7 +41,7 @@ def format_table(done: Sequence[Done]) -> str:
     """
     rows = [_cells(d.picture, d.people, d.timings.seconds) for d in done]
     total = {stage: sum(d.timings.seconds.get(stage, 0) for d in done) for stage in STAGES}
-    footer = _cells(f"{len(done)} pictures", sum(d.people for d in done), total)
+    footer = _cells(f"all {len(done)}", sum(d.people for d in done), total)
     header = ["picture", "people", *STAGES, "total"]
     widths = [max(len(row[c]) for row in [header, footer, *rows]) for c in range(len(header))]
 
