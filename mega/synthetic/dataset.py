@@ -96,8 +96,13 @@ def _is_finished(folder: Path, recipe: dict, overwrite: bool) -> bool:
 def _run(jobs: list[tuple], processes: int, settings: SceneSettings) -> Iterator[int]:
     """Do the jobs; yields each one's number of pictures as it is done."""
     if processes == 1:
-        worker = _Worker(settings)
-        yield from (worker.make_chunk(*job) for job in jobs)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # sums in another order would change the last digit, and then a picture
+        try:
+            worker = _Worker(settings)
+            yield from (worker.make_chunk(*job) for job in jobs)
+        finally:
+            torch.set_num_threads(threads)
         return
     # Fresh interpreters: a forked copy of PyTorch's or Embree's threads would hang.
     context = multiprocessing.get_context("spawn")

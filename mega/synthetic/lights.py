@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-_SHADOW_CELL = 0.025  # metres; the mesh has a vertex about every centimetre
+_SHADOW_CELL = 0.035  # metres; the drawn mesh has a vertex about every two centimetres
 _SHADOW_BIAS = 0.05
 
 Lights = Callable[[np.ndarray, np.ndarray], np.ndarray]

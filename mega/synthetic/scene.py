@@ -11,12 +11,14 @@ from mega.bodies import AnnyBody
 from mega.rendering import cast, merge_meshes
 from mega.rendering.shading import vertex_normals
 from mega.synthetic.backgrounds import random_background
+from mega.synthetic.coarse import coarsen
 from mega.synthetic.effects import photograph, random_occluder
 from mega.synthetic.lights import random_lights
 from mega.synthetic.wardrobe import BodyMap, random_outfit
 
 TRAINING_SIZES = ((224, 224), (168, 224), (192, 224), (224, 192))  # (w, h) px
 _FIELD_OF_VIEW = (22.0, 70.0)  # degrees, along the longer side
+_GRAIN = 0.012  # metres; pixels of a body that fills the picture are about as large
 _NEAREST = 0.4  # metres between the camera and the nearest vertex, at least
 _TRUNCATED_FILL = (1.05, 1.5)
 # A keypoint lies inside the body; it counts as seen when the surface before it is no nearer than this, metres.
@@ -62,8 +64,11 @@ class SceneMaker:
     ) -> None:
         self.settings = settings
         self.sizes = sizes
-        self.body_map = BodyMap(body)
-        self.faces = body.faces.numpy().astype(np.int32)
+        body_map = BodyMap(body)
+        bone = body.skinning_weights.argmax(dim=1).numpy()
+        self.landmarks = body_map.landmarks
+        self.drawn, self.faces = coarsen(body.template.numpy(), body.faces.numpy(), bone, _GRAIN)
+        self.fields = body_map.fields[self.drawn]
         self.regressor = body.keypoint_regressor.numpy()
 
     def make(self, people: list[Person], rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, np.ndarray]]]:
@@ -116,10 +121,10 @@ class SceneMaker:
     def _draw(self, rng, bodies, focal, center, size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Premultiplied colours (h, w, 3), coverage (h, w, 1) and depth (h, w), infinite beside the people."""
         light_of = random_lights(rng)
-        fields = self.body_map.fields
-        outfits = [random_outfit(rng, self.body_map.landmarks) for _ in bodies]
+        fields = self.fields
+        outfits = [random_outfit(rng, self.landmarks) for _ in bodies]
         meshes, lights = [], []
-        for vertices, outfit in zip(bodies, outfits, strict=True):
+        for vertices, outfit in zip((body[self.drawn] for body in bodies), outfits, strict=True):
             normals = vertex_normals(vertices, self.faces)
             dressed = vertices + outfit.thickness(fields)[:, None] * normals
             meshes.append((dressed, self.faces))
