@@ -18,7 +18,7 @@ from mega.synthetic.wardrobe import BodyMap, random_outfit
 
 TRAINING_SIZES = ((224, 224), (168, 224), (192, 224), (224, 192))  # (w, h) px
 _FIELD_OF_VIEW = (22.0, 70.0)  # degrees, along the longer side
-_GRAIN = 0.012  # metres; pixels of a body that fills the picture are about as large
+_GRAIN = 0.012  # metres; in a picture of 224 px, nearer vertices are drawn as one
 _NEAREST = 0.4  # metres between the camera and the nearest vertex, at least
 _TRUNCATED_FILL = (1.05, 1.5)
 # A keypoint lies inside the body; it counts as seen when the surface before it is no nearer than this, metres.
@@ -67,7 +67,8 @@ class SceneMaker:
         body_map = BodyMap(body)
         bone = body.skinning_weights.argmax(dim=1).numpy()
         self.landmarks = body_map.landmarks
-        self.drawn, self.faces = coarsen(body.template.numpy(), body.faces.numpy(), bone, _GRAIN)
+        grain = _GRAIN * 224 / np.max(sizes)
+        self.drawn, self.faces = coarsen(body.template.numpy(), body.faces.numpy(), bone, grain)
         self.fields = body_map.fields[self.drawn]
         self.regressor = body.keypoint_regressor.numpy()
 
