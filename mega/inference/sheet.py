@@ -16,12 +16,7 @@ def draw_sheet(image: np.ndarray, people: People, max_side: int = 1024) -> np.nd
         image: (h, w, 3) uint8.
         max_side: of the longer side of the input in the drawing, px.
     """
-    longer = max(image.shape[:2])
-    scale = float(np.clip(longer, min(MIN_DRAWN_SIDE, max_side), max_side)) / longer
-    picture = _resize(image, scale)
-    focal = people.focal * scale
-    # Pixel centres lie at whole numbers, so the corner at -0.5 is what stays in place.
-    centre = (people.principal_point + 0.5) * scale - 0.5
+    picture, focal, centre = scale_to_draw(image, people, max_side)
     light = people_openness(people.vertices, people.faces)
 
     cells = [
@@ -31,12 +26,17 @@ def draw_sheet(image: np.ndarray, people: People, max_side: int = 1024) -> np.nd
     ]
     if people.uncertainty is not None:
         heat = draw_uncertainty(picture, people.vertices, people.faces, focal, centre, people.uncertainty, light)
-        cells.append((heat, f"spread of {people.samples.shape[1]} samples"))
+        cells.append((heat, f"uncertainty: spread of {people.samples.shape[1]} samples"))
     return panel([cells])
 
 
-def _resize(image: np.ndarray, scale: float) -> np.ndarray:
+def scale_to_draw(image: np.ndarray, people: People, max_side: int) -> tuple[np.ndarray, float, np.ndarray]:
+    """The picture in the size it is drawn in, the focal length and the principal point (2,) to go with it, px."""
+    longer = max(image.shape[:2])
+    scale = float(np.clip(longer, min(MIN_DRAWN_SIDE, max_side), max_side)) / longer
     if scale == 1:
-        return image
+        return image, people.focal, people.principal_point
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    # Pixel centres lie at whole numbers, so the corner at -0.5 is what stays in place.
+    return picture, people.focal * scale, (people.principal_point + 0.5) * scale - 0.5
