@@ -1,0 +1,143 @@
+"""The three training scripts, for a few steps each, from bodies to a demo with what they made."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mega.training.losses import neighbour_targets, soft_cross_entropy
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script: str, *overrides: str) -> str:
+    result = subprocess.run([sys.executable, script, *overrides], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def steps_logged(output: Path) -> int:
+    """The last step that any of a run's CSV logs tells of."""
+    steps = [0]
+    for path in output.glob("csv/*/metrics.csv"):
+        header, *rows = path.read_text().splitlines()
+        column = header.split(",").index("step")
+        steps += [int(row.split(",")[column]) for row in rows]
+    return max(steps)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder) -> Path:
+    """A tokenizer of a few steps: trained, resumed by the same command, exported."""
+    weights = folder / "tokenizer.safetensors"
+    options = [f"output={folder / 'tokenizer'}", f"weights={weights}", "data.batch_size=4", "data.batches_per_epoch=3"]
+    options += [
+        "data.val_meshes=4",
+        "data.test_meshes=4",
+        "training.unquantized_steps=2",
+        "trainer.log_every_n_steps=1",
+    ]
+    run("train_mesh_vqvae.py", *options, "trainer.max_steps=3")
+    assert steps_logged(folder / "tokenizer") == 2
+    assert "continuing from" in run("train_mesh_vqvae.py", *options, "trainer.max_steps=6")
+    assert steps_logged(folder / "tokenizer") >= 5
+    assert list((folder / "tokenizer" / "panels").glob("*.png"))
+    run("train_mesh_vqvae.py", *options, "mode=export")
+    assert "test/vertex_error_mm" in run("train_mesh_vqvae.py", *options, "mode=test")
+    return weights
+
+
+@pytest.fixture(scope="module")
+def vqmae(folder, tokenizer) -> Path:
+    weights = folder / "vqmae.safetensors"
+    options = [f"output={folder / 'pretraining'}", f"weights={weights}", f"tokenizer_weights={tokenizer}"]
+    options += [f"data.cache={folder / 'tokens'}", "data.train_bodies=16", "data.val_bodies=8", "data.test_bodies=8"]
+    options += ["data.batch_size=8", "model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1"]
+    run("pretrain_mega.py", *options, "trainer.max_steps=4")
+    run("pretrain_mega.py", *options, "mode=export")
+    assert "token_accuracy" in run("pretrain_mega.py", *options, "mode=test")
+    return weights
+
+
+@pytest.fixture(scope="module")
+def pictures(folder) -> Path:
+    data = folder / "pictures"
+    run("make_synthetic.py", f"folder={data}", "splits={train: 8, val: 4, test: 4}", "processes=1")
+    return data
+
+
+def test_from_bodies_to_the_demo(folder, tokenizer, vqmae, pictures):
+    weights = folder / "cvqmae.safetensors"
+    options = [f"output={folder / 'image'}", f"weights={weights}", f"tokenizer_weights={tokenizer}"]
+    options += [f"pretrained={vqmae}", f"data.cache={folder / 'tokens'}", f"data.folder={pictures}", "data.workers=0"]
+    options += ["data.batch_size=4", "crop.size=64", "loss_points=8", "training.n_samples=3"]
+    options += ["model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1"]
+    run("train_mega.py", *options, "trainer.max_steps=2")
+    assert list((folder / "image" / "panels").glob("*.png"))
+    run("train_mega.py", *options, "mode=export")
+    report = run("train_mega.py", *options, "mode=test")
+    for name in ("PVE", "PA-MPJPE", "2d_keypoints_percent_of_box", "PVE_best_of_3"):
+        assert f"test/{name}" in report
+
+    run("demo.py", f"input={pictures / 'test' / 'images'}", f"output={folder / 'out'}", f"weights={folder}")
+    files = list((folder / "out").glob("*.npz"))
+    assert files
+    with np.load(files[0]) as result:
+        assert result["vertices"].shape[1:] == (13348, 3)
+
+
+def test_image_model_of_another_tokenizer_is_refused(folder, tokenizer, vqmae, toy_weights):
+    result = subprocess.run(
+        [
+            sys.executable,
+            "train_mega.py",
+            f"tokenizer_weights={toy_weights / 'tokenizer.safetensors'}",
+            "trainer.max_steps=1",
+        ]
+        + [f"output={folder / 'refused'}", f"pretrained={vqmae}", "data.workers=0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+
+
+def test_neighbours_share_the_target():
+    codebook = torch.tensor([[0.0], [0.1], [5.0], [5.2]])
+    hard = neighbour_targets(codebook, 0)
+    soft = neighbour_targets(codebook, 0.5)
+    assert torch.equal(hard, torch.eye(4))
+    torch.testing.assert_close(soft.sum(1), torch.ones(4))
+    assert (soft.argmax(1) == torch.arange(4)).all()
+    assert soft[0, 1] > 0.1 > 1e-6 > soft[0, 2]
+
+
+def test_soft_cross_entropy_looks_at_hidden_places_only():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 7, generator=generator, requires_grad=True)
+    tokens = torch.randint(7, (2, 5), generator=generator)
+    hidden = torch.rand(2, 5, generator=generator) > 0.5
+    one_hot = torch.eye(7)[tokens]
+    loss = soft_cross_entropy(logits, one_hot, hidden)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[hidden], tokens[hidden]))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert (gradient[~hidden] == 0).all()
+    assert soft_cross_entropy(logits, one_hot, torch.zeros_like(hidden)) == 0
+
+
+def test_weights_say_what_they_are(tokenizer, vqmae):
+    from safetensors import safe_open
+
+    for path, name in ((tokenizer, "MeshVQVAE"), (vqmae, "VQMAE")):
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["format"] == name
+            json.loads(file.metadata()["config"])
