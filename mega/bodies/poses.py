@@ -1,7 +1,8 @@
 """Natural poses without motion capture: everyday stances and gestures, blended, perturbed, kept within joint limits.
 
-sampler = PoseSampler(AnnyBody())
-pose = sampler.sample(64, torch.Generator().manual_seed(0))  # (64, J, 3)
+Use:
+    sampler = PoseSampler(AnnyBody())
+    pose = sampler.sample(64, torch.Generator().manual_seed(0))  # (64, J, 3)
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import roma
 import torch
 from torch import Tensor
 
+from mega.bodies.anny import AnnyBody
 from mega.bodies.catalogue import GESTURES, RELAXED, STANCES, Entry
 from mega.bodies.rig import ANGLES, SIDES, TRUNK_LIMITS, AnatomicalRig
 from mega.bodies.self_contact import SelfContact
@@ -50,10 +52,10 @@ class PoseSampler:
     """Draws poses; left and right are equally likely in everything.
 
     Args:
-        body: an `AnnyBody` (the angles are laid onto Anny's bones).
+        body: whose bones the angles are laid onto.
     """
 
-    def __init__(self, body) -> None:
+    def __init__(self, body: AnnyBody) -> None:
         self.rig = AnatomicalRig(body)
         self._contact = SelfContact(body)
         self._stances = _Table.of(STANCES)

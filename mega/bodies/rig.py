@@ -13,6 +13,8 @@ import roma
 import torch
 from torch import Tensor
 
+from mega.bodies.anny import AnnyBody
+
 
 class Limit(NamedTuple):
     """Range of an angle, degrees."""
@@ -67,15 +69,18 @@ class AnatomicalRig:
     """Anatomical angles -> axis-angle joint rotations of a body with Anny's bones.
 
     Args:
-        body: has `joint_names`, `joint_parents` and `rest_joints` (J, 3).
+        body: whose bones are turned.
     """
 
-    def __init__(self, body) -> None:
+    def __init__(self, body: AnnyBody) -> None:
         self.n_pose_joints = body.n_pose_joints
         self.limits = torch.tensor(_LIMITS)  # (A, 2) degrees
         self._index = {name: i for i, name in enumerate(body.joint_names)}
         self._parents = torch.tensor(body.joint_parents)
         self._alignment = self._measure_alignment(body.rest_joints.cpu())  # (J, 3, 3)
+        # The neutral stance (J, 3), for the bones that no angle moves.
+        joints = torch.arange(self.n_pose_joints)
+        self._neutral_pose = roma.rotmat_to_rotvec(self._parent_alignment(joints).mT @ self._alignment)
         swap = {"L": "R", "R": "L"}
         self._mirrored_joint = torch.tensor(
             [self._index[n[:-1] + swap[n[-1]]] if n[-2:] in (".L", ".R") else i for n, i in self._index.items()]
@@ -99,7 +104,7 @@ class AnatomicalRig:
         joints = torch.tensor([self._index[bone] for bone in rotations])
         alignment = self._alignment[joints]
         local = self._parent_alignment(joints).mT @ torch.stack(list(rotations.values()), dim=1) @ alignment
-        pose = self._still_pose.repeat(len(angles), 1, 1)  # (n, J, 3)
+        pose = self._neutral_pose.repeat(len(angles), 1, 1)  # (n, J, 3)
         pose[:, joints] = roma.rotmat_to_rotvec(local)
         return pose
 
@@ -118,12 +123,6 @@ class AnatomicalRig:
         """A of the parents of `joints` (k,) -> (k, 3, 3); the root's is the identity."""
         parents = self._parents[joints]
         return torch.where((parents < 0)[:, None, None], torch.eye(3), self._alignment[parents.clamp_min(0)])
-
-    @property
-    def _still_pose(self) -> Tensor:
-        """(1, J, 3): the neutral stance, for the bones that no angle moves."""
-        joints = torch.arange(self.n_pose_joints)
-        return roma.rotmat_to_rotvec(self._parent_alignment(joints).mT @ self._alignment)[None]
 
     def _measure_alignment(self, rest: Tensor) -> Tensor:
         """A_j of every bone (J, 3, 3), measured on the left and mirrored."""

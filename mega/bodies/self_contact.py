@@ -7,6 +7,7 @@ import roma
 import torch
 from torch import Tensor
 
+from mega.bodies.anny import AnnyBody
 from mega.bodies.rig import SIDES
 
 
@@ -47,10 +48,10 @@ class SelfContact:
     """Penetration depths of poses of one body.
 
     Args:
-        body: has `joint_names`, `joint_parents` and `rest_joints` (J, 3); bones named as Anny's.
+        body: whose bones the capsules lie around.
     """
 
-    def __init__(self, body) -> None:
+    def __init__(self, body: AnnyBody) -> None:
         self._rest = body.rest_joints.cpu()
         self._parents = body.joint_parents
         index = {name: i for i, name in enumerate(body.joint_names)}

@@ -56,7 +56,9 @@ def build_dataset(
         _build_split(Path(folder) / split, split, n_pictures, seed, processes or _n_cores(), settings, overwrite)
 
 
-def _build_split(folder, split, n_pictures, seed, processes, settings, overwrite) -> None:
+def _build_split(
+    folder: Path, split: str, n_pictures: int, seed: int, processes: int, settings: SceneSettings, overwrite: bool
+) -> None:
     recipe = json.loads(json.dumps({"version": VERSION, "seed": seed, "n_pictures": n_pictures, **asdict(settings)}))
     if _is_finished(folder, recipe, overwrite):
         print(f"{folder}: {n_pictures} pictures are there already")

@@ -23,6 +23,7 @@ _NEAREST = 0.4  # metres between the camera and the nearest vertex, at least
 _TRUNCATED_FILL = (1.05, 1.5)
 # A keypoint lies inside the body; it counts as seen when the surface before it is no nearer than this, metres.
 _FLESH = 0.14
+_LEAST_SEEN = 5  # keypoints of somebody beside another
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ class SceneMaker:
         rows = []
         for person, vertices, offset, box in zip(people, bodies, offsets, boxes, strict=True):
             keypoints = self.regressor @ vertices
-            points = keypoints[:, :2] / keypoints[:, 2:] * focal + center
+            points = _project(keypoints, focal, center)
             seen = _seen(points, keypoints[:, 2], depth, hidden)
-            if len(people) > 1 and seen.sum() < 5:
+            if len(people) > 1 and seen.sum() < _LEAST_SEEN:
                 continue  # behind the other one
             rows.append(
                 {
@@ -119,7 +120,14 @@ class SceneMaker:
             )
         return photograph(rng, picture), rows
 
-    def _draw(self, rng, bodies, focal, center, size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw(
+        self,
+        rng: np.random.Generator,
+        bodies: list[np.ndarray],
+        focal: float,
+        center: np.ndarray,
+        size: tuple[int, int],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Premultiplied colours (h, w, 3), coverage (h, w, 1) and depth (h, w), infinite beside the people."""
         light_of = random_lights(rng)
         fields = self.fields
@@ -151,9 +159,14 @@ def _matrix(root_orient: np.ndarray) -> np.ndarray:
     return roma.rotvec_to_rotmat(torch.from_numpy(root_orient)).numpy()
 
 
+def _project(points: np.ndarray, focal: float, center: np.ndarray) -> np.ndarray:
+    """Camera frame (n, 3) -> pixels (n, 2)."""
+    return points[:, :2] / points[:, 2:] * focal + center
+
+
 def _box(vertices: np.ndarray, focal: float, center: np.ndarray) -> np.ndarray:
     """(x0, y0, x1, y1) px around the projected vertices (V, 3); it may leave the picture."""
-    points = vertices[:, :2] / vertices[:, 2:] * focal + center
+    points = _project(vertices, focal, center)
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
