@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from .losses import vertex_error
+from .losses import edge_error, unique_edges, vertex_error
 from .model import MeshVQVAE
 
 MM = 1000.0  # metres to millimetres
@@ -25,6 +25,8 @@ class MeshVQVAETraining(L.LightningModule):
         final_lr: the rate at the end of the decay, as a share of `lr`.
         unquantized_steps: steps at the start during which latents pass unquantized; the codebook then starts from
             latents that mean something (published: 0).
+        edge_weight: weight of the mean difference of edge vectors, which keeps the surface smooth where vertices are
+            dense, on hands and faces (published: 0).
         free_shift: a shift of the whole mesh costs nothing (published). Off, decoded meshes come out centred.
     """
 
@@ -36,12 +38,16 @@ class MeshVQVAETraining(L.LightningModule):
         steps: int | None = None,
         final_lr: float = 0.01,
         unquantized_steps: int = 0,
+        edge_weight: float = 0.0,
         free_shift: bool = True,
     ):
         super().__init__()
         self.tokenizer = tokenizer
         self.lr, self.betas, self.steps, self.final_lr = lr, tuple(betas), steps, final_lr
         self.unquantized_steps, self.free_shift = unquantized_steps, free_shift
+        self.edge_weight = edge_weight
+        edges = unique_edges(tokenizer.faces) if edge_weight > 0 else None
+        self.register_buffer("edges", edges, persistent=False)
         self.register_buffer("codes_seen", torch.zeros(tokenizer.codebook_size), persistent=False)
 
     def forward(self, vertices: Tensor) -> Tensor:
@@ -60,7 +66,12 @@ class MeshVQVAETraining(L.LightningModule):
         self.log("train/vertex_error_mm", MM * error, prog_bar=True)
         self.log("train/commitment", quantized.loss)
         self.log("train/perplexity", quantized.perplexity, prog_bar=True)
-        return error + quantized.loss
+        loss = error + quantized.loss
+        if self.edge_weight > 0:
+            crumpling = edge_error(reconstruction.vertices, vertices, self.edges).mean()
+            self.log("train/edge_error_mm", MM * crumpling)
+            loss = loss + self.edge_weight * crumpling
+        return loss
 
     def on_validation_epoch_start(self) -> None:
         self.codes_seen.zero_()
@@ -86,6 +97,9 @@ class MeshVQVAETraining(L.LightningModule):
         result = self.tokenizer(vertices)
         errors = MM * (result.vertices - vertices).norm(dim=-1)  # (B, V)
         size = len(vertices)
+        if self.edges is not None:
+            crumpling = MM * edge_error(result.vertices, vertices, self.edges).mean()
+            self.log(f"{split}/edge_error_mm", crumpling, batch_size=size)
         self.log(f"{split}/vertex_error_mm", errors.mean(), prog_bar=True, batch_size=size)
         self.log(f"{split}/vertex_error_mm_worst_5_percent", errors.flatten().quantile(0.95), batch_size=size)
         unquantized = self.tokenizer(vertices, quantize=False).vertices

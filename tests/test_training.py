@@ -96,14 +96,10 @@ def test_from_bodies_to_the_demo(folder, tokenizer, vqmae, pictures):
 
 
 def test_image_model_of_another_tokenizer_is_refused(folder, tokenizer, vqmae, toy_weights):
+    options = [f"tokenizer_weights={toy_weights / 'tokenizer.safetensors'}", f"output={folder / 'refused'}"]
+    options += [f"pretrained={vqmae}", "trainer.max_steps=1", "data.workers=0"]
     result = subprocess.run(
-        [
-            sys.executable,
-            "train_mega.py",
-            f"tokenizer_weights={toy_weights / 'tokenizer.safetensors'}",
-            "trainer.max_steps=1",
-        ]
-        + [f"output={folder / 'refused'}", f"pretrained={vqmae}", "data.workers=0"],
+        [sys.executable, "train_mega.py", *options],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -49,7 +49,7 @@ class CVQMAETraining(L.LightningModule):
         softness: how far the target of the cross-entropy spreads to neighbouring codes, as a multiple of the squared
             distance to the nearest one; 0 is one-hot (published).
         n_samples: hypotheses in stochastic evaluation, drawn in 5 steps at temperature 1.
-        sampled_people: how many people of the test split are evaluated stochastically: it takes a hundred times as long.
+        sampled_people: how many people of the test split are evaluated stochastically, which takes long.
     """
 
     def __init__(
