@@ -110,5 +110,7 @@ def _mixer(weights: Tensor) -> Tensor:
 
 
 def _chunks(ids: Tensor, columns: int, device: str) -> list[slice]:
+    if columns == 0:  # an empty batch
+        return []
     size = max(1, CHUNK_FLOATS.get(device, CHUNK_FLOATS["cuda"]) // (ids.shape[1] * columns))
     return [slice(start, min(start + size, len(ids))) for start in range(0, len(ids), size)]

@@ -50,6 +50,13 @@ def test_some_vertices_cost_less_but_are_the_same():
     torch.testing.assert_close(tokenizer.decode_latents(latents, points), whole[:, points])
 
 
+def test_nobody_gives_no_tokens_and_no_meshes():
+    tokenizer = toy_tokenizer()
+    tokens = tokenizer.encode(torch.zeros(0, tokenizer.n_vertices, 3))
+    assert tokens.shape == (0, tokenizer.n_tokens)
+    assert tokenizer.decode(tokens).shape == (0, tokenizer.n_vertices, 3)
+
+
 def test_vertex_error_ignores_a_shift_only():
     generator = torch.Generator().manual_seed(0)
     mesh = torch.randn(2, 50, 3, generator=generator)
