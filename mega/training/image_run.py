@@ -14,6 +14,9 @@ from mega.training.panels import PicturePanels
 from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
 
+# Arguments of a backbone that whoever loads its weights has no use for.
+_TRAINING_ONLY = ("_target_", "pretrained", "frozen_stages")
+
 
 def run_image_training(config: DictConfig) -> None:
     """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
@@ -33,7 +36,7 @@ def run_image_training(config: DictConfig) -> None:
         description = {
             "model": model_arguments(config.model, tokenizer) | {"cond_dim": model.backbone.out_channels},
             "backbone": config.backbone_name,
-            "backbone_args": {k: v for k, v in config.backbone.items() if k not in ("_target_", "pretrained")},
+            "backbone_args": {k: v for k, v in config.backbone.items() if k not in _TRAINING_ONLY},
             "crop": crop,
         }
         save_model(module.model, config.weights, description, dtype=torch.float16)
