@@ -78,7 +78,7 @@ def test_keypoint_regressor(body):
 
 
 def test_adults_are_adults(body, generator):
-    vertices = body(torch.zeros(200, body.n_pose_joints, 3), body.sample_shapes(200, generator))
+    vertices = body(torch.zeros(60, body.n_pose_joints, 3), body.sample_shapes(60, generator))
     height = vertices[..., 1].amax(1) - vertices[..., 1].amin(1)
     assert 1.35 < height.min() < height.max() < 2.15
     assert 1.6 < height.mean() < 1.8

@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import roma
 import torch
+from scipy.spatial import cKDTree
 
 from mega.bodies import KEYPOINTS, AnnyBody
 from mega.synthetic import SceneSettings, build_dataset, dataset
+from mega.synthetic.coarse import coarsen
+from mega.synthetic.lights import lit_share
 from mega.synthetic.wardrobe import BodyMap, random_outfit
 
 N_PICTURES = 7
@@ -112,18 +115,12 @@ def test_any_number_of_processes_makes_the_same_pictures(tmp_path):
         assert np.array_equal(values, read(together / "test")[field]), field
 
 
-def test_a_larger_set_begins_with_the_smaller(made, tmp_path, small_chunks):
-    build_dataset(tmp_path, {"test": 2}, processes=1, scene=SCENE)
-    first = content(tmp_path / "test")
-    assert first == {name: content(made)[name] for name in first}
-
-
-def test_other_seeds_and_splits_make_other_pictures(made, tmp_path, small_chunks):
-    build_dataset(tmp_path / "seed", {"test": 1}, seed=1, processes=1, scene=SCENE)
-    build_dataset(tmp_path / "split", {"val": 1}, processes=1, scene=SCENE)
+def test_pictures_depend_on_seed_and_split_but_not_on_their_number(made, tmp_path, small_chunks):
     first = content(made)["000000.jpg"]
-    assert content(tmp_path / "seed" / "test")["000000.jpg"] != first
-    assert content(tmp_path / "split" / "val")["000000.jpg"] != first
+    for seed, split, same in ((0, "test", True), (1, "test", False), (0, "val", False)):
+        folder = tmp_path / f"{seed}"
+        build_dataset(folder, {split: 1}, seed=seed, processes=1, scene=SCENE)
+        assert (content(folder / split)["000000.jpg"] == first) is same
 
 
 def test_goes_on_after_a_kill(made, tmp_path, small_chunks, monkeypatch):
@@ -156,11 +153,11 @@ def test_goes_on_after_a_kill(made, tmp_path, small_chunks, monkeypatch):
     assert len(calls) == 4  # nothing left to do
 
 
-def test_another_recipe_is_refused(made, tmp_path, small_chunks):
-    folder = make(tmp_path)
+def test_another_recipe_is_refused(made):
+    before = content(made)
     with pytest.raises(FileExistsError, match=r"recipe\.json.*overwrite"):
-        build_dataset(tmp_path, {"test": N_PICTURES}, seed=5, processes=1, scene=SCENE)
-    assert content(folder) == content(made)
+        make(made.parent, seed=5)
+    assert content(made) == before
 
 
 def test_clothes_follow_the_body(body):
@@ -186,3 +183,25 @@ def test_clothes_follow_the_body(body):
         thickness = outfit.thickness(body_map.fields)
         assert thickness.min() >= 0
         assert thickness.max() < 0.04
+
+
+def test_coarse_mesh_stays_on_the_body(body):
+    rest, faces = body.template.numpy(), body.faces.numpy()
+    part = body.skinning_weights.argmax(dim=1).numpy()
+    kept, coarse = coarsen(rest, faces, part, 0.012)
+    assert len(set(kept)) == len(kept) < len(rest) / 2
+    assert coarse.max() < len(kept)
+    assert cKDTree(rest[kept]).query(rest)[0].max() < 0.025
+    same, all_faces = coarsen(rest, faces, np.arange(len(rest)), 0.012)  # every vertex a part of its own: no change
+    assert len(same) == len(rest)
+    assert len(all_faces) == len(faces)
+
+
+def test_what_is_above_throws_a_shadow():
+    grid = np.stack(np.meshgrid(np.linspace(-1, 1, 81), [0.0], np.linspace(-1, 1, 81)), axis=-1).reshape(-1, 3)
+    plate = grid * (0.3, 0, 0.3) - (0, 0.5, 0)  # y points down: half a metre above the floor
+    lit = lit_share(np.concatenate([grid, plate]).astype(np.float32), np.array([0.0, -1.0, 0.0]))
+    floor, under = lit[: len(grid)], (np.abs(grid[:, [0, 2]]) < 0.25).all(axis=1)
+    assert (floor[under] == 0).all()
+    assert (floor[(np.abs(grid[:, [0, 2]]) > 0.4).any(axis=1)] == 1).all()
+    assert (lit[len(grid) :] == 1).all()

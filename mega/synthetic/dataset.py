@@ -51,7 +51,6 @@ def build_dataset(
         FileExistsError: when a split was begun with another recipe and `overwrite` is false.
     """
     settings = scene or SceneSettings()
-    AnnyBody()  # builds Anny's cache where it is missing, once and not in every process
     for split, n_pictures in splits.items():
         _build_split(Path(folder) / split, split, n_pictures, seed, processes or _n_cores(), settings, overwrite)
 
@@ -106,6 +105,7 @@ def _run(jobs: list[tuple], processes: int, settings: SceneSettings) -> Iterator
         finally:
             torch.set_num_threads(threads)
         return
+    AnnyBody()  # builds Anny's cache where it is missing, once and not in every process
     # Fresh interpreters: a forked copy of PyTorch's or Embree's threads would hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(settings,)) as pool:
