@@ -68,6 +68,7 @@ class FullyConvAE(nn.Module):
             raise ValueError(f"unknown init '{init}': choose published or fan_in")
         self.encoder_depth = sum(name.startswith("pool") for name in connections)
         self.layers: list[LayerSpec] = []
+        self._counts: list[list[int]] = []  # neighbours of each layer's output points, ascending
         points, width = hierarchy.n_vertices, in_channels
         for i, name in enumerate(connections):
             ids, mask = neighbours(hierarchy[name])
@@ -79,6 +80,10 @@ class FullyConvAE(nn.Module):
             # Topology, not weights: it comes with the hierarchy and stays out of the state dict.
             self.register_buffer(f"ids{i}", torch.from_numpy(ids), persistent=False)
             self.register_buffer(f"mask{i}", torch.from_numpy(mask).float(), persistent=False)
+            by_count = torch.from_numpy(mask.sum(1).argsort(kind="stable"))
+            self.register_buffer(f"by_count{i}", by_count, persistent=False)
+            self.register_buffer(f"rank{i}", by_count.argsort(), persistent=False)
+            self._counts.append(sorted(mask.sum(1).tolist()))
             self._add_parameters(i, spec, mask.shape[1], mask.sum(1).mean(), init)
             self.layers.append(spec)
             points, width = len(ids), channels[i]
@@ -127,25 +132,28 @@ class FullyConvAE(nn.Module):
     def _layer(self, i: int, x: Tensor, points: Tensor | None = None) -> Tensor:
         """Features (I, B, C) -> (P, B, O) of layer i, or of its output points `points` alone."""
         spec = self.layers[i]
-
-        def rows(name: str) -> Tensor:
-            values = getattr(self, f"{name}{i}")
-            return values if points is None else values[points]
-
         rho, conv, residual = spec.residual_rate, None, None
-        ids, mask = rows("ids"), rows("mask")
+        # Output points in the order of their number of neighbours, so that padding is left out (graph_ops).
+        order = getattr(self, f"by_count{i}") if points is None else points
+        counts = self._counts[i] if points is None else None
+        ids, mask = getattr(self, f"ids{i}")[order], getattr(self, f"mask{i}")[order]
+
+        def in_place(out: Tensor) -> Tensor:
+            return out[getattr(self, f"rank{i}")] if points is None else out
+
         if rho < 1:
             kernels = getattr(self, f"weights{i}").unflatten(1, (spec.out_channels, spec.in_channels))
-            coefficients = rows("w_weights") * mask[:, :, None]
-            conv = blend_and_mix(x, ids, coefficients, kernels) + getattr(self, f"bias{i}")  # (P, B, O)
+            coefficients = getattr(self, f"w_weights{i}")[order] * mask[:, :, None]
+            conv = in_place(blend_and_mix(x, ids, coefficients, kernels, counts)) + getattr(self, f"bias{i}")
             conv = F.elu(conv) if spec.activation else conv
         if rho > 0:
             residual = x
             if spec.in_channels != spec.out_channels:
                 residual = residual @ getattr(self, f"weight_res{i}").t()
             if spec.in_points != spec.out_points:
-                shares = rows("p_neighbors").abs() * mask
-                residual = blend(residual, ids, shares / (shares.sum(1, keepdim=True) + 1e-8))
+                shares = getattr(self, f"p_neighbors{i}")[order].abs() * mask
+                shares = shares / (shares.sum(1, keepdim=True) + 1e-8)
+                residual = in_place(blend(residual, ids, shares, counts))
             elif points is not None:
                 residual = residual[points]
         if conv is None:

@@ -7,10 +7,13 @@ blended first, W blends an output point, and the W basis kernels act on the blen
     out[p] = sum_w weights[w] @ ( sum_m coefficients[p, m, w] * x[ids[p, m]] )
 
 The work is done for a few output points at a time, so that gathered neighbours never leave the cache, and the backward
-pass gathers them again instead of keeping them.
+pass gathers them again instead of keeping them. Where output points are sorted by their number of neighbours, padded
+slots cost nothing either.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -19,7 +22,9 @@ from torch import Tensor
 CHUNK_FLOATS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
-def blend_and_mix(x: Tensor, ids: Tensor, coefficients: Tensor, weights: Tensor) -> Tensor:
+def blend_and_mix(
+    x: Tensor, ids: Tensor, coefficients: Tensor, weights: Tensor, counts: list[int] | None = None
+) -> Tensor:
     """Graph convolution: blend neighbours W ways, then mix channels.
 
     Args:
@@ -27,6 +32,7 @@ def blend_and_mix(x: Tensor, ids: Tensor, coefficients: Tensor, weights: Tensor)
         ids: neighbours (P, M) int64 of every output point; padded slots hold any valid id.
         coefficients: (P, M, W), zero in padded slots.
         weights: basis kernels (W, O, C).
+        counts: real neighbours of each output point, ascending: slots beyond are not looked at. None looks at all.
 
     Returns: (P, B, O).
     """
@@ -36,25 +42,27 @@ def blend_and_mix(x: Tensor, ids: Tensor, coefficients: Tensor, weights: Tensor)
         mixed = x @ weights.flatten(0, 1).t()  # (I, B, W*O)
         mixed = mixed.unflatten(2, (n_bases, out_channels)).transpose(1, 2).flatten(0, 1)  # (I*W, B, O)
         slots = (ids[:, :, None] * n_bases + torch.arange(n_bases, device=ids.device)).flatten(1)  # (P, M*W)
-        return blend(mixed, slots, coefficients.flatten(1))
-    return _Blend.apply(x, ids, coefficients, weights)
+        slot_counts = None if counts is None else [n * n_bases for n in counts]
+        return blend(mixed, slots, coefficients.flatten(1), slot_counts)
+    return _Blend.apply(x, ids, coefficients, weights, counts)
 
 
-def blend(x: Tensor, ids: Tensor, coefficients: Tensor) -> Tensor:
-    """Weighted sum of neighbours: x (I, B, C), ids (P, M), coefficients (P, M) -> (P, B, C)."""
-    return _Blend.apply(x, ids, coefficients[:, :, None], None)
+def blend(x: Tensor, ids: Tensor, coefficients: Tensor, counts: list[int] | None = None) -> Tensor:
+    """Weighted sum of neighbours: x (I, B, C), ids (P, M), coefficients (P, M) -> (P, B, C). `counts` as above."""
+    return _Blend.apply(x, ids, coefficients[:, :, None], None, counts)
 
 
 class _Blend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, ids, coefficients, weights):
+    def forward(ctx, x, ids, coefficients, weights, counts):
         n_out, batch = ids.shape[0], x.shape[1]
         ctx.save_for_backward(x, ids, coefficients, weights)
+        ctx.counts = counts
         mixer = None if weights is None else _mixer(weights)
         out = x.new_empty(n_out, batch, x.shape[2] if weights is None else weights.shape[1])
         source = x.flatten(1)  # (I, B*C)
-        for part in _chunks(ids, source.shape[1], x.device.type):
-            blended = _blended(source, ids[part], coefficients[part], batch)  # (p*B, W*C)
+        for part, n_slots in _chunks(ids, counts, source.shape[1], x.device.type):
+            blended = _blended(source, ids[part, :n_slots], coefficients[part, :n_slots], batch)  # (p*B, W*C)
             if mixer is None:
                 out[part] = blended.view(-1, batch, x.shape[2])
             else:
@@ -66,15 +74,15 @@ class _Blend(torch.autograd.Function):
         x, ids, coefficients, weights = ctx.saved_tensors
         batch, channels = x.shape[1:]
         n_bases = coefficients.shape[2]
-        need_x, _, need_coefficients, need_weights = ctx.needs_input_grad
+        need_x, _, need_coefficients, need_weights, _ = ctx.needs_input_grad
         grad_out = grad_out.contiguous()
         source = x.flatten(1)
         grad_source = torch.zeros_like(source) if need_x else None
-        grad_coefficients = torch.empty_like(coefficients) if need_coefficients else None
+        grad_coefficients = torch.zeros_like(coefficients) if need_coefficients else None
         mixer = None if weights is None else _mixer(weights)
         grad_mixer = None if weights is None else torch.zeros_like(mixer)
-        for part in _chunks(ids, source.shape[1], x.device.type):
-            part_ids, part_coefficients = ids[part], coefficients[part]
+        for part, n_slots in _chunks(ids, ctx.counts, source.shape[1], x.device.type):
+            part_ids, part_coefficients = ids[part, :n_slots], coefficients[part, :n_slots]
             n = len(part_ids)
             grad = grad_out[part].view(n * batch, -1)  # (p*B, O)
             if weights is not None:
@@ -85,7 +93,7 @@ class _Blend(torch.autograd.Function):
             grad = grad.reshape(n, n_bases, batch * channels)
             if need_coefficients:
                 gathered = source.index_select(0, part_ids.flatten()).view(n, -1, batch * channels)
-                torch.bmm(gathered, grad.transpose(1, 2), out=grad_coefficients[part])
+                grad_coefficients[part, :n_slots] = torch.bmm(gathered, grad.transpose(1, 2))
             if need_x:
                 grad_source.index_add_(0, part_ids.flatten(), torch.bmm(part_coefficients, grad).flatten(0, 1))
         grad_x = None if grad_source is None else grad_source.view_as(x)
@@ -93,7 +101,7 @@ class _Blend(torch.autograd.Function):
             grad_weights = grad_mixer.view(n_bases, channels, -1).transpose(1, 2)
         else:
             grad_weights = None
-        return grad_x, None, grad_coefficients, grad_weights
+        return grad_x, None, grad_coefficients, grad_weights, None
 
 
 def _blended(source: Tensor, ids: Tensor, coefficients: Tensor, batch: int) -> Tensor:
@@ -109,8 +117,22 @@ def _mixer(weights: Tensor) -> Tensor:
     return weights.transpose(1, 2).flatten(0, 1)
 
 
-def _chunks(ids: Tensor, columns: int, device: str) -> list[slice]:
+def _chunks(ids: Tensor, counts: list[int] | None, columns: int, device: str) -> Iterator[tuple[slice, int]]:
+    """(output points, slots to look at) of each piece of the work."""
     if columns == 0:  # an empty batch
-        return []
-    size = max(1, CHUNK_FLOATS.get(device, CHUNK_FLOATS["cuda"]) // (ids.shape[1] * columns))
-    return [slice(start, min(start + size, len(ids))) for start in range(0, len(ids), size)]
+        return
+    limit = CHUNK_FLOATS.get(device, CHUNK_FLOATS["cuda"]) // columns  # gathered neighbours at a time
+    n_points, start = len(ids), 0
+    while start < n_points:
+        if counts is None:
+            n_slots = ids.shape[1]
+            stop = start + max(1, limit // n_slots)
+        else:
+            # Counts ascend: the last point of a piece is the widest, so widen as long as all fits.
+            stop = start + 1
+            while stop < n_points and (stop + 1 - start) * counts[stop] <= limit:
+                stop += 1
+            n_slots = counts[min(stop, n_points) - 1]
+        stop = min(stop, n_points)
+        yield slice(start, stop), n_slots
+        start = stop

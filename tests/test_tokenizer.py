@@ -36,6 +36,22 @@ def test_convolution_equals_the_plain_one(channels, chunk, monkeypatch):
     assert torch.autograd.gradcheck(lambda x, c, w: blend_and_mix(x, inputs[1], c, w), [inputs[i] for i in (0, 2, 3)])
 
 
+@pytest.mark.parametrize("channels", [(6, 6), (16, 3)], ids=["blended first", "mixed first"])
+def test_padding_is_left_out(channels):
+    x, ids, coefficients, weights = random_layer(3, channels=channels)
+    counts = torch.randint(1, 6, (len(ids),), generator=torch.Generator().manual_seed(0)).sort().values
+    real = (torch.arange(5) < counts[:, None])[:, :, None]
+    coefficients = coefficients * real
+    inputs = [t.requires_grad_() for t in (x, coefficients, weights)]
+    results = [blend_and_mix(x, ids, coefficients, weights, c) for c in (None, counts.tolist())]
+    torch.testing.assert_close(*results)
+    gradients = [torch.autograd.grad(result.sin().sum(), inputs) for result in results]
+    for name, whole, short in zip(("x", "coefficients", "weights"), *gradients, strict=True):
+        if name == "coefficients":  # what a padded one would get is masked further up
+            whole, short = whole * real, short * real
+        torch.testing.assert_close(whole, short)
+
+
 def test_blend_is_a_weighted_sum():
     x, ids, coefficients, _ = random_layer(2, n_bases=1)
     expected = torch.einsum("pm,pmbc->pbc", coefficients[..., 0], x[ids])
