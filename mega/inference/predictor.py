@@ -128,7 +128,7 @@ class Predictor:
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         if not len(boxes):
             return self._nobody(sampling)
-        features = self.model.features(self._crops(image, boxes))  # (P, C, h, w)
+        features = self.model.features(self.crops(image, boxes))  # (P, C, h, w)
         likeliest = predict_deterministic(self.model, features)
         estimate = Estimate(boxes, likeliest.tokens, rot6d_to_matrix(likeliest.rot6d), likeliest.cam)
         if sampling is None:
@@ -190,7 +190,7 @@ class Predictor:
             boxes = np.where(sensible[:, None], tight, boxes)  # a wild first guess must not lead away from the picture
         return boxes
 
-    def _crops(self, image: np.ndarray, boxes: np.ndarray) -> Tensor:
+    def crops(self, image: np.ndarray, boxes: np.ndarray) -> Tensor:
         """(P, 3, size, size), normalised, channels last."""
         crops = np.stack([square_crop(image, box, self.crop.size, self.crop.margin) for box in boxes])
         crops = (crops / 255 - np.float32(self.crop.mean)) / np.float32(self.crop.std)
