@@ -60,7 +60,14 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str | Pat
     Raises ValueError that names the keys and shapes of the file at `path` that differ; nothing is loaded then.
     """
     own = model.state_dict()
-    differences = [
+    if found := differences(own, state):
+        raise ValueError(f"The weights in {path} do not fit this {type(model).__name__}: {found}.")
+    model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=True)
+
+
+def differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """What keeps `state` from being loaded in place of `own`, in words; empty when nothing does."""
+    found = [
         *(f"{k} is missing" for k in sorted(own.keys() - state.keys())),
         *(f"{k} is not in the model" for k in sorted(state.keys() - own.keys())),
         *(
@@ -69,9 +76,5 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str | Pat
             if state[k].shape != own[k].shape
         ),
     ]
-    if differences:
-        more = f", and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-        raise ValueError(
-            f"The weights in {path} do not fit this {type(model).__name__}: {'; '.join(differences[:_SHOWN])}{more}."
-        )
-    model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=True)
+    more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return "; ".join(found[:_SHOWN]) + more

@@ -105,6 +105,7 @@ def test_image_model_of_another_tokenizer_is_refused(folder, tokenizer, vqmae, t
         text=True,
     )
     assert result.returncode != 0
+    assert "does not fit this CVQMAE: decoder.head.bias has shape (512,) instead of (32,)" in result.stderr
 
 
 def test_neighbours_share_the_target():

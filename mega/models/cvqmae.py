@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mega.models.transformer import MaskedDecoder, MaskedEncoder, fill_in, sinusoidal_positions
+from mesh_vq_vae.files import differences
 
 # What an image model has beyond the pre-trained mesh model (`load_pretrained_vqmae`).
 _IMAGE_KEYS = ("backbone.", *(f"decoder.{n}." for n in ("rotcam_head", "rot_predictor", "cam_predictor", "cond_emb")))
@@ -134,15 +135,7 @@ def load_pretrained_vqmae(model: CVQMAE, state: Mapping[str, Tensor]) -> list[st
     """
     own = model.state_dict()
     new = [key for key in own if key.startswith(_IMAGE_KEYS)]
-    expected = own.keys() - set(new)
-    problems = [f"missing: {key}" for key in sorted(expected - state.keys())]
-    problems += [f"not in the model: {key}" for key in sorted(state.keys() - expected)]
-    problems += [
-        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the model"
-        for key in sorted(expected & state.keys())
-        if state[key].shape != own[key].shape
-    ]
-    if problems:
-        raise ValueError("The pre-trained VQMAE does not fit this CVQMAE:\n  " + "\n  ".join(problems))
+    if found := differences({k: v for k, v in own.items() if k not in new}, state):
+        raise ValueError(f"The pre-trained VQMAE does not fit this CVQMAE: {found}.")
     model.load_state_dict({**own, **state}, strict=True)
     return new
