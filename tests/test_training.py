@@ -97,7 +97,7 @@ def test_from_bodies_to_the_demo(folder, tokenizer, vqmae, pictures):
 
 def test_image_model_of_another_tokenizer_is_refused(folder, tokenizer, vqmae, toy_weights):
     options = [f"tokenizer_weights={toy_weights / 'tokenizer.safetensors'}", f"output={folder / 'refused'}"]
-    options += [f"pretrained={vqmae}", "trainer.max_steps=1", "data.workers=0"]
+    options += [f"pretrained={vqmae}", "model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1"]
     result = subprocess.run(
         [sys.executable, "train_mega.py", *options],
         cwd=ROOT,
