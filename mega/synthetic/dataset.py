@@ -41,7 +41,7 @@ def build_dataset(
 
     Args:
         folder: gets a folder a split, each with `images/*.jpg` and `annotations.npz`.
-        splits: number of pictures by split.
+        splits: number of pictures by split; those of none are left out.
         seed: the same seed gives the same pictures.
         processes: one a core if None.
         scene: how often what happens in a picture.
@@ -52,6 +52,8 @@ def build_dataset(
     """
     settings = scene or SceneSettings()
     for split, n_pictures in splits.items():
+        if n_pictures < 1:
+            continue
         _build_split(Path(folder) / split, split, n_pictures, seed, processes or _n_cores(), settings, overwrite)
 
 
