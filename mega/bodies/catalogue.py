@@ -28,18 +28,8 @@ class Entry(NamedTuple):
 
 #: Legs and trunk, with the arms that go with them when no gesture is drawn.
 STANCES = (
-    Entry(
-        "stand",
-        10,
-        "",
-        "hip_abduct 9",
-    ),
-    Entry(
-        "stand, feet apart",
-        4,
-        "hip_abduct 8",
-        "hip_abduct 22, hip_twist 14",
-    ),
+    Entry("stand", 10, "", "hip_abduct 9"),
+    Entry("stand, feet apart", 4, "hip_abduct 8", "hip_abduct 22, hip_twist 14"),
     Entry(
         "contrapposto",
         8,
@@ -187,12 +177,7 @@ STANCES = (
 
 #: Both arms; drawn in place of those of the stance.
 GESTURES = (
-    Entry(
-        "hang",
-        10,
-        "",
-        "shoulder_abduct 16, elbow 24",
-    ),
+    Entry("hang", 10, "", "shoulder_abduct 16, elbow 24"),
     Entry(
         "hands on hips",
         7,
@@ -248,12 +233,7 @@ GESTURES = (
         "shoulder_abduct.L 62, elbow.L 20, shoulder_flex.L 20",
         "shoulder_abduct.L 100, elbow.L 5, curl.L 40",
     ),
-    Entry(
-        "arms spread",
-        5,
-        "shoulder_abduct 52, elbow 30",
-        "shoulder_abduct 98, elbow 6, shoulder_twist 25",
-    ),
+    Entry("arms spread", 5, "shoulder_abduct 52, elbow 30", "shoulder_abduct 98, elbow 6, shoulder_twist 25"),
     Entry(
         "raise one arm",
         5,
