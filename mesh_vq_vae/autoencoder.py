@@ -119,15 +119,45 @@ class FullyConvAE(nn.Module):
         """Vertices (B, V, 3) -> latents (B, N, D)."""
         return self._run(x, range(self.encoder_depth))
 
-    def decode(self, z: Tensor, points: Tensor | None = None) -> Tensor:
-        """Latents (B, N, D) -> vertices (B, V, 3), or only the vertices `points` (S,) -> (B, S, 3)."""
-        return self._run(z, range(self.encoder_depth, len(self.layers)), points)
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, N, D) -> vertices (B, V, 3)."""
+        return self._run(z, range(self.encoder_depth, len(self.layers)))
 
-    def _run(self, x: Tensor, layers: range, points: Tensor | None = None) -> Tensor:
-        x = x.transpose(0, 1).contiguous()  # (points, B, C): a point's features of the whole batch lie together
-        for i in layers:
-            x = self._layer(i, x, points if i == layers[-1] else None)
-        return x.transpose(0, 1).contiguous()
+    def decode_sparsely(self, z: Tensor, points: Tensor, functional: Tensor) -> tuple[Tensor, Tensor]:
+        """Some vertices and some sums of vertices, for much less than all vertices cost in the last layer.
+
+        Args:
+            z: latents (B, N, D).
+            points: (S,) vertices.
+            functional: (J, V).
+
+        Returns: vertices `points` (B, S, 3), and functional @ vertices (B, J, 3).
+        """
+        last = len(self.layers) - 1
+        spec = self.layers[last]
+        x = self._run(z, range(self.encoder_depth, last)).transpose(0, 1).contiguous()  # (I, B, C)
+        with torch.autocast(z.device.type, enabled=False):
+            some = self._layer(last, x, points)
+            if spec.residual_rate > 0:
+                sums = torch.einsum("jv,vbo->jbo", functional, self._layer(last, x))
+                return some.transpose(0, 1), sums.transpose(0, 1)
+            # The last layer is linear: sum over its output points first, then over their neighbours.
+            ids, mask = getattr(self, f"ids{last}"), getattr(self, f"mask{last}")
+            coefficients = getattr(self, f"w_weights{last}") * mask[:, :, None]  # (V, M, W)
+            folded = coefficients.new_zeros(len(functional), spec.in_points, spec.n_bases)
+            for slot in range(ids.shape[1]):
+                folded = folded.index_add(1, ids[:, slot], functional[:, :, None] * coefficients[:, slot])
+            kernels = getattr(self, f"weights{last}").unflatten(1, (spec.out_channels, spec.in_channels))
+            sums = torch.einsum("bjwc,woc->bjo", torch.einsum("jiw,ibc->bjwc", folded, x), kernels)
+            return some.transpose(0, 1), sums + functional.sum(1)[:, None] * getattr(self, f"bias{last}")
+
+    def _run(self, x: Tensor, layers: range) -> Tensor:
+        # Always in float32: coordinates of a metre and more want their tenths of a millimetre.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float().transpose(0, 1).contiguous()  # (points, B, C): a point's features of all meshes lie together
+            for i in layers:
+                x = self._layer(i, x)
+            return x.transpose(0, 1).contiguous()
 
     def _layer(self, i: int, x: Tensor, points: Tensor | None = None) -> Tensor:
         """Features (I, B, C) -> (P, B, O) of layer i, or of its output points `points` alone."""

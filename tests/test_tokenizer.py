@@ -58,12 +58,25 @@ def test_blend_is_a_weighted_sum():
     torch.testing.assert_close(blend(x, ids, coefficients[..., 0]), expected)
 
 
-def test_some_vertices_cost_less_but_are_the_same():
-    tokenizer = toy_tokenizer()
+@pytest.mark.parametrize("residual_rate", [0, 0.3])
+def test_sparse_decoding_agrees_with_the_whole(residual_rate):
+    tokenizer = toy_tokenizer(last_residual_rate=residual_rate)
     latents = torch.randn(2, tokenizer.n_tokens, tokenizer.latent_dim)
     points = torch.tensor([3, 100, 0, 161])
     whole = tokenizer.decode_latents(latents)
-    torch.testing.assert_close(tokenizer.decode_latents(latents, points), whole[:, points])
+    some, keypoints = tokenizer.decode_sparsely(latents, points)
+    torch.testing.assert_close(some, whole[:, points])
+    torch.testing.assert_close(keypoints, tokenizer.keypoint_regressor @ whole, atol=1e-5, rtol=1e-4)
+
+
+def test_reduced_precision_around_it_does_not_reach_the_tokenizer():
+    tokenizer = toy_tokenizer()
+    latents, points = torch.randn(2, tokenizer.n_tokens, tokenizer.latent_dim), torch.arange(5)
+    exact = [tokenizer.decode_latents(latents), *tokenizer.decode_sparsely(latents, points)]
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = [tokenizer.decode_latents(latents), *tokenizer.decode_sparsely(latents, points)]
+    for a, b in zip(reduced, exact, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_nobody_gives_no_tokens_and_no_meshes():
