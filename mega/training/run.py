@@ -54,8 +54,15 @@ def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModu
     last = last_checkpoint(config.output)
     if last.is_file():
         print(f"continuing from {last}")
-    # Our own file: besides tensors it holds the state of Lightning's loops and callbacks.
-    trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=False)
+    try:
+        # Our own file: besides tensors it holds the state of Lightning's loops and callbacks.
+        trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=False)
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ValueError(
+            f"{last} belongs to a model of other sizes: choose another output=…, or remove {config.output}. ({error})"
+        ) from error
     trainer.save_checkpoint(last)
 
 
