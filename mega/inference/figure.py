@@ -1,6 +1,6 @@
 """How MEGA works, in one picture: the tokens of a mesh appear over the steps of a draw.
 
-    python -m mega.inference.figure docs/how_it_works.png demo_data/astronaut.jpg [--weights DIR] [--steps 5] [--seed 0]
+    python -m mega.inference.figure docs/how_it_works.jpg demo_data/astronaut.jpg [--weights DIR] [--steps 5] [--seed 0]
 
 A vertex bears the colour of the code of its token; what is grey is still hidden.
 """

@@ -1,6 +1,6 @@
 """Several overlays of the demo in one picture, as in the README.
 
-python -m mega.inference.gallery docs/results.png demo_out/astronaut_overlay.png …
+python -m mega.inference.gallery docs/results.jpg demo_out/astronaut_overlay.png …
 """
 
 import argparse
