@@ -52,7 +52,7 @@ class VectorQuantizerEMA(nn.Module):
         self._embedding = nn.Embedding(n_codes, dim)
         self._embedding.weight.requires_grad_(False)  # moved by averages, not by gradients
         self.register_buffer("_ema_cluster_size", torch.zeros(n_codes))
-        # A parameter only in the released state dict's eyes; it never sees an optimizer.
+        # A parameter, as in the released files, that no optimizer moves.
         self._ema_w = nn.Parameter(torch.randn(n_codes, dim), requires_grad=False)
 
     @property
