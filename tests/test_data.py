@@ -8,6 +8,7 @@ import pytest
 import roma
 import torch
 
+from mega.bodies import MIRRORED_KEYPOINTS
 from mega.data import Annotations, Augmentation, ImageDataset
 from mega.geometry import crop_to_pixels
 
@@ -59,15 +60,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("augmentation", [None, Augmentation(scale=0.2, shift=0.2, degrees=40, turn_probability=1)])
 def test_keypoints_stay_on_the_picture(folder: Path, augmentation: Augmentation | None) -> None:
     """There is a dot in the crop wherever a keypoint is said to be, whatever was done to the crop."""
-    dataset = ImageDataset(folder, "train", crop_size=224, augmentation=augmentation)
+    dataset = ImageDataset(folder, "train", crop_size=224, augmentation=augmentation, mirrored=True)
     found = 0
     for item in dataset:
         x, y = ((item["keypoints2d"][:, :2] + 1) * 112).round().long().unbind(1)
         inside = (x >= 2) & (x < 222) & (y >= 2) & (y < 222)
-        on_picture = inside & (torch.from_numpy(dataset.annotations.keypoints2d[item["index"]])[:, :2] > 2).all(1)
-        on_picture &= (
-            torch.from_numpy(dataset.annotations.keypoints2d[item["index"]])[:, :2] < torch.tensor([237.0, 197])
-        ).all(1)
+        on_picture = torch.from_numpy(dataset.annotations.keypoints2d[item["index"] % PEOPLE])[:, :2]
+        if item["index"] >= PEOPLE:
+            on_picture = on_picture[MIRRORED_KEYPOINTS]
+        on_picture = inside & (on_picture > 2).all(1) & (on_picture < torch.tensor([237.0, 197])).all(1)
         found += int(on_picture.sum())
         assert (item["image"][1, y[on_picture], x[on_picture]] > 100).all()
     assert found > 20
@@ -84,6 +85,19 @@ def test_rotation_turns_with_the_crop(folder: Path) -> None:
         flat = other["keypoints2d"][:, :2] @ turn[:2, :2].T
         torch.testing.assert_close(one["keypoints2d"][:, :2], flat, atol=1e-4, rtol=0)
     assert len({round(float(item["rotmat"][0, 0]), 4) for item in turned}) == PEOPLE
+
+
+def test_mirrored_items_are_whole(folder: Path) -> None:
+    """In the mirror, rotation and canonical keypoints still give what the crop shows, and a rotation is a rotation."""
+    dataset = ImageDataset(folder, "train", mirrored=True, tokens=np.arange(2 * PEOPLE)[:, None])
+    assert len(dataset) == 2 * PEOPLE
+    for row in range(PEOPLE):
+        there, mirrored = dataset[row], dataset[row + PEOPLE]
+        assert mirrored["tokens"].tolist() == [row + PEOPLE]
+        torch.testing.assert_close(torch.det(mirrored["rotmat"]), torch.tensor(1.0))
+        assert torch.equal(mirrored["image"], there["image"].flip(2))
+        in_camera, in_mirror = (item["keypoints3d"] @ item["rotmat"].T for item in (there, mirrored))
+        torch.testing.assert_close(in_mirror[MIRRORED_KEYPOINTS], in_camera * torch.tensor([-1.0, 1, 1]))
 
 
 def test_canonical_keypoints(folder: Path) -> None:
@@ -133,7 +147,7 @@ def test_reading_twice_gives_the_same(folder: Path) -> None:
 
 
 def test_limit(folder: Path) -> None:
-    dataset = ImageDataset(folder, "train", limit=2, tokens=np.zeros((PEOPLE, 3), np.int64))
+    dataset = ImageDataset(folder, "train", limit=2, tokens=np.zeros((2, 3), np.int64))
     assert len(dataset) == len(list(dataset)) == 2
 
 

@@ -1,7 +1,7 @@
 """Body models behind one interface, and the poses they take."""
 
 from mega.bodies.anny import AnnyBody
-from mega.bodies.body import KEYPOINTS, BodyModel
+from mega.bodies.body import KEYPOINTS, MIRRORED_KEYPOINTS, BodyModel
 from mega.bodies.poses import PoseSampler
 
-__all__ = ["KEYPOINTS", "AnnyBody", "BodyModel", "PoseSampler"]
+__all__ = ["KEYPOINTS", "MIRRORED_KEYPOINTS", "AnnyBody", "BodyModel", "PoseSampler"]

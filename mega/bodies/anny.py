@@ -10,7 +10,7 @@ import roma
 import torch
 from torch import Tensor, nn
 
-from mega.bodies.body import KEYPOINTS
+from mega.bodies.body import KEYPOINTS, mirrored_names
 
 TOPOLOGY = "anny-noeyes-notongue"  # 13,348 vertices, one watertight component
 SHAPE_LABELS = ("gender", "age", "muscle", "weight", "height", "proportions")
@@ -47,6 +47,7 @@ class AnnyBody(nn.Module):
         self.joint_names = tuple(model.bone_labels[1:])
         self.joint_parents = tuple(parent - 1 for parent in model.bone_parents[1:])  # -1 is the root
         self.n_pose_joints = len(self.joint_names)
+        self._mirrored_joints = mirrored_names(self.joint_names, (".L", ".R"))
 
         weights = model.dense_vertex_bone_weights  # (V, J+1)
         self.register_buffer("faces", model.faces.to(torch.int64), persistent=False)
@@ -80,6 +81,10 @@ class AnnyBody(nn.Module):
         transforms, _ = self.anny.get_bone_transforms(local, rest["rest_bone_poses"])  # (B, J+1, 4, 4)
         vertices = self._skin(rest["rest_vertices"], transforms)  # (B, V, 3)
         return vertices - vertices.mean(dim=1, keepdim=True)
+
+    def mirror_pose(self, pose: Tensor) -> Tensor:
+        """The pose (..., J, 3) as seen in a mirror: left and right change places."""
+        return pose[..., self._mirrored_joints, :] * pose.new_tensor([1.0, -1.0, -1.0])
 
     def keypoints(self, vertices: Tensor) -> Tensor:
         """Vertices (..., V, 3) -> the 23 keypoints (..., 23, 3) in the same frame."""

@@ -19,6 +19,17 @@ KEYPOINTS = (
 )
 
 
+def mirrored_names(names: Sequence[str], sides: tuple[str, str]) -> list[int]:
+    """Where each name's mirror image stands in `names`; a side is told by the name's part in `sides`."""
+    left, right = sides
+    swapped = [n.replace(left, right) if left in n else n.replace(right, left) for n in names]
+    return [list(names).index(name) for name in swapped]
+
+
+#: Rows of `KEYPOINTS` in a mirror: keypoints[MIRRORED_KEYPOINTS] with x negated.
+MIRRORED_KEYPOINTS = mirrored_names(KEYPOINTS, ("left_", "right_"))
+
+
 class BodyModel(Protocol):
     """A posed and shaped human body with a fixed topology.
 
@@ -42,6 +53,9 @@ class BodyModel(Protocol):
 
     def __call__(self, pose: Tensor, shape: Tensor) -> Tensor:
         """Pose (B, J, 3), axis-angle local to the parent, and shape (B, S) -> canonical vertices (B, V, 3) float32."""
+
+    def mirror_pose(self, pose: Tensor) -> Tensor:
+        """The pose (..., J, 3) as seen in a mirror: left and right change places."""
 
     def keypoints(self, vertices: Tensor) -> Tensor:
         """Vertices (..., V, 3) -> the 23 keypoints (..., 23, 3) in the same frame."""

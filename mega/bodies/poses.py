@@ -105,10 +105,6 @@ class PoseSampler:
         camera = _about("z", roll) @ _about("x", pitch)
         return roma.rotmat_to_rotvec(camera @ torch.diag(torch.tensor([1.0, -1.0, -1.0])) @ body)
 
-    def mirror_pose(self, pose: Tensor) -> Tensor:
-        """The pose (..., J, 3) as seen in a mirror: left and right change places."""
-        return self.rig.mirror_pose(pose)
-
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
         """One stance each, and perhaps a gesture: (n, A), unperturbed, not mirrored."""
         angles = self._stances.sample(n, generator)

@@ -81,10 +81,6 @@ class AnatomicalRig:
         # The neutral stance (J, 3), for the bones that no angle moves.
         joints = torch.arange(self.n_pose_joints)
         self._neutral_pose = roma.rotmat_to_rotvec(self._parent_alignment(joints).mT @ self._alignment)
-        swap = {"L": "R", "R": "L"}
-        self._mirrored_joint = torch.tensor(
-            [self._index[n[:-1] + swap[n[-1]]] if n[-2:] in (".L", ".R") else i for n, i in self._index.items()]
-        )
 
     def to_pose(self, angles: Tensor) -> Tensor:
         """Angles (n, A) in degrees, columns as in `ANGLES` -> pose (n, J, 3), axis-angle. Limits are not applied."""
@@ -108,13 +104,9 @@ class AnatomicalRig:
         pose[:, joints] = roma.rotmat_to_rotvec(local)
         return pose
 
-    def mirror_pose(self, pose: Tensor) -> Tensor:
-        """The pose (..., J, 3) as seen in a mirror: left and right change places."""
-        return pose[..., self._mirrored_joint, :] * pose.new_tensor([1.0, -1.0, -1.0])
-
     @staticmethod
     def mirror_angles(angles: Tensor) -> Tensor:
-        """The same for angles (..., A)."""
+        """Angles (..., A) as seen in a mirror: left and right change places."""
         trunk, sides = angles[..., : len(TRUNK_LIMITS)], angles[..., len(TRUNK_LIMITS) :]
         left, right = sides.chunk(2, dim=-1)
         return torch.cat((trunk * trunk.new_tensor([1, -1, -1, 1, -1, -1]), right, left), dim=-1)

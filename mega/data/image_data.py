@@ -31,6 +31,7 @@ class ImageData(L.LightningDataModule):
         batch_size: people a training step; `eval_batch_size` elsewhere.
         crop_size: side of the crops, px; `margin`: of the box.
         augmentation: of the training crops.
+        mirrored: train on everyone once more as seen in a mirror.
         points: (S,) vertices that the training loss looks at.
         workers: processes that read pictures.
         limit: use the first so many people of each split only.
@@ -48,6 +49,7 @@ class ImageData(L.LightningDataModule):
         crop_size: int = 160,
         margin: float = 1.1,
         augmentation: Augmentation | None = None,
+        mirrored: bool = False,
         points: Tensor | None = None,
         workers: int = 1,
         limit: int | None = None,
@@ -57,6 +59,7 @@ class ImageData(L.LightningDataModule):
         self.body, self.tokenizer, self.folder, self.cache = body, tokenizer, Path(folder), Path(cache)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.crop = {"crop_size": crop_size, "margin": margin, "limit": limit, "seed": seed}
+        self.limit, self.mirrored = limit, mirrored
         self.augmentation, self.points, self.workers, self.seed = augmentation, points, workers, seed
         self._train: ImageDataset | None = None
         self._train_points: np.ndarray | None = None
@@ -64,7 +67,9 @@ class ImageData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         if self._train is None:
             cached = self._cached("train")
-            self._train = self._dataset("train", cached["tokens"], self.augmentation)
+            self._train = self._dataset(
+                "train", cached["tokens"], augmentation=self.augmentation, mirrored=self.mirrored
+            )
             self._train_points = cached.get("points")
         epoch = self.trainer.current_epoch
         return DataLoader(
@@ -100,20 +105,22 @@ class ImageData(L.LightningDataModule):
         self._evaluated = self._dataset(split, self._cached(split)["tokens"])
         return DataLoader(self._evaluated, self.eval_batch_size, num_workers=self.workers)
 
-    def _dataset(self, split: str, tokens: np.ndarray, augmentation: Augmentation | None = None) -> ImageDataset:
-        return ImageDataset(self.folder, split, augmentation=augmentation, tokens=tokens, **self.crop)
+    def _dataset(self, split: str, tokens: np.ndarray, **changes) -> ImageDataset:
+        return ImageDataset(self.folder, split, tokens=tokens, **self.crop, **changes)
 
     def _cached(self, split: str) -> dict[str, np.ndarray]:
-        annotations = Annotations.load(self.folder / split / "annotations.npz")
+        annotations = Annotations.load(self.folder / split / "annotations.npz").select(slice(self.limit))
         if annotations.body != self.body.name:
             raise ValueError(
                 f"{self.folder / split} is annotated for the body '{annotations.body}', "
                 f"but the configured body is '{self.body.name}'."
             )
-        pose, shape = torch.from_numpy(annotations.pose).float(), torch.from_numpy(annotations.shape).float()
+        pose, shape = torch.from_numpy(annotations.pose), torch.from_numpy(annotations.shape)
+        if split == "train" and self.mirrored:
+            pose, shape = torch.cat([pose, self.body.mirror_pose(pose)]), shape.repeat(2, 1)
         batches = [{"pose": p, "shape": s} for p, s in zip(pose.split(_CHUNK), shape.split(_CHUNK), strict=True)]
         # The sum tells two sets of one size apart.
-        key = f"{self.folder.name}, {split}, {len(annotations)} people, {pose.sum():.6g}"
+        key = f"{self.folder.name}, {split}, {len(pose)} bodies, {pose.sum():.6g}"
         points = self.points if split == "train" else None
         path = self.cache / f"{self.folder.name}_{split}.npz"
         return cached_tokens(path, self.tokenizer, self.body, batches, key, points)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mega.bodies import MIRRORED_KEYPOINTS
 from mega.data.annotations import Annotations
 from mega.data.augmentation import Augmentation
 from mega.geometry import crop_matrix, square_box, square_crop, warp_crop
@@ -26,7 +27,8 @@ class ImageDataset(Dataset):
         crop_size: side of the crops, pixels.
         margin: what the longer side of a person's box is multiplied by.
         augmentation: changes to the crops; none if left out.
-        tokens: (P, N) of the people's canonical meshes, where known; shared, not copied.
+        mirrored: add everyone once more as seen in a mirror: rows P to 2P - 1.
+        tokens: (P, N) of the people's canonical meshes, (2P, N) if `mirrored`, where known; shared, not copied.
         seed: of the augmentation.
         limit: use the first so many people only.
 
@@ -36,7 +38,7 @@ class ImageDataset(Dataset):
         keypoints2d: (23, 3) x, y in crop coordinates ([-1, 1] within the crop) and visibility 0 or 1.
         keypoints3d: (23, 3) m, canonical.
         square: (4,) px of the picture, the square that was cut out.
-        index: row of the annotations.
+        index: row of the annotations; P more for those in the mirror.
         tokens: (N,) int64, if given.
     """
 
@@ -47,18 +49,19 @@ class ImageDataset(Dataset):
         crop_size: int = 160,
         margin: float = 1.2,
         augmentation: Augmentation | None = None,
+        mirrored: bool = False,
         tokens: np.ndarray | Tensor | None = None,
         seed: int = 0,
         limit: int | None = None,
     ):
         self.folder, self.split = Path(folder) / split, split
         self.annotations = Annotations.load(self.folder / "annotations.npz").select(slice(limit))
-        self.crop_size, self.margin, self.augmentation = crop_size, margin, augmentation
+        self.crop_size, self.margin, self.augmentation, self.mirrored = crop_size, margin, augmentation, mirrored
         self.seed, self.epoch = seed, 0
-        self.tokens = None if tokens is None else torch.as_tensor(tokens)[:limit]
+        self.tokens = None if tokens is None else torch.as_tensor(tokens)
         if self.tokens is not None and len(self.tokens) != len(self):
             raise ValueError(
-                f"{self.folder} has {len(self)} people, but there are tokens for {len(self.tokens)}: "
+                f"{self.folder} has {len(self)} items, but there are tokens for {len(self.tokens)}: "
                 "they were made for other annotations."
             )
         self._rotations = roma.rotvec_to_rotmat(torch.from_numpy(self.annotations.root_orient))
@@ -66,7 +69,7 @@ class ImageDataset(Dataset):
         self._keypoints3d = torch.from_numpy(centered) @ self._rotations  # rows: R^T (x - t)
 
     def __len__(self) -> int:
-        return len(self.annotations)
+        return len(self.annotations) * (1 + self.mirrored)
 
     def at_epoch(self, epoch: int) -> ImageDataset:
         """The same people with the augmentation of another epoch; annotations are shared."""
@@ -77,8 +80,9 @@ class ImageDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         if not 0 <= index < len(self):
             raise IndexError(f"Row {index} of {len(self)}.")
-        image = read_rgb(self.folder / str(self.annotations.imgname[index]))
-        box = self.annotations.box[index]
+        row = index % len(self.annotations)
+        image = read_rgb(self.folder / str(self.annotations.imgname[row]))
+        box = self.annotations.box[row]
         if self.augmentation is None:
             square, degrees = square_box(box, self.margin), 0.0
             crop = square_crop(image, box, self.crop_size, self.margin).round().astype(np.uint8)
@@ -90,16 +94,18 @@ class ImageDataset(Dataset):
             crop = self.augmentation.draw_look(crop, rng)
 
         to_unit_crop = torch.from_numpy(crop_matrix(square, 2, degrees)).float()  # pixels -> [0, 2]
-        keypoints = torch.from_numpy(self.annotations.keypoints2d[index])
+        keypoints = torch.from_numpy(self.annotations.keypoints2d[row])
         on_crop = keypoints[:, :2] @ to_unit_crop[:, :2].T + to_unit_crop[:, 2] - 1
         item = {
             "image": torch.from_numpy(crop).permute(2, 0, 1),
-            "rotmat": _turn_in_picture(degrees) @ self._rotations[index],
+            "rotmat": _turn_in_picture(degrees) @ self._rotations[row],
             "keypoints2d": torch.cat([on_crop, keypoints[:, 2:]], dim=1),
-            "keypoints3d": self._keypoints3d[index],
+            "keypoints3d": self._keypoints3d[row],
             "square": torch.from_numpy(square).float(),
             "index": index,
         }
+        if index != row:
+            item |= _mirror(item)
         if self.tokens is not None:
             item["tokens"] = self.tokens[index].long()
         return item
@@ -114,6 +120,17 @@ def read_rgb(path: Path) -> np.ndarray:
     if image is None:
         raise ValueError(f"{path} is not a picture that can be read; it may be cut short. Make or fetch it again.")
     return image
+
+
+def _mirror(item: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What of an item changes when its crop is seen in a mirror; `square` still tells where the crop was cut."""
+    across = torch.tensor([-1.0, 1.0, 1.0])  # x, in the crop, in the camera frame and in the body's own
+    return {
+        "image": item["image"].flip(-1),
+        "rotmat": across[:, None] * item["rotmat"] * across,
+        "keypoints2d": item["keypoints2d"][MIRRORED_KEYPOINTS] * across,
+        "keypoints3d": item["keypoints3d"][MIRRORED_KEYPOINTS] * across,
+    }
 
 
 def _turn_in_picture(degrees: float) -> Tensor:

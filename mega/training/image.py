@@ -8,12 +8,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from mega.evaluation import COCO17, keypoint2d_error, mesh_errors
-from mega.geometry import project_weak_perspective, rot6d_to_matrix
+from mega.evaluation import COCO17, keypoint2d_error, mean_distance, mesh_errors
+from mega.geometry import procrustes_align, project_weak_perspective, rot6d_to_matrix
 from mega.models import CVQMAE, Prediction, predict_deterministic, sample
 from mega.models.masking import draw_hidden
 from mega.training.losses import neighbour_targets, soft_cross_entropy
 from mega.training.optim import adamw_warmup_cosine
+from mega.training.readout import Readout
 from mesh_vq_vae import MeshVQVAE
 
 
@@ -25,6 +26,7 @@ class LossWeights(NamedTuple):
     keypoints2d: L1 of the visible keypoints, projected with the predicted camera, in halves of the crop.
     points: mean distance, in metres, of canonical vertices decoded from the expected codes (softmax-weighted).
     keypoints3d: mean distance, in metres, of the keypoints in the camera frame, so that rotation and pose agree.
+    readout: the two keypoint terms and the squared error of the codes, of the `Readout`; 0 leaves it out.
     """
 
     tokens: float = 1.0
@@ -32,6 +34,7 @@ class LossWeights(NamedTuple):
     keypoints2d: float = 1.0
     points: float = 0.0
     keypoints3d: float = 0.0
+    readout: float = 0.0
 
 
 class CVQMAETraining(L.LightningModule):
@@ -46,6 +49,9 @@ class CVQMAETraining(L.LightningModule):
         batch_size, warmup_steps, steps, weight_decay: of the optimizer.
         weights: of the losses, see `LossWeights`.
         all_hidden: share of batches in which every token is hidden, as in deterministic prediction (published: 0).
+        backbone_steps: in so many steps at first the readout alone teaches the backbone, rotation and camera, and the
+            transformer waits: such a step costs a third of a whole one.
+        decoded: how many people of a batch the tokenizer decodes for the terms that look at meshes; None for all.
         softness: how far the target of the cross-entropy spreads to neighbouring codes, as a multiple of the squared
             distance to the nearest one; 0 is one-hot (published).
         n_samples: hypotheses in stochastic evaluation, drawn in 5 steps at temperature 1.
@@ -65,6 +71,8 @@ class CVQMAETraining(L.LightningModule):
         weight_decay: float = 0.05,
         weights: dict | None = None,
         all_hidden: float = 0.0,
+        backbone_steps: int = 0,
+        decoded: int | None = None,
         softness: float = 0.0,
         n_samples: int = 25,
         sampled_people: int = 200,
@@ -74,7 +82,7 @@ class CVQMAETraining(L.LightningModule):
         # Not a part of this module's state: it is frozen and has a file of its own.
         self._tokenizer = [tokenizer.eval().requires_grad_(False)]
         self.weights = LossWeights(**(weights or {}))
-        self.crop, self.all_hidden = crop, all_hidden
+        self.crop, self.all_hidden, self.backbone_steps, self.decoded = crop, all_hidden, backbone_steps, decoded
         self.n_samples, self.sampled_people = n_samples, sampled_people
         self.optimizer_options = {
             "lr": base_lr * batch_size / 256,
@@ -86,6 +94,11 @@ class CVQMAETraining(L.LightningModule):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(crop[name]).view(3, 1, 1), persistent=False)
         self.register_buffer("points", points, persistent=False)
+        self.readout = None
+        if self.weights.readout > 0:
+            self.readout = Readout(_features_of_a_crop(model, crop["size"]), tokenizer)
+        elif backbone_steps > 0:
+            raise ValueError("backbone_steps need the readout: give weights.readout a value above 0")
 
     @property
     def tokenizer(self) -> MeshVQVAE:
@@ -102,40 +115,54 @@ class CVQMAETraining(L.LightningModule):
         return torch.autocast(self.device.type, enabled=False)
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        tokens = batch["tokens"]
         features = self.features(batch["image"])
+        with self._exact():
+            rot6d, cam = self.model.rotcam(features)
+            rotation = rot6d_to_matrix(rot6d)
+            terms = {"rotation": (rotation - batch["rotmat"]).square().mean()}
+            if self.readout is not None:
+                terms["readout"] = self._readout_loss(features, rotation, cam, batch)
+        if self.global_step >= self.backbone_steps:
+            terms |= self._token_terms(features, rotation, cam, batch)
+        for name, value in terms.items():
+            self.log(f"train/{name}", value)
+        loss = self._weighted(terms)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        return sum(getattr(self.weights, name) * value for name, value in terms.items())
+
+    def _readout_loss(self, features: Tensor, rotation: Tensor, cam: Tensor, batch: dict) -> Tensor:
+        joints, codes = self.readout(features)
+        true_codes = self.tokenizer.vq_vae.lookup(batch["tokens"])
+        in_keypoints = self._weighted(_keypoint_terms(joints, rotation, cam, batch))
+        return in_keypoints + self.readout.code_error(codes, true_codes)
+
+    def _token_terms(self, features: Tensor, rotation: Tensor, cam: Tensor, batch: dict) -> dict[str, Tensor]:
+        tokens = batch["tokens"]
         hidden = draw_hidden(*tokens.shape).to(tokens.device)
         if torch.rand(()) < self.all_hidden:
             hidden = torch.ones_like(hidden)
         logits = self.model(features, tokens, hidden).float()  # (B, N, K)
-        rot6d, cam = self.model.rotcam(features)
         with self._exact():
-            terms = self._terms(logits, rot6d_to_matrix(rot6d.float()), cam.float(), hidden, batch)
-        for name, value in terms.items():
-            self.log(f"train/{name}", value)
-        loss = sum(getattr(self.weights, name) * value for name, value in terms.items())
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
-
-    def _terms(self, logits: Tensor, rotation: Tensor, cam: Tensor, hidden: Tensor, batch: dict) -> dict[str, Tensor]:
-        tokens, keypoints3d, keypoints2d = batch["tokens"], batch["keypoints3d"], batch["keypoints2d"]
-        # The decoder is fed the expected code where a token is hidden, so that gradients reach the logits.
-        expected = logits.softmax(-1) @ self.tokenizer.codebook  # (B, N, D)
-        codes = torch.where(hidden[..., None], expected, self.tokenizer.vq_vae.lookup(tokens))
-        points, joints = self.tokenizer.decode_sparsely(codes, self.points)  # (B, S, 3), (B, 23, 3)
-        in_camera = joints @ rotation.transpose(1, 2)
-        on_crop = project_weak_perspective(in_camera, cam)  # (B, 23, 2)
-        off = (on_crop - keypoints2d[..., :2]).abs().sum(-1) * keypoints2d[..., 2]  # (B, 23)
-        return {
-            "tokens": soft_cross_entropy(logits, self.targets[tokens], hidden),
-            "rotation": (rotation - batch["rotmat"]).square().mean(),
-            "keypoints2d": off.mean(),
-            "keypoints3d": (in_camera - keypoints3d @ batch["rotmat"].transpose(1, 2)).norm(dim=-1).mean(),
-            "points": (points - batch["points"]).norm(dim=-1).mean(),
-        }
+            cross_entropy = soft_cross_entropy(logits, self.targets[tokens], hidden)
+            # The decoder is fed the expected code where a token is hidden, so that gradients reach the logits.
+            some = slice(self.decoded)
+            expected = logits[some].softmax(-1) @ self.tokenizer.codebook  # (b, N, D)
+            codes = torch.where(hidden[some, :, None], expected, self.tokenizer.vq_vae.lookup(tokens[some]))
+            points, joints = self.tokenizer.decode_sparsely(codes, self.points)  # (b, S, 3), (b, 23, 3)
+            true = {name: values[some] for name, values in batch.items()}
+            distance = (points - true["points"]).norm(dim=-1).mean()
+            keypoint_terms = _keypoint_terms(joints, rotation[some], cam[some], true)
+        return {"tokens": cross_entropy, "points": distance, **keypoint_terms}
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
-        self._measure(batch, "val")
+        features = self._measure(batch, "val")
+        if self.readout is not None:
+            joints, true = (x[:, list(COCO17.joints)] for x in (self.readout(features)[0], batch["keypoints3d"]))
+            error = mean_distance(procrustes_align(joints, true), true).mean()
+            self.log("val/PA-MPJPE_of_readout", error, batch_size=len(true), prog_bar=True)
 
     def test_step(self, batch: dict, batch_idx: int) -> None:
         features = self._measure(batch, "test")
@@ -184,6 +211,25 @@ class CVQMAETraining(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         return adamw_warmup_cosine([p for p in self.model.parameters() if p.requires_grad], **self.optimizer_options)
+
+
+def _features_of_a_crop(model: CVQMAE, size: int) -> int:
+    """How many numbers C * h * w the backbone makes of a crop."""
+    training = model.training
+    with torch.no_grad():
+        features = model.eval().features(torch.zeros(1, 3, size, size))
+    model.train(training)
+    return features.numel()
+
+
+def _keypoint_terms(joints: Tensor, rotation: Tensor, cam: Tensor, true: dict) -> dict[str, Tensor]:
+    """Two terms of `LossWeights`, of canonical keypoints (B, 23, 3) under rotations (B, 3, 3) and cameras (B, 3)."""
+    in_camera = joints @ rotation.transpose(1, 2)
+    true_in_camera = true["keypoints3d"] @ true["rotmat"].transpose(1, 2)
+    on_crop = project_weak_perspective(in_camera, cam)  # (B, 23, 2)
+    x, y, visible = true["keypoints2d"].unbind(-1)
+    off = (on_crop - torch.stack([x, y], -1)).abs().sum(-1) * visible
+    return {"keypoints2d": off.mean(), "keypoints3d": (in_camera - true_in_camera).norm(dim=-1).mean()}
 
 
 def _angle(predicted: Tensor, true: Tensor) -> Tensor:
