@@ -1,6 +1,6 @@
 """Make the synthetic pictures: clothed people in everyday poses, with everything known about them.
 
-    python make_synthetic.py                                # datasets/synthetic: test 2,000, val 500, train 20,000
+    python make_synthetic.py                                # datasets/synthetic: test 2,000, val 500, train 40,000
     python make_synthetic.py splits.train=100000 seed=1 folder=datasets/more
     python make_synthetic.py processes=8 scene.occluded=0.5
 

