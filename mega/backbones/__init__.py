@@ -1,5 +1,8 @@
 """Image backbones: pictures in, feature maps out. `mean`, `std` and `out_channels` say what one takes and gives."""
 
 from mega.backbones.efficientnet_lite import EfficientNetLite0
+from mega.backbones.hrnet import HRNetW48
+from mega.backbones.resnet import ResNet50
+from mega.backbones.vit import ViT
 
-__all__ = ["EfficientNetLite0"]
+__all__ = ["EfficientNetLite0", "HRNetW48", "ResNet50", "ViT"]

@@ -1,0 +1,68 @@
+"""ViT-H/16 as ViTPose lays it out, for pictures of any grid, under the released names."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+_Norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class ViT(nn.Module):
+    """Images (B, 3, H, W), normalised by `mean` and `std`, -> features (B, dim, h, w), h = H / 16 and w = W / 16.
+
+    Args:
+        position_grid: (h, w) that the learned positions stand for; they are interpolated to the grid of the picture.
+        dim, depth, heads: of the transformer.
+        columns_cut: columns of a picture left out at its left and at its right: ViTPose sees 256 x 192 px of 256 x 256.
+
+    Attributes:
+        mean, std: what images in [0, 1] are normalised by, a channel.
+        out_channels: dim.
+
+    Sources: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; Xu et al., ViTPose, NeurIPS 2022.
+    """
+
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+
+    def __init__(
+        self,
+        position_grid: tuple[int, int] = (16, 12),
+        dim: int = 1280,
+        depth: int = 32,
+        heads: int = 16,
+        columns_cut: int = 0,
+    ):
+        super().__init__()
+        self.out_channels, self.position_grid, self.columns_cut = dim, tuple(position_grid), columns_cut
+        n_places = self.position_grid[0] * self.position_grid[1]
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + n_places, dim))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.patch_embed = nn.Module()
+        # The padding of 2 px, with patches of 16, adds no patch: it moves all of them by 2 px.
+        self.patch_embed.proj = nn.Conv2d(3, dim, kernel_size=16, stride=16, padding=2)
+        self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True, norm_layer=_Norm) for _ in range(depth)))
+        self.last_norm = _Norm(dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.columns_cut:
+            images = images[..., self.columns_cut : -self.columns_cut]
+        x = self.patch_embed.proj(images)  # (B, D, h, w)
+        grid = x.shape[2:]
+        x = x.flatten(2).transpose(1, 2) + self._positions(grid)  # (B, hw, D)
+        x = self.last_norm(self.blocks(x))
+        return x.transpose(1, 2).unflatten(2, grid)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """(1, h * w, D) for a grid (h, w). The first position, once a class token's, is added to all places."""
+        first, places = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        if tuple(grid) != self.position_grid:
+            places = places.transpose(1, 2).unflatten(2, self.position_grid)
+            places = F.interpolate(places, size=tuple(grid), mode="bicubic", align_corners=False)
+            places = places.flatten(2).transpose(1, 2)
+        return first + places
