@@ -1,18 +1,28 @@
-"""Crops and cameras of the demo are the published ones."""
+"""Crops, keypoints, flips and cameras are the published ones."""
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from mega.geometry import (
-    crop_camera_to_full,
-    default_focal,
-    square_box,
-    square_crop,
+from mega.geometry import crop_camera_to_full, default_focal, square_box, square_crop
+from mega.geometry.annotated import (
+    MIRRORED_PART17,
+    MIRRORED_PART24,
+    annotated_crop,
+    annotated_matrix,
+    keypoints_on_crop,
+    mirror_keypoints,
+    mirror_pose,
+    patch_crop,
+    patch_matrix,
+    truncated_points,
+    turn_in_crop,
+    turn_root,
 )
-from tests.golden.golden import Arrays, assert_close, golden_cases, load
+from tests.golden.golden import Arrays, assert_close, assert_same, golden_cases, load
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -50,3 +60,44 @@ def test_demo_cameras(path: Path) -> None:
     full = crop_camera_to_full(cam, box, size, 5000.0)
     torch.testing.assert_close(full, arrays["demo_cam_full_default_focal"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(default_focal(size), arrays["demo_focal"].expand(len(size)))
+
+
+@golden_cases("crops")
+def test_annotated_crops(path: Path) -> None:
+    arrays, config = load(path)
+    image, size = arrays["image_rgb"].numpy(), config["res"]
+    points, meshlike = arrays["points"].numpy(), arrays["points"].numpy()[:, [0, 1, 0]] / image.shape[1]
+    for i, (x, y, scale, degrees) in enumerate(arrays["boxes"].tolist()):
+        center = np.array([x, y])
+        crop = annotated_crop(image, center, scale, size, degrees)
+        assert_close(crop.ravel()[arrays["idx"].numpy()], arrays["crop_values"][i], 1e-9, f"crop_values {i}")
+        assert_same(np.rint(crop).astype(np.uint8), arrays["crop_uint8"][i], f"crop_uint8 {i}")
+        matrix = annotated_matrix(center, scale, size, degrees)
+        assert_same(truncated_points(points, matrix), arrays["transform"][i], f"transform {i}")
+        inverse = cv2.invertAffineTransform(matrix)
+        assert_same(truncated_points(points, inverse), arrays["transform_inv"][i], f"transform_inv {i}")
+        for n, mirrored in ((17, MIRRORED_PART17), (24, MIRRORED_PART24)):
+            on_crop = keypoints_on_crop(arrays[f"kp{n}"].numpy(), center, scale, size, degrees)
+            assert_close(on_crop, arrays[f"j2d_{n}"][i], 1e-6, f"j2d_{n} {i}")
+            assert_close(mirror_keypoints(on_crop, mirrored), arrays[f"j2d_{n}_flip"][i], 1e-6, f"j2d_{n}_flip {i}")
+
+        mirrored = bool(arrays["patch256_flip"][i])
+        patch = patch_crop(image, center, scale, 256, degrees, mirrored)
+        assert_same(patch.ravel()[arrays["patch256_idx"].numpy()], arrays["patch256_val"][i], f"patch256_val {i}")
+        seen_from = np.array([image.shape[1] - 1 - x, y]) if mirrored else center
+        matrix = patch_matrix(seen_from, scale, 256, degrees)
+        assert_close(matrix, arrays["patch256_trans"][i], 1e-6, f"patch256_trans {i}")
+
+    for i, degrees in enumerate(arrays["aa_rot"].tolist()):
+        assert_close(turn_root(arrays["aa"][i].numpy(), degrees), arrays["aa_out"][i], 1e-9, "aa_out")
+        assert_close(meshlike @ turn_in_crop(degrees).T, arrays["rot_mesh"][i], 1e-9, "rot_mesh")
+    pose = arrays["pose"].numpy().reshape(-1, 3)
+    assert_close(mirror_pose(pose).ravel(), arrays["pose_flip"], 1e-9, "pose_flip")
+    turned = np.concatenate([turn_root(pose[0], 20.0)[None], pose[1:]])
+    assert_close(mirror_pose(turned).ravel(), arrays["pose_processing_rot20_flip"], 1e-6, "pose_processing_rot20_flip")
+    for n, mirrored in ((17, MIRRORED_PART17), (24, MIRRORED_PART24)):
+        assert_close(mirror_keypoints(arrays[f"fkp{n}"].numpy(), mirrored), arrays[f"fkp{n}_flip"], 1e-9, f"fkp{n}")
+    for name in arrays:
+        if name.startswith("demo_") or name == "names":
+            arrays[name]  # the demo's are checked above
+    arrays.assert_all_read()

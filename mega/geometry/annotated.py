@@ -1,0 +1,131 @@
+"""Crops of annotations that state a centre and a scale, as the published training and evaluation cut them.
+
+A person's box is the square of 200 * scale px around its centre. Corners of the box and points on the crop are cut to
+whole pixels, int(T p) + 1: annotations and weights were made for that, so it is kept here. Everything else in this
+package is exact.
+"""
+
+import cv2
+import numpy as np
+import roma
+import torch
+
+from mega.geometry.crops import crop_matrix
+
+PIXELS_A_SCALE = 200
+_PATCH_MARGIN = 1.1  # the ViT's crop is so much wider than the box
+
+# Where the mirror image of a joint stands: SMPL's body joints, the 24 keypoints of `part`, and 17 of those.
+MIRRORED_SMPL = (0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20, 23, 22)
+MIRRORED_PART24 = (5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, *range(12, 20), 21, 20, 23, 22)
+MIRRORED_PART17 = (5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, *range(12, 17))
+#: Rows of the 24 keypoints that are the 17 of H36M's order.
+PART24_TO_17 = (*range(13), 18, 14, 16, 17)
+
+
+def annotated_matrix(center: np.ndarray, scale: float, size: int, degrees: float = 0.0) -> np.ndarray:
+    """The affine map (2, 3) from pixels to a crop of `size`, turned anticlockwise as one sees it; before truncation.
+
+    Raises:
+        ValueError: when the box has no area.
+    """
+    half = PIXELS_A_SCALE * scale / 2
+    if not half > 0:
+        raise ValueError(f"The box of scale {scale} has no area.")
+    center = np.asarray(center, np.float64)
+    return crop_matrix(np.concatenate([center - half, center + half]), size, -degrees)
+
+
+def truncated_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Points (..., 2) mapped by (2, 3) in 1-based pixels, cut to whole ones: int64 (..., 2)."""
+    moved = (np.asarray(points, np.float64) - 1) @ matrix[:, :2].T + matrix[:, 2]
+    return moved.astype(np.int64) + 1
+
+
+def keypoints_on_crop(
+    keypoints: np.ndarray, center: np.ndarray, scale: float, size: int, degrees: float = 0.0
+) -> np.ndarray:
+    """Keypoints (J, 3) x, y px and confidence -> (J, 3) float32, x and y in [-1, 1] on the crop. Makes a copy."""
+    whole = truncated_points(keypoints[:, :2] + 1, annotated_matrix(center, scale, size, degrees))
+    return np.column_stack([2 * whole / size - 1, keypoints[:, 2]]).astype(np.float32)
+
+
+def mirror_keypoints(keypoints: np.ndarray, mirrored: tuple[int, ...]) -> np.ndarray:
+    """Keypoints (..., J, C) of a crop, x first and centred on 0, as seen in a mirror. Makes a copy."""
+    flipped = keypoints[..., list(mirrored), :].copy()
+    flipped[..., 0] *= -1
+    return flipped
+
+
+def mirror_pose(pose: np.ndarray) -> np.ndarray:
+    """Axis-angle (..., J, 3) of SMPL's joints, root first, as seen in a mirror."""
+    return pose[..., list(MIRRORED_SMPL[: pose.shape[-2]]), :] * np.array([1.0, -1.0, -1.0])
+
+
+def turn_in_crop(degrees: float) -> np.ndarray:
+    """(3, 3) rotation of the camera frame that goes with a crop turned by `degrees` anticlockwise."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
+
+
+def turn_root(root_orient: np.ndarray, degrees: float) -> np.ndarray:
+    """Axis-angle (3,) of a body in a crop turned by `degrees` anticlockwise."""
+    turned = torch.from_numpy(turn_in_crop(degrees)) @ roma.rotvec_to_rotmat(torch.as_tensor(root_orient).double())
+    return roma.rotmat_to_rotvec(turned).numpy()
+
+
+def annotated_crop(image: np.ndarray, center: np.ndarray, scale: float, size: int, degrees: float = 0.0) -> np.ndarray:
+    """Cut a person's box out of a picture (H, W, 3) uint8 -> (size, size, 3) float64 in [0, 255], black outside.
+
+    The box, its corners in whole pixels, is turned about its middle and then resized, both bilinearly.
+    """
+    inverse = cv2.invertAffineTransform(annotated_matrix(center, scale, size))
+    corners = truncated_points(np.array([[1, 1], [size + 1, size + 1]]), inverse) - 1
+    if (corners[1] <= corners[0]).any():
+        raise ValueError(f"The box of scale {scale} around {list(center)} is smaller than a pixel.")
+    pad = 0
+    if degrees:
+        # Room for what turns into the box.
+        pad = int(np.linalg.norm(corners[1] - corners[0]) / 2 - (corners[1, 1] - corners[0, 1]) / 2)
+    region = _black_outside(image, corners[0] - pad, corners[1] + pad)
+    if degrees:
+        height, width = region.shape[:2]
+        turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+        region = cv2.warpAffine(region, turn, (width, height))
+        region = region[pad : height - pad, pad : width - pad]
+    return cv2.resize(region, (size, size))
+
+
+def _black_outside(image: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Pixels from `start` (x, y) to before `stop` as float64, zero where the picture has none."""
+    region = np.zeros((*(stop - start)[::-1], 3))
+    limit = np.array(image.shape[1::-1])
+    inside_start, inside_stop = start.clip(0, limit), stop.clip(0, limit)
+    (x0, y0), (x1, y1) = inside_start - start, inside_stop - start
+    if x1 > x0 and y1 > y0:
+        part = image[inside_start[1] : inside_stop[1], inside_start[0] : inside_stop[0]]
+        region[y0:y1, x0:x1] = part
+    return region
+
+
+def patch_matrix(center: np.ndarray, scale: float, size: int, degrees: float = 0.0) -> np.ndarray:
+    """The affine map (2, 3) to the ViT's crop: the box times 1.1, turned anticlockwise, nothing truncated.
+
+    It is fitted to three points in float32 (the centre, and the middles of the lower and the right edge), as published:
+    a double would move some pixels by one level.
+    """
+    exact = annotated_matrix(center, _PATCH_MARGIN * scale, size, degrees)
+    middle, half = np.array([size / 2, size / 2]), np.array([[0, 0], [0, size / 2], [size / 2, 0]])
+    on_crop = middle + half
+    in_picture = (on_crop - exact[:, 2]) @ np.linalg.inv(exact[:, :2]).T
+    return cv2.getAffineTransform(in_picture.astype(np.float32), on_crop.astype(np.float32))
+
+
+def patch_crop(
+    image: np.ndarray, center: np.ndarray, scale: float, size: int = 256, degrees: float = 0.0, mirrored: bool = False
+) -> np.ndarray:
+    """The ViT's crop (size, size, 3) uint8 of a picture (H, W, 3), of its mirror image where `mirrored`."""
+    if mirrored:
+        image = np.ascontiguousarray(image[:, ::-1])
+        center = np.array([image.shape[1] - 1 - center[0], center[1]])
+    return cv2.warpAffine(image, patch_matrix(center, scale, size, degrees), (size, size), flags=cv2.INTER_LINEAR)
