@@ -55,7 +55,8 @@ def load(path: Path) -> tuple[Arrays, dict]:
         for name in file.files:
             value = file[name]
             if value.dtype.kind in "US":
-                arrays[name] = json.loads(value.item()) if value.ndim == 0 else value
+                is_json = value.ndim == 0 and value.item()[:1] in "[{"
+                arrays[name] = json.loads(value.item()) if is_json else value
             else:
                 arrays[name] = torch.from_numpy(value)
     return arrays, arrays.pop("config", {})

@@ -1,0 +1,189 @@
+"""SMPL-H from the user's own files, skinned by smplx: the body of the published setups."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from smplx.lbs import lbs
+from torch import Tensor, nn
+
+from mega.bodies.body import mirrored_names
+
+N_VERTICES, N_JOINTS, N_BETAS = 6890, 52, 10
+#: The joints of a pose, root left out; the 30 of the hands stay flat.
+SMPL_JOINTS = (
+    *("left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle", "spine3"),
+    *("left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder", "right_shoulder"),
+    *("left_elbow", "right_elbow", "left_wrist", "right_wrist"),
+)
+GENDERS = ("neutral", "male", "female")
+_FOLDERS = {"neutral": "neutral", "male": "m", "female": "f"}
+_SPELLINGS = {"neutral": "neutral", "n": "neutral", "male": "male", "m": "male", "female": "female", "f": "female"}
+_SHAPES = {
+    "v_template": (N_VERTICES, 3),
+    "shapedirs": (N_VERTICES, 3, None),
+    "posedirs": (N_VERTICES, 3, 9 * (N_JOINTS - 1)),
+    "J_regressor": (N_JOINTS, N_VERTICES),
+    "weights": (N_VERTICES, N_JOINTS),
+    "kintree_table": (2, N_JOINTS),
+    "f": (13776, 3),
+}
+
+
+def gender_name(gender: str) -> str:
+    """neutral, male or female, from any of the spellings that data sets use (m, f, male, FEMALE, …).
+
+    Raises ValueError for anything else: a wrong body would go unnoticed.
+    """
+    name = _SPELLINGS.get(str(gender).strip().lower())
+    if name is None:
+        raise ValueError(f"The gender {gender!r} is none of {', '.join(sorted(_SPELLINGS))}.")
+    return name
+
+
+class SMPLHBody(nn.Module):
+    """SMPL-H behind the interface of `mega.bodies.BodyModel`: 10 betas, 21 joints, flat hands.
+
+    Each gender is read once a process, when it is first asked for.
+
+    Args:
+        folder: with `smplh/{neutral,m,f}/model.npz`, `J_regressor_24.npy` and `J_regressor_h36m.npy`.
+
+    Attributes:
+        joint_names: (21,) SMPL's body joints.
+        keypoint_regressor: (24, V) SMPL's joints.
+        h36m_regressor: (17, V) joints of H36M.
+
+    Source: Romero et al., Embodied Hands, SIGGRAPH Asia 2017.
+    """
+
+    name = "smplh"
+    joint_names = SMPL_JOINTS
+    n_pose_joints = len(SMPL_JOINTS)
+    n_shape = N_BETAS
+
+    def __init__(self, folder: str | Path = "body_models"):
+        super().__init__()
+        self.folder = Path(folder)
+        self._mirrored_joints = mirrored_names(SMPL_JOINTS, ("left_", "right_"))
+        neutral = self.gender("neutral")
+        self.register_buffer("faces", neutral.faces, persistent=False)
+        template = neutral.v_template - neutral.v_template.mean(0)
+        self.register_buffer("template", template, persistent=False)
+        for name, rows in (("keypoint_regressor", 24), ("h36m_regressor", 17)):
+            file = self.folder / ("J_regressor_24.npy" if rows == 24 else "J_regressor_h36m.npy")
+            self.register_buffer(name, read_regressor(file, rows), persistent=False)
+
+    def forward(self, pose: Tensor, shape: Tensor, gender: str | Sequence[str] = "neutral") -> Tensor:
+        """Canonical meshes.
+
+        Args:
+            pose: (B, 21, 3) axis-angle, radians.
+            shape: (B, 10) betas.
+            gender: of all, or of each of the B.
+
+        Returns:
+            (B, V, 3) vertices, metres, root rotation zero, centred on their mean.
+        """
+        if pose.shape[1:] != (self.n_pose_joints, 3) or shape.shape != (len(pose), N_BETAS):
+            raise ValueError(
+                f"the SMPL-H body takes a pose (B, {self.n_pose_joints}, 3) and betas (B, {N_BETAS}), "
+                f"but was given {tuple(pose.shape)} and {tuple(shape.shape)}"
+            )
+        genders = [gender] * len(pose) if isinstance(gender, str) else gender
+        genders = [gender_name(g) for g in genders]
+        full = torch.cat([pose.new_zeros(len(pose), 1, 3), pose, pose.new_zeros(len(pose), 30, 3)], dim=1)
+        vertices = pose.new_empty(len(pose), N_VERTICES, 3)
+        for name in dict.fromkeys(genders):
+            rows = torch.tensor([i for i, g in enumerate(genders) if g == name], device=pose.device)
+            vertices[rows] = self.gender(name, pose.device).vertices(full[rows], shape[rows])
+        return vertices - vertices.mean(dim=1, keepdim=True)
+
+    def keypoints(self, vertices: Tensor) -> Tensor:
+        """Vertices (..., V, 3) -> SMPL's 24 joints (..., 24, 3) in the same frame."""
+        return self.keypoint_regressor @ vertices
+
+    def mirror_pose(self, pose: Tensor) -> Tensor:
+        """The pose (..., 21, 3) as seen in a mirror: left and right change places."""
+        return pose[..., self._mirrored_joints, :] * pose.new_tensor([1.0, -1.0, -1.0])
+
+    def sample_shapes(self, n: int, generator: torch.Generator) -> Tensor:
+        """n people: (n, 10) betas, standard normal as SMPL's shape space is."""
+        return torch.randn(n, N_BETAS, generator=generator)
+
+    def gender(self, gender: str, device: torch.device | str = "cpu") -> GenderedBody:
+        """One gender's arrays, read at first use."""
+        return _read_gender(self.folder / "smplh" / _FOLDERS[gender_name(gender)] / "model.npz", torch.device(device))
+
+
+class GenderedBody:
+    """One gender's arrays on a device, and skinning with them."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], device: torch.device):
+        def tensor(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(arrays[name])).to(device, dtype)
+
+        self.faces = tensor("f", torch.int64)
+        self.v_template, self.regressor, self.weights = tensor("v_template"), tensor("J_regressor"), tensor("weights")
+        self.shapedirs = tensor("shapedirs")[..., :N_BETAS].contiguous()
+        self.posedirs = tensor("posedirs").flatten(0, 1).T.contiguous()  # (9 * 51, V * 3)
+        self.parents = tensor("kintree_table", torch.int64)[0].clone()
+        self.parents[0] = -1
+
+    def vertices(self, pose: Tensor, betas: Tensor) -> Tensor:
+        """Pose (B, 52, 3), root first, and betas (B, 10) -> (B, V, 3), not centred."""
+        arrays = (self.v_template, self.shapedirs, self.posedirs, self.regressor, self.parents, self.weights)
+        return lbs(betas, pose.flatten(1), *arrays)[0]
+
+
+@cache
+def _read_gender(path: Path, device: torch.device) -> GenderedBody:
+    """The body at `path`. Raises FileNotFoundError, or ValueError that says what is wrong with the file."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"SMPL-H is missing: {path}. Get 'Extended SMPL+H model' at https://mano.is.tue.mpg.de (free registration) "
+            f"and put its model.npz there."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in _SHAPES if name in file.files}
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as SMPL-H: {error}.") from error
+    if missing := sorted(_SHAPES.keys() - arrays.keys()):
+        raise ValueError(f"{path} is no SMPL-H body: it lacks {', '.join(missing)}.")
+    for name, wanted in _SHAPES.items():
+        shape = arrays[name].shape
+        if len(shape) != len(wanted) or any(w not in (None, n) for w, n in zip(wanted, shape, strict=True)):
+            hint = " It looks like SMPL, which has 24 joints: SMPL-H is needed." if 24 in shape else ""
+            said = ", ".join("any" if w is None else str(w) for w in wanted)
+            raise ValueError(f"{path} is no SMPL-H body: {name} has shape {shape}, expected ({said}).{hint}")
+    if arrays["shapedirs"].shape[2] < N_BETAS:
+        raise ValueError(f"{path} has {arrays['shapedirs'].shape[2]} betas, {N_BETAS} are needed.")
+    return GenderedBody(arrays, device)
+
+
+def read_regressor(path: Path, rows: int) -> Tensor:
+    """A joint regressor (rows, 6890) float32 from a `.npy` file.
+
+    SMPL-H's 52 joints begin with 22 of SMPL's 24 and end otherwise, so a file of 52 rows is refused.
+
+    Raises FileNotFoundError, or ValueError that says what is wrong with the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"The joint regressor {path} is missing; see body_models/README.md.")
+    try:
+        regressor = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a joint regressor: {error}.") from error
+    if regressor.shape == (N_VERTICES, rows):
+        raise ValueError(f"{path} is transposed: its shape is {regressor.shape}, expected ({rows}, {N_VERTICES}).")
+    if regressor.shape == (N_JOINTS, N_VERTICES):
+        raise ValueError(f"{path} regresses SMPL-H's {N_JOINTS} joints, SMPL's {rows} are needed.")
+    if regressor.shape != (rows, N_VERTICES):
+        raise ValueError(f"{path} has shape {regressor.shape}, expected ({rows}, {N_VERTICES}).")
+    return torch.from_numpy(np.asarray(regressor, np.float32))
