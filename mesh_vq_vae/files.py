@@ -1,15 +1,17 @@
-"""Weights on disk: safetensors files that say what they hold, written whole or not at all, and read strictly."""
+"""Weights on disk, read strictly: our safetensors files, which say what they hold, and released `torch.save` files."""
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 _SHOWN = 8  # how many differences an error lists
@@ -21,7 +23,7 @@ def write_weights(path: str | Path, tensors: Mapping[str, Tensor], format: str, 
     copies = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
-        save_file(copies, temporary, metadata={"format": format, "config": json.dumps(config)})
+        temporary.write_bytes(save(copies, metadata={"format": format, "config": json.dumps(config)}))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -47,6 +49,50 @@ def read_weights(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
         return tensors, json.loads(metadata["config"])
     except json.JSONDecodeError as error:
         raise ValueError(f"The config in {path} is not JSON: {error}.") from error
+
+
+def is_released(path: str | Path) -> bool:
+    """Whether a file is of the released form (`torch.save`) and not of ours. False for a file that is not there."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(9)
+    # safetensors: the length of a JSON header, then the header.
+    return head[8:9] != b"{"
+
+
+def read_released(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a released file: `torch.save` of a dict with key "model"; other entries are left alone.
+
+    Keys may begin with `module.`, from data-parallel training. Nothing in the file is executed: besides tensors and
+    plain Python it may hold numpy numbers (losses), and nothing else.
+
+    Raises FileNotFoundError, or ValueError that says what is wrong with the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"The weights {path} are missing.")
+    try:
+        with torch.serialization.safe_globals(_numpy_numbers()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error):
+            raise ValueError(f"{path} holds objects other than tensors and numbers, and was not opened.") from error
+        raise ValueError(f"{path} is damaged, cut short, or no file of weights (torch.save).") from error
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, cut short, or no file of weights (torch.save).") from error
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} is not a released checkpoint: it has no entry 'model' with a state dict.")
+    return {k.removeprefix("module."): v for k, v in state.items()}
+
+
+def _numpy_numbers() -> list:
+    """What a pickled numpy number is made of, by name; old files say `numpy.core`."""
+    scalar = np._core.multiarray.scalar
+    kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "bool")]
+    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
 
 
 def to_dtype(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import FullyConvAE
-from .files import load_strictly, read_weights, to_dtype, write_weights
+from .files import load_strictly, read_released, read_weights, to_dtype, write_weights
 from .hierarchy import Hierarchy
 from .quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
 
@@ -216,11 +216,5 @@ class MeshVQVAE(nn.Module):
 
         Raises FileNotFoundError, or ValueError that names the keys and shapes that differ.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"The tokenizer's weights {path} are missing.")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict) or "model" not in content:
-            raise ValueError(f"{path} is not a released checkpoint: it has no entry 'model'.")
-        load_strictly(self, {k.removeprefix("module."): v for k, v in content["model"].items()}, path)
+        load_strictly(self, read_released(path), path)
         return self

@@ -1,6 +1,6 @@
 """The masked transformers and the samplers that draw meshes from them."""
 
-from mega.models.checkpoint import load_cvqmae, load_vqmae, save_model
+from mega.models.checkpoint import load_cvqmae, load_into, load_vqmae, save_model
 from mega.models.cvqmae import CVQMAE, load_pretrained_vqmae
 from mega.models.masking import draw_hidden, masked_cross_entropy
 from mega.models.samplers import Prediction, predict_deterministic, sample, sample_unconditional
@@ -12,6 +12,7 @@ __all__ = [
     "Prediction",
     "draw_hidden",
     "load_cvqmae",
+    "load_into",
     "load_pretrained_vqmae",
     "load_vqmae",
     "masked_cross_entropy",

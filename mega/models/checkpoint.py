@@ -15,12 +15,17 @@ from pathlib import Path
 
 import torch
 
-from mega.backbones import EfficientNetLite0
+from mega.backbones import EfficientNetLite0, HRNetW48, ResNet50, ViT
 from mega.models.cvqmae import CVQMAE
 from mega.models.vqmae import VQMAE
-from mesh_vq_vae.files import load_strictly, read_weights, to_dtype, write_weights
+from mesh_vq_vae.files import is_released, load_strictly, read_released, read_weights, to_dtype, write_weights
 
-BACKBONES = {"efficientnet_lite0": partial(EfficientNetLite0, pretrained=False)}
+BACKBONES = {
+    "efficientnet_lite0": partial(EfficientNetLite0, pretrained=False),
+    "hrnet_w48": HRNetW48,
+    "resnet50": ResNet50,
+    "vit_h": ViT,
+}
 
 
 def save_model(model: VQMAE | CVQMAE, path: str | Path, config: dict, dtype: torch.dtype = torch.float32) -> None:
@@ -31,6 +36,16 @@ def save_model(model: VQMAE | CVQMAE, path: str | Path, config: dict, dtype: tor
         dtype: of the floating point weights, e.g. torch.float16 for half the size.
     """
     write_weights(path, to_dtype(model.state_dict(), dtype), type(model).__name__, config)
+
+
+def load_into(model: VQMAE | CVQMAE, path: str | Path) -> VQMAE | CVQMAE:
+    """Weights, of a released file or of one of ours, into a model that a config has built; in eval mode. Strict.
+
+    Raises as `load_cvqmae`.
+    """
+    state = read_released(path) if is_released(path) else read_weights(path, type(model).__name__)[0]
+    load_strictly(model, state, path)
+    return model.eval()
 
 
 def load_vqmae(path: str | Path) -> tuple[VQMAE, dict]:
