@@ -3,5 +3,6 @@
 from mega.bodies.anny import AnnyBody
 from mega.bodies.body import KEYPOINTS, MIRRORED_KEYPOINTS, BodyModel
 from mega.bodies.poses import PoseSampler
+from mega.bodies.smplh import SMPLHBody
 
-__all__ = ["KEYPOINTS", "MIRRORED_KEYPOINTS", "AnnyBody", "BodyModel", "PoseSampler"]
+__all__ = ["KEYPOINTS", "MIRRORED_KEYPOINTS", "AnnyBody", "BodyModel", "PoseSampler", "SMPLHBody"]
