@@ -95,6 +95,15 @@ def _numpy_numbers() -> list:
     return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
 
 
+def weights_format(path: str | Path) -> str | None:
+    """The `format` that a safetensors file says it has; None when it says nothing or is no such file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format")
+    except (SafetensorError, OSError):
+        return None
+
+
 def to_dtype(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """The floating-point tensors of a state dict in another type, e.g. torch.float16 for half the size."""
     return {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}

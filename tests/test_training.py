@@ -1,5 +1,6 @@
 """The three training scripts, for a few steps each, from bodies to a demo with what they made."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from mega.training.losses import neighbour_targets, soft_cross_entropy
+from mega.training.readout import Readout
+from tests.toy import toy_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,12 +84,23 @@ def test_from_bodies_to_the_demo(folder, tokenizer, vqmae, pictures):
     options += [f"pretrained={vqmae}", f"data.cache={folder / 'tokens'}", f"data.folder={pictures}", "data.workers=0"]
     options += ["data.batch_size=4", "crop.size=64", "loss_points=8", "training.n_samples=3"]
     options += ["model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1"]
-    run("train_mega.py", *options, "trainer.max_steps=2")
+    options += ["trainer.log_every_n_steps=1"]
+    run("train_mega.py", *options, "trainer.max_steps=3", "training.backbone_steps=1", "training.decoded=2")
     assert list((folder / "image" / "panels").glob("*.png"))
+    # The readout teaches from the first step, the transformer from the second.
+    (log,) = (folder / "image").glob("csv/*/metrics.csv")
+    with log.open() as file:
+        steps = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert len(steps) == 3
+    assert all(row["train/readout_place"] for row in steps)
+    assert [bool(row["train/tokens"]) for row in steps] == [False, True, True]
     run("train_mega.py", *options, "mode=export")
     report = run("train_mega.py", *options, "mode=test")
     for name in ("PVE", "PA-MPJPE", "2d_keypoints_percent_of_box", "PVE_best_of_3"):
         assert f"test/{name}" in report
+    # Another run may start from an image model, and be without a readout.
+    options += [f"output={folder / 'image_again'}", f"pretrained={weights}", "training.weights.readout=0"]
+    run("train_mega.py", *options, "trainer.max_steps=1", "training.backbone_steps=0")
 
     run("demo.py", f"input={pictures / 'test' / 'images'}", f"output={folder / 'out'}", f"weights={folder}")
     files = list((folder / "out").glob("*.npz"))
@@ -106,6 +120,34 @@ def test_image_model_of_another_tokenizer_is_refused(folder, tokenizer, vqmae, t
     )
     assert result.returncode != 0
     assert "does not fit this CVQMAE: decoder.head.bias has shape (512,) instead of (32,)" in result.stderr
+
+
+@pytest.fixture
+def readout() -> Readout:
+    torch.manual_seed(0)
+    return Readout(channels=8, grid=(5, 3), tokenizer=toy_tokenizer())
+
+
+def test_readout_learns_where_things_are(readout):
+    """Gradient descent on the losses leads the reading to the truth: places, depth and codes mean what they say."""
+    features = torch.randn(2, 8, 5, 3)
+    n_keypoints = readout.n_keypoints
+    on_crop = torch.rand(2, n_keypoints, 2) * 1.6 - 0.8
+    on_crop[0, 0] = torch.tensor([7.0, 0.0])  # outside of the crop: left out
+    depth, codes = torch.randn(2, n_keypoints), readout(features).codes.detach() + readout.std
+    optimizer = torch.optim.Adam(readout.parameters(), 0.02)
+    for _ in range(400):
+        losses = readout.losses(readout(features), codes, on_crop, depth)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert losses["place"] < 0.1
+    assert losses["depth"] < 0.1
+    assert losses["codes"] < 0.1
+    # x runs along the rows of a map, y down its columns.
+    reading = readout(features)
+    best = readout.cells[reading.heat.argmax(-1)]  # (B, J, 2)
+    assert (best - on_crop)[1].abs().max() < 0.2
 
 
 def test_neighbours_share_the_target():

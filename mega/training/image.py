@@ -17,6 +17,9 @@ from mega.training.optim import adamw_warmup_cosine
 from mega.training.readout import Readout
 from mesh_vq_vae import MeshVQVAE
 
+# Of the readout's own losses; they bring each to the order of one at first.
+_READOUT_WEIGHTS = {"codes": 1.0, "heat": 0.3, "place": 3.0, "depth": 5.0}
+
 
 class LossWeights(NamedTuple):
     """Weights of the terms. The first three are the published ones, the others help a small model.
@@ -26,7 +29,7 @@ class LossWeights(NamedTuple):
     keypoints2d: L1 of the visible keypoints, projected with the predicted camera, in halves of the crop.
     points: mean distance, in metres, of canonical vertices decoded from the expected codes (softmax-weighted).
     keypoints3d: mean distance, in metres, of the keypoints in the camera frame, so that rotation and pose agree.
-    readout: the two keypoint terms and the squared error of the codes, of the `Readout`; 0 leaves it out.
+    readout: the two keypoint terms and the losses of the `Readout`; 0 leaves it out.
     """
 
     tokens: float = 1.0
@@ -134,10 +137,14 @@ class CVQMAETraining(L.LightningModule):
         return sum(getattr(self.weights, name) * value for name, value in terms.items())
 
     def _readout_loss(self, features: Tensor, rotation: Tensor, cam: Tensor, batch: dict) -> Tensor:
-        joints, codes = self.readout(features)
-        true_codes = self.tokenizer.vq_vae.lookup(batch["tokens"])
-        in_keypoints = self._weighted(_keypoint_terms(joints, rotation, cam, batch))
-        return in_keypoints + self.readout.code_error(codes, true_codes)
+        reading = self.readout(features)
+        codes = self.tokenizer.vq_vae.lookup(batch["tokens"])
+        depth = (batch["keypoints3d"] @ batch["rotmat"].transpose(1, 2))[..., 2]
+        losses = self.readout.losses(reading, codes, batch["keypoints2d"][..., :2], depth)
+        for name, value in losses.items():
+            self.log(f"train/readout_{name}", value)
+        in_keypoints = self._weighted(_keypoint_terms(reading.keypoints, rotation, cam, batch))
+        return in_keypoints + sum(weight * losses[name] for name, weight in _READOUT_WEIGHTS.items())
 
     def _token_terms(self, features: Tensor, rotation: Tensor, cam: Tensor, batch: dict) -> dict[str, Tensor]:
         tokens = batch["tokens"]
@@ -161,7 +168,9 @@ class CVQMAETraining(L.LightningModule):
         features = self._measure(batch, "val")
         if self.readout is not None:
             with self._exact():
-                joints, true = (x[:, list(COCO17.joints)] for x in (self.readout(features)[0], batch["keypoints3d"]))
+                joints, true = (
+                    x[:, list(COCO17.joints)] for x in (self.readout(features).keypoints, batch["keypoints3d"])
+                )
                 error = mean_distance(procrustes_align(joints, true), true).mean()
             self.log("val/PA-MPJPE_of_readout", error, batch_size=len(true), prog_bar=True)
 
@@ -214,13 +223,13 @@ class CVQMAETraining(L.LightningModule):
         return adamw_warmup_cosine([p for p in self.model.parameters() if p.requires_grad], **self.optimizer_options)
 
 
-def _features_of_a_crop(model: CVQMAE, size: int) -> tuple[int, int]:
-    """Channels C and places h * w of what the backbone makes of a crop."""
+def _features_of_a_crop(model: CVQMAE, size: int) -> tuple[int, tuple[int, int]]:
+    """Channels C and grid (h, w) of what the backbone makes of a crop."""
     training = model.training
     with torch.no_grad():
         features = model.eval().features(torch.zeros(1, 3, size, size))
     model.train(training)
-    return features.shape[1], features[0, 0].numel()
+    return features.shape[1], tuple(features.shape[2:])
 
 
 def _keypoint_terms(joints: Tensor, rotation: Tensor, cam: Tensor, true: dict) -> dict[str, Tensor]:

@@ -8,11 +8,12 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mega.models import load_cvqmae, load_pretrained_vqmae, load_vqmae, save_model
+from mega.models import load_cvqmae, load_into, load_pretrained_vqmae, load_vqmae, save_model
 from mega.training.image import CVQMAETraining
 from mega.training.panels import PicturePanels
 from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
+from mesh_vq_vae.files import weights_format
 
 # Arguments of a backbone that whoever loads its weights has no use for.
 _TRAINING_ONLY = ("_target_", "pretrained", "frozen_stages")
@@ -53,6 +54,9 @@ def run_image_training(config: DictConfig) -> None:
         test(config, module, data)
         return
     if config.pretrained and not last_checkpoint(config.output).is_file():
-        vqmae, _ = load_vqmae(config.pretrained)
-        load_pretrained_vqmae(model, vqmae.state_dict())
+        if weights_format(config.pretrained) == "CVQMAE":
+            load_into(model, config.pretrained)
+        else:
+            load_pretrained_vqmae(model, load_vqmae(config.pretrained)[0].state_dict())
+        model.train()
     fit(config, module, data, callbacks=[PicturePanels(Path(config.output) / "panels")])
