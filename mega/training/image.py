@@ -51,6 +51,8 @@ class CVQMAETraining(L.LightningModule):
         base_lr: rate for a batch of 256; the rate is base_lr * batch_size / 256 (published).
         batch_size, warmup_steps, steps, weight_decay: of the optimizer.
         weights: of the losses, see `LossWeights`.
+        backbone_rate: learning rate of the backbone in those of the rest (published: 1): what is pre-trained is soon
+            spoilt.
         all_hidden: share of batches in which every token is hidden, as in deterministic prediction (published: 0).
         backbone_steps: in so many steps at first the readout alone teaches the backbone, rotation and camera, and the
             transformer waits: such a step costs a third of a whole one.
@@ -73,6 +75,7 @@ class CVQMAETraining(L.LightningModule):
         steps: int,
         weight_decay: float = 0.05,
         weights: dict | None = None,
+        backbone_rate: float = 1.0,
         all_hidden: float = 0.0,
         backbone_steps: int = 0,
         decoded: int | None = None,
@@ -86,7 +89,7 @@ class CVQMAETraining(L.LightningModule):
         self._tokenizer = [tokenizer.eval().requires_grad_(False)]
         self.weights = LossWeights(**(weights or {}))
         self.crop, self.all_hidden, self.backbone_steps, self.decoded = crop, all_hidden, backbone_steps, decoded
-        self.n_samples, self.sampled_people = n_samples, sampled_people
+        self.n_samples, self.sampled_people, self.backbone_rate = n_samples, sampled_people, backbone_rate
         self.optimizer_options = {
             "lr": base_lr * batch_size / 256,
             "warmup_steps": warmup_steps,
@@ -220,7 +223,12 @@ class CVQMAETraining(L.LightningModule):
                 self.log(f"test/{name}_best_of_{self.n_samples}", values.amin(1).mean(), batch_size=len(truth))
 
     def configure_optimizers(self) -> dict:
-        return adamw_warmup_cosine([p for p in self.model.parameters() if p.requires_grad], **self.optimizer_options)
+        learning = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        of_backbone = [p for name, p in learning.items() if name.startswith("model.backbone.")]
+        others = [p for name, p in learning.items() if not name.startswith("model.backbone.")]
+        lr = self.optimizer_options["lr"]
+        groups = [{"params": of_backbone, "lr": self.backbone_rate * lr}, {"params": others}]
+        return adamw_warmup_cosine(groups, **self.optimizer_options)
 
 
 def _features_of_a_crop(model: CVQMAE, size: int) -> tuple[int, tuple[int, int]]:

@@ -10,7 +10,7 @@ from torch import nn
 
 
 def adamw_warmup_cosine(
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | list[dict],
     lr: float,
     warmup_steps: int,
     steps: int,
@@ -18,6 +18,8 @@ def adamw_warmup_cosine(
     betas: tuple[float, float] = (0.9, 0.95),
 ) -> dict:
     """AdamW whose rate climbs linearly over `warmup_steps`, then falls along half a cosine to zero at `steps`.
+
+    `parameters` may be groups {"params": …, "lr": …} with rates of their own.
 
     Returns: what a LightningModule's `configure_optimizers` returns.
     """
