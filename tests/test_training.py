@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from mega.training.image import CVQMAETraining
 from mega.training.losses import neighbour_targets, soft_cross_entropy
 from mega.training.readout import Readout
-from tests.toy import toy_tokenizer
+from tests.toy import CROP, toy_model, toy_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,6 +121,21 @@ def test_image_model_of_another_tokenizer_is_refused(folder, tokenizer, vqmae, t
     )
     assert result.returncode != 0
     assert "does not fit this CVQMAE: decoder.head.bias has shape (512,) instead of (32,)" in result.stderr
+
+
+def test_everything_that_should_learn_does():
+    """Each parameter that is not frozen, the readout's too, is in the optimizer once; the backbone has its own rate."""
+    tokenizer = toy_tokenizer()
+    model, _ = toy_model(tokenizer.n_tokens)
+    options = {"base_lr": 1e-3, "batch_size": 256, "warmup_steps": 1, "steps": 10, "weights": {"readout": 1.0}}
+    module = CVQMAETraining(model, tokenizer, torch.arange(3), CROP, backbone_rate=0.5, **options)
+    optimizer = module.configure_optimizers()["optimizer"]
+    rates = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+    learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups) == len(learning)
+    for name, parameter in learning.items():
+        assert rates[id(parameter)] == (5e-4 if name.startswith("model.backbone.") else 1e-3), name
+    assert any(name.startswith("readout.") for name in learning)
 
 
 @pytest.fixture
