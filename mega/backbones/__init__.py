@@ -2,7 +2,8 @@
 
 from mega.backbones.efficientnet_lite import EfficientNetLite0
 from mega.backbones.hrnet import HRNetW48
+from mega.backbones.pretrained import load_pretrained
 from mega.backbones.resnet import ResNet50
 from mega.backbones.vit import ViT
 
-__all__ = ["EfficientNetLite0", "HRNetW48", "ResNet50", "ViT"]
+__all__ = ["EfficientNetLite0", "HRNetW48", "ResNet50", "ViT", "load_pretrained"]

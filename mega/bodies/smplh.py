@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Sequence
 from functools import cache
@@ -13,8 +14,12 @@ from smplx.lbs import lbs
 from torch import Tensor, nn
 
 from mega.bodies.body import mirrored_names
+from mega.user_files import require
+
+log = logging.getLogger(__name__)
 
 N_VERTICES, N_JOINTS, N_BETAS = 6890, 52, 10
+_SMPL_IN_SMPLH = (*range(22), 22, 37)
 #: The joints of a pose, root left out; the 30 of the hands stay flat.
 SMPL_JOINTS = (
     *("left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle", "spine3"),
@@ -143,12 +148,15 @@ class GenderedBody:
 
 @cache
 def _read_gender(path: Path, device: torch.device) -> GenderedBody:
-    """The body at `path`. Raises FileNotFoundError, or ValueError that says what is wrong with the file."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"SMPL-H is missing: {path}. Get 'Extended SMPL+H model' at https://mano.is.tue.mpg.de (free registration) "
-            f"and put its model.npz there."
-        )
+    return GenderedBody(read_smplh(path), device)
+
+
+def read_smplh(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an SMPL-H `model.npz`.
+
+    Raises FileNotFoundError with the file's source, or ValueError that says what is wrong with the file.
+    """
+    require(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _SHAPES if name in file.files}
@@ -164,26 +172,27 @@ def _read_gender(path: Path, device: torch.device) -> GenderedBody:
             raise ValueError(f"{path} is no SMPL-H body: {name} has shape {shape}, expected ({said}).{hint}")
     if arrays["shapedirs"].shape[2] < N_BETAS:
         raise ValueError(f"{path} has {arrays['shapedirs'].shape[2]} betas, {N_BETAS} are needed.")
-    return GenderedBody(arrays, device)
+    return arrays
 
 
 def read_regressor(path: Path, rows: int) -> Tensor:
     """A joint regressor (rows, 6890) float32 from a `.npy` file.
 
-    SMPL-H's 52 joints begin with 22 of SMPL's 24 and end otherwise, so a file of 52 rows is refused.
+    A file that was taken out of SMPL-H, as the published instructions say, has its 52 joints. They are cut to SMPL's
+    24: the first 22 are the same, and the first joints of the index fingers stand for SMPL's two hands.
 
     Raises FileNotFoundError, or ValueError that says what is wrong with the file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"The joint regressor {path} is missing; see body_models/README.md.")
+    require(path)
     try:
         regressor = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a joint regressor: {error}.") from error
     if regressor.shape == (N_VERTICES, rows):
         raise ValueError(f"{path} is transposed: its shape is {regressor.shape}, expected ({rows}, {N_VERTICES}).")
-    if regressor.shape == (N_JOINTS, N_VERTICES):
-        raise ValueError(f"{path} regresses SMPL-H's {N_JOINTS} joints, SMPL's {rows} are needed.")
+    if rows == 24 and regressor.shape == (N_JOINTS, N_VERTICES):
+        log.info("%s has SMPL-H's 52 joints: cut to SMPL's 24, its hands are the first joints of the index.", path)
+        regressor = regressor[list(_SMPL_IN_SMPLH)]
     if regressor.shape != (rows, N_VERTICES):
         raise ValueError(f"{path} has shape {regressor.shape}, expected ({rows}, {N_VERTICES}).")
     return torch.from_numpy(np.asarray(regressor, np.float32))

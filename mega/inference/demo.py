@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -118,7 +118,7 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
         detector.warn_of_strangers(paths)
     device = _device(config.device)
     try:
-        predictor = Predictor.load(Path(config.weights).expanduser(), device)
+        predictor = _predictor(config, device)
     except (OSError, ValueError) as error:
         raise InputError(str(error)) from error
     demo = Demo(
@@ -132,6 +132,25 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
         max_side=config.max_side,
     )
     return demo, paths
+
+
+def _predictor(config: DictConfig, device: torch.device) -> Predictor:
+    """From the folder `weights`, whose files say what they are, or as an experiment's config describes it."""
+    if "model" not in config:
+        return Predictor.load(Path(config.weights).expanduser(), device)
+    try:
+        body = instantiate(config.body)
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
+    return Predictor.of_experiment(
+        instantiate(config.tokenizer),
+        config.tokenizer_weights,
+        body,
+        instantiate(config.model),
+        config.weights,
+        OmegaConf.to_container(config.crop),
+        device,
+    )
 
 
 def _detector(config: DictConfig) -> Detector:

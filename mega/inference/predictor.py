@@ -4,14 +4,16 @@ predictor = Predictor.load("checkpoint/anny_lite")
 people = predictor(image, boxes)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mega.bodies import BodyModel
 from mega.geometry import (
     crop_camera_to_full,
     default_focal,
@@ -20,7 +22,7 @@ from mega.geometry import (
     square_box,
     square_crop,
 )
-from mega.models import CVQMAE, predict_deterministic, sample
+from mega.models import CVQMAE, load_into, load_tokenizer, predict_deterministic, sample
 from mega.models.checkpoint import load_cvqmae
 from mesh_vq_vae import MeshVQVAE
 
@@ -112,6 +114,29 @@ class Predictor:
             return cls(tokenizer, model, Crop(**config["crop"]), device)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"The weights in {folder} cannot be used: {error}") from error
+
+    @classmethod
+    def of_experiment(
+        cls,
+        tokenizer: Callable[..., MeshVQVAE],
+        tokenizer_weights: str | Path,
+        body: BodyModel,
+        model: CVQMAE,
+        weights: str | Path,
+        crop: Mapping,
+        device: str | torch.device = "cpu",
+    ) -> "Predictor":
+        """A model that a config has built, with released weights (or ours).
+
+        Args:
+            tokenizer: builds one for a body (`mega.models.build_tokenizer`).
+            crop: size and margin; mean and std are the backbone's.
+
+        Raises as `load`.
+        """
+        spoken = load_tokenizer(tokenizer_weights, partial(tokenizer, body=body))
+        normalisation = {"mean": model.backbone.mean, "std": model.backbone.std}
+        return cls(spoken, load_into(model, weights), Crop(**crop, **normalisation), device)
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, sampling: Sampling | None = None, focal: float | None = None

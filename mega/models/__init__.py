@@ -4,16 +4,19 @@ from mega.models.checkpoint import load_cvqmae, load_into, load_vqmae, save_mode
 from mega.models.cvqmae import CVQMAE, load_pretrained_vqmae
 from mega.models.masking import draw_hidden, masked_cross_entropy
 from mega.models.samplers import Prediction, predict_deterministic, sample, sample_unconditional
+from mega.models.tokenizer import build_tokenizer, load_tokenizer
 from mega.models.vqmae import VQMAE
 
 __all__ = [
     "CVQMAE",
     "VQMAE",
     "Prediction",
+    "build_tokenizer",
     "draw_hidden",
     "load_cvqmae",
     "load_into",
     "load_pretrained_vqmae",
+    "load_tokenizer",
     "load_vqmae",
     "masked_cross_entropy",
     "predict_deterministic",

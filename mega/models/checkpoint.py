@@ -18,6 +18,7 @@ import torch
 from mega.backbones import EfficientNetLite0, HRNetW48, ResNet50, ViT
 from mega.models.cvqmae import CVQMAE
 from mega.models.vqmae import VQMAE
+from mega.user_files import require
 from mesh_vq_vae.files import is_released, load_strictly, read_released, read_weights, to_dtype, write_weights
 
 BACKBONES = {
@@ -43,6 +44,7 @@ def load_into(model: VQMAE | CVQMAE, path: str | Path) -> VQMAE | CVQMAE:
 
     Raises as `load_cvqmae`.
     """
+    require(path)
     state = read_released(path) if is_released(path) else read_weights(path, type(model).__name__)[0]
     load_strictly(model, state, path)
     return model.eval()

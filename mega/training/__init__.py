@@ -2,6 +2,6 @@
 
 from mega.training.image_run import run_image_training
 from mega.training.pretraining import run_pretraining
-from mega.training.tokenizer import build_tokenizer, run_tokenizer
+from mega.training.tokenizer import run_tokenizer
 
-__all__ = ["build_tokenizer", "run_image_training", "run_pretraining", "run_tokenizer"]
+__all__ = ["run_image_training", "run_pretraining", "run_tokenizer"]

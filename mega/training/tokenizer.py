@@ -1,30 +1,16 @@
-"""The tokenizer of a body, and the modes of train_mesh_vqvae.py."""
+"""The modes of train_mesh_vqvae.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mega.bodies import BodyModel
 from mega.training.panels import MeshPanels
 from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, test
-from mesh_vq_vae import MeshVQVAE, build_hierarchy
-
-
-def build_tokenizer(body: BodyModel, steps: Sequence[Sequence[int]], seeds: Sequence[int], **options) -> MeshVQVAE:
-    """An untrained MeshVQVAE for a body, its hierarchy built from the faces (`steps`, `seeds`: `build_hierarchy`)."""
-    hierarchy = build_hierarchy(body.faces.cpu().numpy(), len(body.template), [tuple(s) for s in steps], seeds)
-    return MeshVQVAE(
-        hierarchy,
-        faces=body.faces.cpu(),
-        template=body.template.cpu(),
-        keypoint_regressor=body.keypoint_regressor.cpu(),
-        **options,
-    )
+from mesh_vq_vae import MeshVQVAE
 
 
 def run_tokenizer(config: DictConfig) -> None:

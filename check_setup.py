@@ -1,0 +1,23 @@
+"""Which files of the published setups are there, where the others come from, and whether they look right.
+
+    python check_setup.py                 for mega_hrnet, mega_resnet and mega_vit, in this folder
+    python check_setup.py root=DIR        in another one
+
+The default setup needs none of them. The exit status is 1 while any is missing or wrong.
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from mega.setup_check import check_setup
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="check_setup")
+def main(config: DictConfig) -> None:
+    sys.exit(0 if check_setup(config.root) else 1)
+
+
+if __name__ == "__main__":
+    main()

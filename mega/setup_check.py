@@ -1,0 +1,114 @@
+"""Which files of the published setups are there, and whether they look right. What `check_setup.py` runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mega.backbones import HRNetW48, ResNet50, ViT, load_pretrained
+from mega.bodies.smplh import read_regressor, read_smplh
+from mega.data.published import PublishedAnnotations
+from mega.models import CVQMAE, VQMAE
+from mega.user_files import FILES, UserFile
+from mesh_vq_vae.files import differences, read_released
+
+_BACKBONES = {"mega_hrnet": HRNetW48, "mega_resnet": ResNet50, "mega_vit": ViT}
+_STEPS = {
+    "demo": "demo",
+    "evaluation": "evaluation",
+    "pretraining": "pre-training",
+    "training": "training on pictures",
+}
+# Some of the released tokenizer's tensors, enough to tell it from its variants.
+_TOKENIZER = {
+    "vq_vae._embedding.weight": (512, 9),
+    "encoder.model.w_weights0": (6890, 10, 9),
+    "decoder.model.w_weights7": (54, 19, 9),
+}
+
+
+def check_setup(root: str | Path) -> bool:
+    """Print which files are there, experiment by experiment; True if every one is, and looks right."""
+    complete, missing = True, {}
+    for experiment in _BACKBONES:
+        files = [file for file in FILES if not file.experiments or experiment in file.experiments]
+        faults = {file.path: _fault(Path(root) / file.path, file, experiment) for file in files}
+        print(f"\nexperiment={experiment}")
+        width = max(len(file.path) for file in files)
+        for file in files:
+            state, remark = faults[file.path]
+            missing |= {file: None} if state == "missing" else {}
+            print(f"  {state:<7}  {file.path:<{width}}  {remark or file.what}")
+        for step, said in _STEPS.items():
+            lacking = [f.path for f in files if step in f.needed_for and faults[f.path][0] != "ok"]
+            print(f"  -> {said}: " + ("ready" if not lacking else f"lacks {len(lacking)} of these files"))
+        complete &= all(state == "ok" for state, _ in faults.values())
+    if missing:
+        print("\nWhere the missing files come from:")
+    for source in dict.fromkeys(file.source for file in missing):
+        print(f"\n  {source}")
+        for file in (file for file in missing if file.source == source):
+            print(f"    {file.path}: {file.how}")
+    print("\nThe default setup, Anny, needs none of these files.")
+    return complete
+
+
+def _fault(path: Path, file: UserFile, experiment: str) -> tuple[str, str]:
+    """("ok" | "missing" | "wrong", a remark)."""
+    if not path.exists():
+        return "missing", ""
+    try:
+        _check(path, file, experiment)
+    except (OSError, ValueError) as error:
+        return "wrong", str(error)
+    return "ok", ""
+
+
+def _check(path: Path, file: UserFile, experiment: str) -> None:
+    """Raise ValueError or OSError that says what is wrong with a file."""
+    with torch.device("meta"):  # names and shapes are enough, and take no memory
+        match file.kind:
+            case "smplh":
+                read_smplh(path)
+            case "regressor24":
+                read_regressor(path, 24)
+            case "regressor17":
+                read_regressor(path, 17)
+            case "annotations":
+                _check_pictures(path)
+            case "tokenizer":
+                _check_tokenizer(path)
+            case "vqmae":
+                _check_weights(path, VQMAE())
+            case "cvqmae":
+                _check_weights(path, CVQMAE(_BACKBONES[experiment]()))
+            case "backbone":
+                load_pretrained(_BACKBONES[experiment](), path)
+            case "folder":
+                if not any(path.iterdir()):
+                    raise ValueError(f"{path} is empty.")
+
+
+def _check_weights(path: Path, model: nn.Module) -> None:
+    if found := differences(model.state_dict(), read_released(path)):
+        raise ValueError(f"The weights in {path} do not fit this {type(model).__name__}: {found}.")
+
+
+def _check_tokenizer(path: Path) -> None:
+    state = read_released(path)
+    for key, shape in _TOKENIZER.items():
+        if key not in state or tuple(state[key].shape) != shape:
+            found = tuple(state[key].shape) if key in state else "missing"
+            raise ValueError(f"{path} is not the released tokenizer: {key} is {found}, expected {shape}.")
+
+
+def _check_pictures(path: Path) -> None:
+    """Every annotated picture is there."""
+    names = dict.fromkeys(PublishedAnnotations.load(path).imgname)
+    lacking = [name for name in names if not (path.parent / name).is_file()]
+    if lacking:
+        raise ValueError(
+            f"{len(lacking)} of {len(names)} annotated pictures are not in {path.parent}, e.g. {lacking[0]}"
+        )

@@ -1,0 +1,132 @@
+"""The files of the published setups, which their users hold and this repository cannot ship: where each comes from.
+
+What is said of a missing file is said here, so that a script that lacks one and `check_setup.py` use the same words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_MANO = (
+    'https://mano.is.tue.mpg.de (free account), page Downloads, "Extended SMPL+H model (used in AMASS)", smplh.tar.xz'
+)
+_RELEASED = "https://zenodo.org/records/14974141"
+_BEDLAM_IMAGES = (
+    "https://bedlam.is.tue.mpg.de (free account) and, for the pictures, the steps of "
+    'https://github.com/pixelite1201/BEDLAM/blob/master/docs/training.md, "Training CLIFF model with real images"'
+)
+
+
+@dataclass(frozen=True)
+class UserFile:
+    """A file or folder of the published setups.
+
+    Attributes:
+        path: where it belongs, from the project's root.
+        what: it is.
+        source: site, page and file name.
+        how: what to do with what was fetched.
+        kind: what it is checked as: smplh, regressor24, regressor17, tokenizer, vqmae, cvqmae, backbone, annotations,
+            folder.
+        needed_for: demo (and evaluation), pretraining, training, evaluation: the steps that cannot do without.
+        experiments: that need it; empty for all.
+    """
+
+    path: str
+    what: str
+    source: str
+    how: str
+    kind: str
+    needed_for: tuple[str, ...]
+    experiments: tuple[str, ...] = ()
+
+
+def _body(folder: str, gender: str, needed_for: tuple[str, ...]) -> UserFile:
+    how = f"extract it in body_models/ and rename the folder {gender} to {folder}" if folder != gender else "extract it"
+    return UserFile(f"body_models/smplh/{folder}/model.npz", f"SMPL-H, {gender}", _MANO, how, "smplh", needed_for)
+
+
+def _image_model(name: str) -> UserFile:
+    path = f"checkpoint/CVQMAE/mega_{name}"
+    return UserFile(path, "released image model", _RELEASED, "put it there", "cvqmae", ("demo",), (f"mega_{name}",))
+
+
+def _annotations(path: str, what: str) -> UserFile:
+    return UserFile(path, what, _BEDLAM_IMAGES, "keep the pictures beside it", "annotations", ("training",))
+
+
+FILES = (
+    _body("neutral", "neutral", ("demo",)),
+    _body("m", "male", ("training", "evaluation")),
+    _body("f", "female", ("training", "evaluation")),
+    UserFile(
+        "body_models/J_regressor_24.npy",
+        "regressor of SMPL's 24 joints",
+        "the SMPL-H file above",
+        "in body_models/: unzip smplh/m/model.npz J_regressor.npy, then rename it",
+        "regressor24",
+        ("demo",),
+    ),
+    UserFile(
+        "body_models/J_regressor_h36m.npy",
+        "regressor of H36M's 17 joints",
+        "https://github.com/open-mmlab/mmhuman3d/blob/main/docs/getting_started.md#body-model-preparation",
+        "rename it",
+        "regressor17",
+        ("training", "evaluation"),
+    ),
+    UserFile(
+        "checkpoint/MESH_VQVAE/mesh_vqvae_54", "released tokenizer", _RELEASED, "put it there", "tokenizer", ("demo",)
+    ),
+    UserFile("checkpoint/VQMAE/mega_pretrained", "released prior", _RELEASED, "put it there", "vqmae", ("training",)),
+    _image_model("hrnet"),
+    _image_model("resnet"),
+    _image_model("vit"),
+    UserFile(
+        "body_models/pose_hrnet_w48.pth",
+        "HRNet-W48 trained on poses",
+        "https://github.com/leoxiaobin/deep-high-resolution-net.pytorch",
+        "rename it",
+        "backbone",
+        ("training",),
+        ("mega_hrnet",),
+    ),
+    UserFile(
+        "body_models/vitpose_backbone.pth",
+        "ViT-H trained on poses",
+        "the section Training of https://github.com/shubham-goel/4D-Humans",
+        "put it there",
+        "backbone",
+        ("training",),
+        ("mega_vit",),
+    ),
+    UserFile(
+        "datasets/bedlam_animations",
+        "BEDLAM's animations",
+        'https://bedlam.is.tue.mpg.de (free account), page Downloads, "SMPL neutral" of the animation files',
+        "extract it in datasets/ and rename the folder",
+        "folder",
+        ("pretraining",),
+    ),
+    _annotations("datasets/coco/coco.npz", "COCO with BEDLAM's labels"),
+    _annotations("datasets/mpii/mpii.npz", "MPII with BEDLAM's labels"),
+    _annotations("datasets/h36m_train/h36m_train.npz", "H36M with BEDLAM's labels"),
+    _annotations("datasets/mpi-inf-3dhp/mpi_inf_3dhp_train.npz", "MPI-INF-3DHP with BEDLAM's labels"),
+)
+
+
+def describe(file: UserFile) -> str:
+    """Where a file comes from and what to do with it, as one line."""
+    return f"{file.what}, from {file.source}; {file.how}"
+
+
+def require(path: str | Path) -> None:
+    """Raise FileNotFoundError if a file is not there, with where it comes from if it is one of the published setups."""
+    path = Path(path)
+    if path.is_file():
+        return
+    for file in FILES:
+        if path.as_posix().endswith(file.path.split("/", 1)[1]):
+            raise FileNotFoundError(f"{path} is missing: {describe(file)}. (python check_setup.py lists every file.)")
+    raise FileNotFoundError(f"{path} is missing.")
