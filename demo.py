@@ -5,6 +5,7 @@
     python demo.py boxes=boxes.json                    {"name.jpg": [[x0, y0, x1, y1], …], …}, px
     python demo.py detector=torchvision                find the people (its weights are fetched at first use)
     python demo.py mode=stochastic samples=25          several meshes a person, and how far they spread
+    python demo.py experiment=mega_hrnet               the published model, from your files (python check_setup.py)
 
     input=demo_data        folder, file or glob pattern
     output=demo_out        folder for the results, made if need be
@@ -13,6 +14,8 @@
                            tightened around the first prediction, then it is predicted again
     mode=deterministic     deterministic | stochastic; the latter adds samples and their spread to the former
     samples=25 steps=5 temperature=1 seed=0            of the stochastic mode
+    decode=null            argmax | soft: the mesh of the likeliest codes, as published, or of the mean codes;
+                           null leaves it to the weights
     focal=null             of the camera, px; null assumes 1000/224 of the picture's longer side
     export=glb             glb | obj
     device=auto            auto | cpu | cuda | cuda:1 …

@@ -177,6 +177,14 @@ class MeshVQVAE(nn.Module):
         """Tokens (B, N) or (B, N, R) -> canonical vertices (B, V, 3) in metres."""
         return self.decode_latents(self.vq_vae.lookup(tokens))
 
+    def expected_codes(self, logits: Tensor) -> Tensor:
+        """Logits (B, N, K) -> the mean code at each place under them (B, N, D), for `decode_latents`. Differentiable.
+
+        Where several codes are likely, the mesh lies between theirs: nearer to the truth on average than the likeliest
+        one, and less of a body. For one codebook only.
+        """
+        return logits.softmax(-1) @ self.codebook
+
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write weights, layers and topology to one safetensors file, whole or not at all.
 

@@ -235,6 +235,7 @@ def test_a_bad_boxes_file_is_one_sentence(run, photos, tmp_path, content):
         ("output={tmp}/file", "cannot be written"),
         ("output={tmp}/photos", "holds the input"),
         ("mode=guess", "mode=guess"),
+        ("decode=best", "decode=best"),
         ("export=ply", "export=ply"),
         ("focal=-3", "focal=-3"),
         ("samples=0", "samples=0"),

@@ -15,6 +15,7 @@ from mega.inference.export import encode_mesh, write_together
 from mega.inference.images import output_names
 from mega.inference.predictor import spread
 from mega.inference.sheet import draw_sheet, scale_to_draw
+from mega.models import Prediction, codes_to_decode
 
 BOXES = np.array([[20.0, 10, 120, 210], [130, 30, 260, 220], [-40, 60, 90, 300]])
 
@@ -242,3 +243,20 @@ def test_pictures_of_odd_shapes_are_drawn(predictor, size):
     image = np.full((size[1], size[0], 3), 128, np.uint8)
     someone = predictor(image, np.array([[0.0, 0, *size]]), Sampling(samples=2, steps=2))
     assert draw_sheet(image, someone, max_side=256).dtype == np.uint8
+
+
+def test_soft_codes_are_the_mean_and_sharpen_to_the_likeliest(predictor):
+    """Where one code is certain both decodings agree; between two equally likely ones, soft lies in the middle."""
+    tokenizer = predictor.tokenizer
+    tokens = torch.randint(tokenizer.codebook_size, (2, tokenizer.n_tokens), generator=torch.Generator().manual_seed(0))
+    certain = 100.0 * torch.nn.functional.one_hot(tokens, tokenizer.codebook_size)
+    prediction = Prediction(tokens, certain, torch.zeros(2, 6), torch.zeros(2, 3))
+    likeliest = codes_to_decode(tokenizer, prediction, "argmax")
+    torch.testing.assert_close(codes_to_decode(tokenizer, prediction, "soft"), likeliest)
+    torch.testing.assert_close(tokenizer.decode_latents(likeliest), tokenizer.decode(tokens))
+    prediction.logits[0, 0, (tokens[0, 0] + 1) % tokenizer.codebook_size] = 100.0
+    both = [tokens[0, 0].item(), (tokens[0, 0].item() + 1) % tokenizer.codebook_size]
+    middle = tokenizer.codebook[both].mean(0)
+    torch.testing.assert_close(codes_to_decode(tokenizer, prediction, "soft")[0, 0], middle)
+    with pytest.raises(ValueError, match="choose from argmax, soft"):
+        codes_to_decode(tokenizer, prediction, "best")

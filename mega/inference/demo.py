@@ -20,6 +20,7 @@ from mega.inference.images import InputError, find_pictures, output_names, read_
 from mega.inference.predictor import Predictor, Sampling
 from mega.inference.report import Done, Timings, format_table
 from mega.inference.sheet import draw_sheet
+from mega.models.samplers import DECODINGS
 
 
 @dataclass
@@ -107,6 +108,8 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
     sampling = _sampling(config)
     if config.export not in MESH_FORMATS:
         raise InputError(f"export={config.export} is not known; choose from {', '.join(MESH_FORMATS)}.")
+    if config.decode not in (None, *DECODINGS):
+        raise InputError(f"decode={config.decode} is not known; choose from {', '.join(DECODINGS)}, or null.")
     if config.focal is not None and not _positive(config.focal):
         raise InputError(f"focal={config.focal} is not a focal length: give pixels above 0, or null.")
     paths = find_pictures(config.input)
@@ -137,7 +140,9 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
 def _predictor(config: DictConfig, device: torch.device) -> Predictor:
     """From the folder `weights`, whose files say what they are, or as an experiment's config describes it."""
     if "model" not in config:
-        return Predictor.load(Path(config.weights).expanduser(), device)
+        predictor = Predictor.load(Path(config.weights).expanduser(), device)
+        predictor.decoding = config.decode or predictor.decoding
+        return predictor
     try:
         body = instantiate(config.body)
     except InstantiationException as error:
@@ -150,6 +155,7 @@ def _predictor(config: DictConfig, device: torch.device) -> Predictor:
         config.weights,
         OmegaConf.to_container(config.crop),
         device,
+        config.decode or "argmax",
     )
 
 

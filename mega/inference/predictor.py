@@ -22,7 +22,7 @@ from mega.geometry import (
     square_box,
     square_crop,
 )
-from mega.models import CVQMAE, load_into, load_tokenizer, predict_deterministic, sample
+from mega.models import CVQMAE, codes_to_decode, load_into, load_tokenizer, predict_deterministic, sample
 from mega.models.checkpoint import load_cvqmae
 from mesh_vq_vae import MeshVQVAE
 
@@ -56,7 +56,8 @@ class Estimate:
     """What the transformer says about P people, before any mesh is made."""
 
     boxes: np.ndarray  # (P, 4) px
-    tokens: Tensor  # (P, N) the likeliest mesh
+    tokens: Tensor  # (P, N) the likeliest ones
+    codes: Tensor  # (P, N, D) that are decoded
     rotation: Tensor  # (P, 3, 3) canonical -> camera
     cam: Tensor  # (P, 3) weak perspective on the crop
     drawn: Tensor | None = None  # (P, Q, N) samples
@@ -82,9 +83,21 @@ class People:
 
 
 class Predictor:
-    """An image model and the tokenizer whose tokens it speaks."""
+    """An image model and the tokenizer whose tokens it speaks.
 
-    def __init__(self, tokenizer: MeshVQVAE, model: CVQMAE, crop: Crop, device: str | torch.device = "cpu"):
+    Args:
+        crop: how the model's pictures are prepared.
+        decoding: of deterministic predictions, see `mega.models.codes_to_decode`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: MeshVQVAE,
+        model: CVQMAE,
+        crop: Crop,
+        device: str | torch.device = "cpu",
+        decoding: str = "argmax",
+    ):
         for name in ("faces", "keypoint_regressor"):
             if getattr(tokenizer, name) is None:
                 raise ValueError(f"The tokenizer was saved without its {name.replace('_', ' ')}.")
@@ -95,7 +108,7 @@ class Predictor:
                 )
         self.tokenizer = tokenizer.eval().to(device)
         self.model = model.eval().to(device, memory_format=torch.channels_last)
-        self.crop = crop
+        self.crop, self.decoding = crop, decoding
         self.device = torch.device(device)
         self.faces = tokenizer.faces.cpu().numpy().astype(np.int32)
 
@@ -111,7 +124,7 @@ class Predictor:
         tokenizer = MeshVQVAE.load(folder / TOKENIZER_FILE)
         model, config = load_cvqmae(folder / MODEL_FILE)
         try:
-            return cls(tokenizer, model, Crop(**config["crop"]), device)
+            return cls(tokenizer, model, Crop(**config["crop"]), device, config.get("decode", "argmax"))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"The weights in {folder} cannot be used: {error}") from error
 
@@ -125,6 +138,7 @@ class Predictor:
         weights: str | Path,
         crop: Mapping,
         device: str | torch.device = "cpu",
+        decoding: str = "argmax",
     ) -> "Predictor":
         """A model that a config has built, with released weights (or ours).
 
@@ -136,7 +150,7 @@ class Predictor:
         """
         spoken = load_tokenizer(tokenizer_weights, partial(tokenizer, body=body))
         normalisation = {"mean": model.backbone.mean, "std": model.backbone.std}
-        return cls(spoken, load_into(model, weights), Crop(**crop, **normalisation), device)
+        return cls(spoken, load_into(model, weights), Crop(**crop, **normalisation), device, decoding)
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, sampling: Sampling | None = None, focal: float | None = None
@@ -155,7 +169,8 @@ class Predictor:
             return self._nobody(sampling)
         features = self.model.features(self.crops(image, boxes))  # (P, C, h, w)
         likeliest = predict_deterministic(self.model, features)
-        estimate = Estimate(boxes, likeliest.tokens, rot6d_to_matrix(likeliest.rot6d), likeliest.cam)
+        codes = codes_to_decode(self.tokenizer, likeliest, self.decoding)
+        estimate = Estimate(boxes, likeliest.tokens, codes, rot6d_to_matrix(likeliest.rot6d), likeliest.cam)
         if sampling is None:
             return estimate
         drawn = [self._draw(features[p : p + 1], sampling) for p in range(len(boxes))]
@@ -175,13 +190,13 @@ class Predictor:
         squares = torch.from_numpy(np.array(squares, np.float32).reshape(-1, 4))
         translation = crop_camera_to_full(estimate.cam.cpu(), squares, image_size, focal).to(self.device)
 
-        vertices = self._place(self._meshes(estimate.tokens), estimate.rotation, translation)
+        vertices = self._place(self._meshes(estimate.codes), estimate.rotation, translation)
         keypoints3d = self.tokenizer.keypoint_regressor @ vertices  # (P, 23, 3)
         principal_point = image_size / 2
         keypoints2d = project_perspective(keypoints3d.cpu(), focal, principal_point)
         samples = uncertainty = None
         if estimate.drawn is not None:
-            canonical = self._meshes(estimate.drawn)  # (P, Q, V, 3)
+            canonical = self._meshes(self.tokenizer.vq_vae.lookup(estimate.drawn))  # (P, Q, V, 3)
             samples = self._place(canonical, estimate.rotation[:, None], translation[:, None])
             uncertainty = spread(samples).cpu().numpy()
             samples = samples.cpu().numpy()
@@ -230,15 +245,16 @@ class Predictor:
         tokens = torch.zeros(0, self.tokenizer.n_tokens, dtype=torch.int64, device=self.device)
         rotation, cam = torch.zeros(0, 3, 3, device=self.device), torch.zeros(0, 3, device=self.device)
         drawn = None if sampling is None else tokens[:, None].expand(-1, sampling.samples, -1)
-        return Estimate(np.zeros((0, 4)), tokens, rotation, cam, drawn)
+        codes = torch.zeros(0, self.tokenizer.n_tokens, self.tokenizer.latent_dim, device=self.device)
+        return Estimate(np.zeros((0, 4)), tokens, codes, rotation, cam, drawn)
 
-    def _meshes(self, tokens: Tensor) -> Tensor:
-        """Tokens (..., N), any number of them, -> canonical vertices (..., V, 3)."""
-        vertices = tokens.new_empty((*tokens.shape[:-1], self.tokenizer.n_vertices, 3), dtype=torch.float32)
-        flat_tokens, flat_vertices = tokens.flatten(0, -2), vertices.flatten(0, -3)
-        for start in range(0, len(flat_tokens), _DECODED_AT_ONCE):
+    def _meshes(self, codes: Tensor) -> Tensor:
+        """Codes (..., N, D), any number of them, -> canonical vertices (..., V, 3)."""
+        vertices = codes.new_empty((*codes.shape[:-2], self.tokenizer.n_vertices, 3))
+        flat_codes, flat_vertices = codes.flatten(0, -3), vertices.flatten(0, -3)
+        for start in range(0, len(flat_codes), _DECODED_AT_ONCE):
             part = slice(start, start + _DECODED_AT_ONCE)
-            flat_vertices[part] = self.tokenizer.decode(flat_tokens[part])
+            flat_vertices[part] = self.tokenizer.decode_latents(flat_codes[part])
         return vertices
 
     @staticmethod

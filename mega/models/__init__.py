@@ -3,7 +3,13 @@
 from mega.models.checkpoint import load_cvqmae, load_into, load_vqmae, save_model
 from mega.models.cvqmae import CVQMAE, load_pretrained_vqmae
 from mega.models.masking import draw_hidden, masked_cross_entropy
-from mega.models.samplers import Prediction, predict_deterministic, sample, sample_unconditional
+from mega.models.samplers import (
+    Prediction,
+    codes_to_decode,
+    predict_deterministic,
+    sample,
+    sample_unconditional,
+)
 from mega.models.tokenizer import build_tokenizer, load_tokenizer
 from mega.models.vqmae import VQMAE
 
@@ -12,6 +18,7 @@ __all__ = [
     "VQMAE",
     "Prediction",
     "build_tokenizer",
+    "codes_to_decode",
     "draw_hidden",
     "load_cvqmae",
     "load_into",

@@ -5,7 +5,8 @@ The config of a CVQMAE file is
     {"model": {"n_tokens", "codebook_size", "dim", "encoder_depth", …, "cond_dim"},     arguments of CVQMAE
      "backbone": "efficientnet_lite0",                                                  a name in BACKBONES
      "backbone_args": {},                                                               its arguments; may be left out
-     "crop": {"size": px, "margin": …, "mean": [r, g, b], "std": [r, g, b]}}            how its pictures were prepared
+     "crop": {"size": px, "margin": …, "mean": [r, g, b], "std": [r, g, b]},            how its pictures were prepared
+     "decode": "argmax" | "soft"}                                                       of predictions; may be left out
 
 that of a VQMAE file has only "model". More entries are kept and returned.
 """

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from mega.models.cvqmae import CVQMAE
 from mega.models.vqmae import VQMAE
+from mesh_vq_vae import MeshVQVAE
 
 Rule = Literal["default", "published"]
+DECODINGS = ("argmax", "soft")
 # (what for: "ids" or "confidence"; step, from 0; shape) -> standard Gumbel noise
 Noise = Callable[[str, int, torch.Size], Tensor]
 # (tokens, hidden) after a step, both (B, Q, N)
@@ -44,6 +46,16 @@ def predict_deterministic(model: CVQMAE, features: Tensor) -> Prediction:
     rot6d, cam = model.rotcam(features)
     logits = _all_hidden_logits(lambda *state: model(features, *state), len(features), model.n_tokens, features.device)
     return Prediction(logits.argmax(dim=-1), logits, rot6d.float(), cam.float())
+
+
+@torch.no_grad()
+def codes_to_decode(tokenizer: MeshVQVAE, prediction: Prediction, decode: str) -> Tensor:
+    """Codes (B, N, D) for `tokenizer.decode_latents`: "argmax" the likeliest ones (published), "soft" the mean ones."""
+    if decode not in DECODINGS:
+        raise ValueError(f"decode={decode} is not known; choose from {', '.join(DECODINGS)}.")
+    if decode == "argmax":
+        return tokenizer.vq_vae.lookup(prediction.tokens)
+    return tokenizer.expected_codes(prediction.logits.float())
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mega.evaluation import COCO17, keypoint2d_error, mean_distance, mesh_errors
 from mega.geometry import procrustes_align, project_weak_perspective, rot6d_to_matrix
-from mega.models import CVQMAE, Prediction, predict_deterministic, sample
+from mega.models import CVQMAE, Prediction, codes_to_decode, predict_deterministic, sample
 from mega.models.masking import draw_hidden
 from mega.training.losses import neighbour_targets, soft_cross_entropy
 from mega.training.optim import adamw_warmup_cosine
@@ -59,6 +59,8 @@ class CVQMAETraining(L.LightningModule):
         decoded: how many people of a batch the tokenizer decodes for the terms that look at meshes; None for all.
         softness: how far the target of the cross-entropy spreads to neighbouring codes, as a multiple of the squared
             distance to the nearest one; 0 is one-hot (published).
+        decode: how deterministic predictions are measured: "argmax" (published) decodes the likeliest codes, "soft" the
+            mean ones; stored with the weights.
         n_samples: hypotheses in stochastic evaluation, drawn in 5 steps at temperature 1.
         sampled_people: how many people of the test split are evaluated stochastically, which takes long.
     """
@@ -80,6 +82,7 @@ class CVQMAETraining(L.LightningModule):
         backbone_steps: int = 0,
         decoded: int | None = None,
         softness: float = 0.0,
+        decode: str = "argmax",
         n_samples: int = 25,
         sampled_people: int = 200,
     ):
@@ -89,6 +92,7 @@ class CVQMAETraining(L.LightningModule):
         self._tokenizer = [tokenizer.eval().requires_grad_(False)]
         self.weights = LossWeights(**(weights or {}))
         self.crop, self.all_hidden, self.backbone_steps, self.decoded = crop, all_hidden, backbone_steps, decoded
+        self.decode = decode
         self.n_samples, self.sampled_people, self.backbone_rate = n_samples, sampled_people, backbone_rate
         self.optimizer_options = {
             "lr": base_lr * batch_size / 256,
@@ -159,7 +163,7 @@ class CVQMAETraining(L.LightningModule):
             cross_entropy = soft_cross_entropy(logits, self.targets[tokens], hidden)
             # The decoder is fed the expected code where a token is hidden, so that gradients reach the logits.
             some = slice(self.decoded)
-            expected = logits[some].softmax(-1) @ self.tokenizer.codebook  # (b, N, D)
+            expected = self.tokenizer.expected_codes(logits[some])  # (b, N, D)
             codes = torch.where(hidden[some, :, None], expected, self.tokenizer.vq_vae.lookup(tokens[some]))
             points, joints = self.tokenizer.decode_sparsely(codes, self.points)  # (b, S, 3), (b, 23, 3)
             true = {name: values[some] for name, values in batch.items()}
@@ -193,7 +197,8 @@ class CVQMAETraining(L.LightningModule):
     def _report(self, batch: dict, prediction: Prediction, split: str) -> None:
         rotation = rot6d_to_matrix(prediction.rot6d)
         truth = batch["vertices"] @ batch["rotmat"].transpose(1, 2)
-        mesh = self.tokenizer.decode(prediction.tokens) @ rotation.transpose(1, 2)
+        codes = codes_to_decode(self.tokenizer, prediction, self.decode)
+        mesh = self.tokenizer.decode_latents(codes) @ rotation.transpose(1, 2)
         errors = mesh_errors(mesh, truth, self.tokenizer.keypoint_regressor, COCO17)
         accuracy = (prediction.tokens == batch["tokens"]).float().mean()
         joints = self.tokenizer.keypoint_regressor @ mesh

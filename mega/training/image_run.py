@@ -39,6 +39,7 @@ def run_image_training(config: DictConfig) -> None:
             "backbone": config.backbone_name,
             "backbone_args": {k: v for k, v in config.backbone.items() if k not in _TRAINING_ONLY},
             "crop": crop,
+            "decode": module.decode,
         }
         save_model(module.model, config.weights, description, dtype=torch.float16)
         print(f"wrote {config.weights}")

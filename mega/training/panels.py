@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mega.geometry import crop_camera_to_full, rot6d_to_matrix
-from mega.models import predict_deterministic
+from mega.models import codes_to_decode, predict_deterministic
 from mega.rendering import draw_people, draw_side_view, panel
 
 
@@ -73,9 +73,10 @@ class PicturePanels(L.Callback):
         images = batch["image"][: self.n_pictures]
         prediction = predict_deterministic(module.model, module.features(images))
         rotation = rot6d_to_matrix(prediction.rot6d)
+        codes = codes_to_decode(module.tokenizer, prediction, module.decode)
         meshes = {
             "truth": batch["vertices"][: len(images)] @ batch["rotmat"][: len(images)].transpose(1, 2),
-            "prediction": module.tokenizer.decode(prediction.tokens) @ rotation.transpose(1, 2),
+            "prediction": module.tokenizer.decode_latents(codes) @ rotation.transpose(1, 2),
         }
         faces = module.tokenizer.faces.cpu().numpy()
         size = images.shape[-1]
