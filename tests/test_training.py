@@ -124,18 +124,30 @@ def test_image_model_of_another_tokenizer_is_refused(folder, tokenizer, vqmae, t
 
 
 def test_everything_that_should_learn_does():
-    """Each parameter that is not frozen, the readout's too, is in the optimizer once; the backbone has its own rate."""
+    """Each parameter that is not frozen, the readout's too, is in the optimizer once, with the right rate."""
     tokenizer = toy_tokenizer()
     model, _ = toy_model(tokenizer.n_tokens)
-    options = {"base_lr": 1e-3, "batch_size": 256, "warmup_steps": 1, "steps": 10, "weights": {"readout": 1.0}}
-    module = CVQMAETraining(model, tokenizer, torch.arange(3), CROP, backbone_rate=0.5, **options)
-    optimizer = module.configure_optimizers()["optimizer"]
-    rates = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+    options = {"base_lr": 1e-3, "batch_size": 256, "warmup_steps": 2, "steps": 10, "weights": {"readout": 1.0}}
+    module = CVQMAETraining(model, tokenizer, torch.arange(3), CROP, backbone_rate=0.5, backbone_steps=4, **options)
+    configured = module.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
     learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups) == len(learning)
+    assert len(group_of) == sum(len(group["params"]) for group in optimizer.param_groups) == len(learning)
     for name, parameter in learning.items():
-        assert rates[id(parameter)] == (5e-4 if name.startswith("model.backbone.") else 1e-3), name
-    assert any(name.startswith("readout.") for name in learning)
+        kind = "other" if name.startswith(("readout.", "model.decoder.rot", "model.decoder.cam_")) else "transformer"
+        kind = "backbone" if name.startswith("model.backbone.") else kind
+        assert group_of[id(parameter)] == ["backbone", "other", "transformer"].index(kind), name
+    rates = []
+    for _ in range(11):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    backbone, other, transformer = zip(*rates, strict=True)
+    assert other[:3] == pytest.approx([0.5e-3, 1e-3, 1e-3])
+    assert backbone == pytest.approx([0.5 * rate for rate in other])
+    assert transformer[:7] == pytest.approx([0, 0, 0, 0, 0.5e-3, 1e-3, 1e-3])
+    assert other[10] == transformer[10] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.fixture

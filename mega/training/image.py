@@ -13,10 +13,12 @@ from mega.geometry import procrustes_align, project_weak_perspective, rot6d_to_m
 from mega.models import CVQMAE, Prediction, codes_to_decode, predict_deterministic, sample
 from mega.models.masking import draw_hidden
 from mega.training.losses import neighbour_targets, soft_cross_entropy
-from mega.training.optim import adamw_warmup_cosine
+from mega.training.optim import ParameterGroup, adamw_warmup_cosine
 from mega.training.readout import Readout
 from mesh_vq_vae import MeshVQVAE
 
+# The heads of the model that learn from the first step on: rotation and camera.
+_READ_OFF_FEATURES = tuple(f"model.decoder.{name}." for name in ("rotcam_head", "rot_predictor", "cam_predictor"))
 # Of the readout's own losses; they bring each to the order of one at first.
 _READOUT_WEIGHTS = {"codes": 1.0, "heat": 0.3, "place": 3.0, "depth": 5.0}
 
@@ -228,11 +230,21 @@ class CVQMAETraining(L.LightningModule):
                 self.log(f"test/{name}_best_of_{self.n_samples}", values.amin(1).mean(), batch_size=len(truth))
 
     def configure_optimizers(self) -> dict:
-        learning = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        of_backbone = [p for name, p in learning.items() if name.startswith("model.backbone.")]
-        others = [p for name, p in learning.items() if not name.startswith("model.backbone.")]
-        lr = self.optimizer_options["lr"]
-        groups = [{"params": of_backbone, "lr": self.backbone_rate * lr}, {"params": others}]
+        backbone, transformer, others = [], [], []
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if name.startswith("model.backbone."):
+                backbone.append(parameter)
+            elif name.startswith("model.") and not name.startswith(_READ_OFF_FEATURES):
+                transformer.append(parameter)
+            else:
+                others.append(parameter)
+        groups = [
+            ParameterGroup(backbone, rate=self.backbone_rate),
+            ParameterGroup(others),
+            ParameterGroup(transformer, start=self.backbone_steps),
+        ]
         return adamw_warmup_cosine(groups, **self.optimizer_options)
 
 

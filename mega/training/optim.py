@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with a learning rate of their own: `rate` times that of the others, from step `start` on."""
+
+    parameters: Sequence[nn.Parameter]
+    rate: float = 1.0
+    start: int = 0
+
+
 def adamw_warmup_cosine(
-    parameters: Iterable[nn.Parameter] | list[dict],
+    groups: Sequence[ParameterGroup],
     lr: float,
     warmup_steps: int,
     steps: int,
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.95),
 ) -> dict:
-    """AdamW whose rate climbs linearly over `warmup_steps`, then falls along half a cosine to zero at `steps`.
-
-    `parameters` may be groups {"params": …, "lr": …} with rates of their own.
+    """AdamW whose rates climb linearly over `warmup_steps`, then fall along half a cosine to zero at `steps`.
 
     Returns: what a LightningModule's `configure_optimizers` returns.
     """
+    parameters = [{"params": list(group.parameters), "lr": group.rate * lr} for group in groups]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
 
-    def share(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    def share(step: int, start: int) -> float:
+        """Of the rate, at a step."""
+        if step < start:
+            return 0.0
+        if step < start + warmup_steps:
+            return (step - start + 1) / warmup_steps
+        done = (step - start - warmup_steps) / max(1, steps - start - warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    shares = [lambda step, start=group.start: share(step, start) for group in groups]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shares)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

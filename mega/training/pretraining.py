@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mega.models import VQMAE, draw_hidden, load_vqmae, masked_cross_entropy, sample_unconditional, save_model
 from mega.rendering import panel
-from mega.training.optim import adamw_warmup_cosine
+from mega.training.optim import ParameterGroup, adamw_warmup_cosine
 from mega.training.panels import draw_body, log_picture
 from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
@@ -77,7 +77,7 @@ class VQMAETraining(L.LightningModule):
             self.log(name.format("token_accuracy"), accuracy, batch_size=len(tokens))
 
     def configure_optimizers(self) -> dict:
-        return adamw_warmup_cosine(self.model.parameters(), **self.optimizer_options)
+        return adamw_warmup_cosine([ParameterGroup(list(self.model.parameters()))], **self.optimizer_options)
 
 
 class RandomBodyPanels(L.Callback):
