@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mega.bodies import BodyModel
 from mega.geometry import (
     crop_camera_to_full,
     default_focal,
@@ -25,6 +25,9 @@ from mega.geometry import (
 from mega.models import CVQMAE, codes_to_decode, load_into, load_tokenizer, predict_deterministic, sample
 from mega.models.checkpoint import load_cvqmae
 from mesh_vq_vae import MeshVQVAE
+
+if TYPE_CHECKING:  # who uses trained weights needs no body
+    from mega.bodies import BodyModel
 
 TOKENIZER_FILE = "tokenizer.safetensors"
 MODEL_FILE = "cvqmae.safetensors"
@@ -133,7 +136,7 @@ class Predictor:
         cls,
         tokenizer: Callable[..., MeshVQVAE],
         tokenizer_weights: str | Path,
-        body: BodyModel,
+        body: "BodyModel",
         model: CVQMAE,
         weights: str | Path,
         crop: Mapping,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mega.bodies import BodyModel
 from mega.user_files import require
 from mesh_vq_vae import MeshVQVAE, build_hierarchy
 from mesh_vq_vae.files import is_released
+
+if TYPE_CHECKING:  # who uses trained weights needs no body
+    from mega.bodies import BodyModel
 
 
 def build_tokenizer(body: BodyModel, steps: Sequence[Sequence[int]], seeds: Sequence[int], **options) -> MeshVQVAE:
