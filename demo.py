@@ -29,6 +29,7 @@ For NAME.jpg the output folder gets, all of them or none:
     NAME.npz               vertices (P, V, 3) float32 in the camera frame of the full picture: metres, x right,
                            y down, z forward; faces (F, 3); boxes (P, 4) px; focal px; principal_point (2,) px;
                            tokens (P, N); keypoints3d (P, 23, 3) metres; keypoints2d (P, 23, 2) px
+                           (SMPL's 24 joints with experiment=mega_*)
                            in stochastic mode samples (P, Q, V, 3) and uncertainty (P, V), metres: the standard
                            deviation of where the samples put each vertex
 

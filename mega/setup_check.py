@@ -17,9 +17,9 @@ from mesh_vq_vae.files import differences, read_released
 _BACKBONES = {"mega_hrnet": HRNetW48, "mega_resnet": ResNet50, "mega_vit": ViT}
 _STEPS = {
     "demo": "demo",
-    "evaluation": "evaluation",
+    "evaluation": "evaluation, besides those for the demo",
     "pretraining": "pre-training",
-    "training": "training on pictures",
+    "training": "training on pictures, besides those for the demo",
 }
 # Some of the released tokenizer's tensors, enough to tell it from its variants.
 _TOKENIZER = {
@@ -43,7 +43,7 @@ def check_setup(root: str | Path) -> bool:
             print(f"  {state:<7}  {file.path:<{width}}  {remark or file.what}")
         for step, said in _STEPS.items():
             lacking = [f.path for f in files if step in f.needed_for and faults[f.path][0] != "ok"]
-            print(f"  -> {said}: " + ("ready" if not lacking else f"lacks {len(lacking)} of these files"))
+            print(f"  -> files for {said}: " + ("all there" if not lacking else f"{len(lacking)} missing or wrong"))
         complete &= all(state == "ok" for state, _ in faults.values())
     if missing:
         print("\nWhere the missing files come from:")

@@ -29,7 +29,8 @@ class UserFile:
         how: what to do with what was fetched.
         kind: what it is checked as: smplh, regressor24, regressor17, tokenizer, vqmae, cvqmae, backbone, annotations,
             folder.
-        needed_for: demo (and evaluation), pretraining, training, evaluation: the steps that cannot do without.
+        needed_for: the steps that cannot do without: demo, pretraining, training, evaluation. What the demo needs, all
+            others but the pre-training need too.
         experiments: that need it; empty for all.
     """
 
@@ -74,7 +75,7 @@ FILES = (
         "https://github.com/open-mmlab/mmhuman3d/blob/main/docs/getting_started.md#body-model-preparation",
         "rename it",
         "regressor17",
-        ("training", "evaluation"),
+        ("demo",),
     ),
     UserFile(
         "checkpoint/MESH_VQVAE/mesh_vqvae_54", "released tokenizer", _RELEASED, "put it there", "tokenizer", ("demo",)

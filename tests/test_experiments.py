@@ -12,7 +12,9 @@ import trimesh
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from mega.bodies import smplh
 from mega.setup_check import check_setup
+from mega.user_files import FILES
 from tests.golden.golden import GOLDEN_DIR, recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,6 +88,19 @@ def test_a_missing_file_says_where_it_comes_from(demo) -> None:
     assert "checkpoint/CVQMAE/mega_vit is missing: released image model, from https://zenodo.org" in errors
 
 
+@pytest.mark.parametrize("path", [f.path for f in FILES if "demo" in f.needed_for and not f.experiments])
+def test_the_demo_needs_what_is_said_to_be_needed(demo, files, path) -> None:
+    """And nothing else: `files` holds no more than these."""
+    (files / path).rename(files / "away")
+    smplh._read_gender.cache_clear()
+    try:
+        status, errors = demo("experiment=mega_resnet")
+    finally:
+        (files / "away").rename(files / path)
+    assert status == 1
+    assert f"{path} is missing: " in errors
+
+
 def test_setup_is_told(files, capsys) -> None:
     (files / "body_models" / "smplh" / "m").mkdir(exist_ok=True)
     with (files / "body_models" / "smplh" / "m" / "model.npz").open("wb") as file:
@@ -96,5 +111,7 @@ def test_setup_is_told(files, capsys) -> None:
     assert "ok       checkpoint/MESH_VQVAE/mesh_vqvae_54" in output
     assert "wrong    body_models/smplh/m/model.npz" in output
     assert "it lacks J_regressor" in output
-    assert "wrong    checkpoint/CVQMAE/mega_resnet" in output  # its transformer is small
+    resnet = output.split("experiment=")[2]
+    assert "files for demo: 1 missing or wrong" in resnet  # its transformer is small
+    assert "wrong    checkpoint/CVQMAE/mega_resnet" in output
     assert "missing  datasets/coco/coco.npz" in output
