@@ -3,7 +3,7 @@
 The config of a CVQMAE file is
 
     {"model": {"n_tokens", "codebook_size", "dim", "encoder_depth", …, "cond_dim"},     arguments of CVQMAE
-     "backbone": "efficientnet_lite0",                                                  a name in BACKBONES
+     "backbone": "blazepose",                                                           a name in BACKBONES
      "backbone_args": {},                                                               its arguments; may be left out
      "crop": {"size": px, "margin": …, "mean": [r, g, b], "std": [r, g, b]},            how its pictures were prepared
      "decode": "argmax" | "soft"}                                                       of predictions; may be left out
@@ -16,13 +16,14 @@ from pathlib import Path
 
 import torch
 
-from mega.backbones import EfficientNetLite0, HRNetW48, ResNet50, ViT
+from mega.backbones import BlazePose, EfficientNetLite0, HRNetW48, ResNet50, ViT
 from mega.models.cvqmae import CVQMAE
 from mega.models.vqmae import VQMAE
 from mega.user_files import require
 from mesh_vq_vae.files import is_released, load_strictly, read_released, read_weights, to_dtype, write_weights
 
 BACKBONES = {
+    "blazepose": BlazePose,
     "efficientnet_lite0": partial(EfficientNetLite0, pretrained=False),
     "hrnet_w48": HRNetW48,
     "resnet50": ResNet50,

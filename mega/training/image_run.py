@@ -16,7 +16,7 @@ from mesh_vq_vae import MeshVQVAE
 from mesh_vq_vae.files import weights_format
 
 # Arguments of a backbone that whoever loads its weights has no use for.
-_TRAINING_ONLY = ("_target_", "pretrained", "frozen_stages")
+_TRAINING_ONLY = ("_target_", "pretrained", "weights", "frozen_stages", "frozen_blocks")
 
 
 def run_image_training(config: DictConfig) -> None:
