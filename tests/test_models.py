@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mega.backbones import EfficientNetLite0
 from mega.models import (
     CVQMAE,
     VQMAE,
@@ -275,36 +274,3 @@ def test_backbone_and_first_step_run_once(features: Tensor) -> None:
 def test_unknown_rule_is_refused(cvqmae: CVQMAE, features: Tensor) -> None:
     with pytest.raises(ValueError, match="There is no rule"):
         sample(cvqmae, features, rule="paper")
-
-
-# The embedded backbone
-
-
-def test_efficientnet_lite() -> None:
-    backbone = EfficientNetLite0().eval()
-    images = torch.rand(2, 3, 96, 64, generator=gen())
-    images[1, :, 32:, :32] *= 0.3
-    with torch.no_grad():
-        features = backbone(images)
-    assert features.shape == (2, backbone.out_channels, 3, 2)
-    # Pre-trained: activations are of a sane size and tell pictures apart.
-    assert 0.1 < features.std() < 10
-    assert (features[0] - features[1]).abs().mean() > 0.5 * features.mean()
-
-
-def test_frozen_stages_do_not_move():
-    torch.manual_seed(0)
-    free, frozen = (EfficientNetLite0(pretrained=False, frozen_stages=n).train() for n in (0, 3))
-    frozen.load_state_dict(free.state_dict())
-    images = torch.randn(2, 3, 64, 64)
-    before = {k: v.clone() for k, v in frozen.state_dict().items()}
-    frozen(images).sum().backward()
-    with torch.no_grad():
-        for parameter in frozen.parameters():
-            if parameter.grad is not None:
-                parameter -= parameter.grad
-    moved = {k for k, v in frozen.state_dict().items() if not torch.equal(v, before[k])}
-    assert {int(k.split(".")[1]) for k in moved if k.startswith("blocks.")} == {3, 4, 5, 6}
-    assert {k.split(".")[0] for k in moved} == {"blocks", "conv_head", "bn2"}
-    free.eval(), frozen.load_state_dict(before), frozen.eval()
-    torch.testing.assert_close(free(images), frozen(images))
