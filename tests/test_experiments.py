@@ -1,10 +1,13 @@
 """The published setups on made-up files that lie where the users' own do."""
 
+import csv
+import re
 import runpy
 import shutil
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from mega.bodies import smplh
+from mega.models import VQMAE
 from mega.setup_check import check_setup
 from mega.user_files import FILES
 from tests.golden.golden import GOLDEN_DIR, recipe
@@ -99,6 +103,94 @@ def test_the_demo_needs_what_is_said_to_be_needed(demo, files, path) -> None:
         (files / "away").rename(files / path)
     assert status == 1
     assert f"{path} is missing: " in errors
+
+
+@pytest.fixture(scope="module")
+def annotated(files) -> Path:
+    """The same with what training and evaluation need besides: bodies of both genders, the prior, two data sets."""
+    for gender in ("m", "f"):
+        shutil.copytree(files / "body_models" / "smplh" / "neutral", files / "body_models" / "smplh" / gender)
+    model = composed().model
+    sizes = {k: model[k] for k in ("n_tokens", "codebook_size", "dim", "encoder_depth", "decoder_depth")}
+    torch.save({"model": VQMAE(**sizes).state_dict()}, files / "checkpoint" / "mega_pretrained")
+    rng = np.random.default_rng(0)
+    people = 5
+    columns = {
+        "imgname": np.array([f"images/{i % 2}.jpg" for i in range(people)]),
+        "center": np.full((people, 2), 100.0),
+        "gender": np.array(["m", "f", "neutral", "male", "female"]),
+    }
+    pose, shape = 0.2 * rng.standard_normal((people, 72)), rng.standard_normal((people, 10))
+    points = np.concatenate([rng.uniform(0, 200, (people, 24, 2)), np.ones((people, 24, 1))], axis=2)
+    flavours = {
+        "coco/coco": {"scale": np.full(people, 0.9), "pose_cam": pose, "shape": shape, "part": points},
+        "3dpw/3dpw_test": {
+            "imgname": np.char.add("datasets/3dpw/", columns["imgname"]),
+            "scale": np.full(people, 1 / 0.9),
+            "root_orient": pose[:, :3],
+            "pose_body": pose[:, 3:],
+            "betas": shape,
+            "j2d": points,
+        },
+    }
+    for path, flavour in flavours.items():
+        (files / "datasets" / path).parent.joinpath("images").mkdir(parents=True)
+        np.savez(files / "datasets" / f"{path}.npz", **columns | flavour)
+        for i in range(2):
+            picture = rng.integers(0, 255, (200, 200, 3), dtype=np.uint8)
+            cv2.imwrite(str((files / "datasets" / path).parent / "images" / f"{i}.jpg"), picture)
+    return files
+
+
+@pytest.fixture
+def script(annotated, monkeypatch, capsys):
+    """script("train_mega.py", "mode=test", …) -> stdout, in the folder of made-up files."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.chdir(annotated)
+        monkeypatch.setattr(sys, "argv", [name, "experiment=mega_resnet", *SMALL, *arguments])
+        try:
+            runpy.run_path(ROOT / name, run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                pytest.fail(capsys.readouterr().err)
+        return capsys.readouterr().out
+
+    return run
+
+
+TRAINING = ("pretrained=checkpoint/mega_pretrained", "data.workers=0", "data.batch_size=2", "loss_points=8")
+
+
+def test_training_and_evaluation_with_released_files(script, annotated) -> None:
+    """A step from the released prior, and the errors of the released image model on a few rows."""
+    script("train_mega.py", *TRAINING, "trainer.max_steps=1", "trainer.log_every_n_steps=1")
+    state = torch.load(annotated / "runs" / "resnet50" / "checkpoints" / "last.ckpt", weights_only=False)
+    assert state["global_step"] == 1
+    (log,) = (annotated / "runs" / "resnet50").glob("csv/*/metrics.csv")
+    with log.open() as file:
+        (losses,) = (row for row in csv.DictReader(file) if row["train/loss"])
+    assert float(losses["train/tokens"]) == pytest.approx(np.log(512), rel=0.2)
+    assert all(float(losses[f"train/{name}"]) > 0 for name in ("rotation", "keypoints2d"))
+
+    options = ("mode=test", "data.limit=3", "training.n_samples=2", "data.workers=0")
+    report = script("train_mega.py", *TRAINING, *options, "data.eval_batch_size=2")
+    assert re.search(r"test/PVE +\d+\.\d+", report)
+    # Numbers do not depend on the batch: one of 2 and one of 1, or three of 1.
+    deterministic = re.compile(r"test/(PVE|MPJPE|PA-MPJPE|PA-PVE|2d_keypoints_percent_of_box) +(\S+)")
+    ones = script("train_mega.py", *TRAINING, *options, "data.eval_batch_size=1")
+    found, again = dict(deterministic.findall(report)), dict(deterministic.findall(ones))
+    assert len(found) == 5
+    assert {k: float(v) for k, v in found.items()} == pytest.approx({k: float(v) for k, v in again.items()}, abs=0.02)
+
+
+def test_random_bodies_of_the_released_prior(script, annotated) -> None:
+    said = script("generate.py", "pretrained=checkpoint/mega_pretrained", "n=2", "steps=3")
+    assert re.fullmatch(r"2 bodies in generated/, \d+ mm apart on average\n", said)
+    with np.load(annotated / "generated" / "bodies.npz") as bodies:
+        assert bodies["vertices"].shape == (2, 6890, 3)
+        assert bodies["tokens"].shape == (2, 54)
+    assert (annotated / "generated" / "body_01.glb").is_file()
 
 
 def test_setup_is_told(files, capsys) -> None:

@@ -6,5 +6,16 @@ from mega.data.body_meshes import BodyBatches, BodyMeshData
 from mega.data.body_tokens import BodyTokenData
 from mega.data.image_data import ImageData
 from mega.data.image_dataset import ImageDataset
+from mega.data.published_images import PublishedImageData, PublishedImages
 
-__all__ = ["Annotations", "Augmentation", "BodyBatches", "BodyMeshData", "BodyTokenData", "ImageData", "ImageDataset"]
+__all__ = [
+    "Annotations",
+    "Augmentation",
+    "BodyBatches",
+    "BodyMeshData",
+    "BodyTokenData",
+    "ImageData",
+    "ImageDataset",
+    "PublishedImageData",
+    "PublishedImages",
+]

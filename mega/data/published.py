@@ -10,7 +10,7 @@ scale: box = 200 * scale px                        scale stored inverted: box = 
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import cv2
@@ -48,6 +48,11 @@ class PublishedAnnotations:
 
     def __len__(self) -> int:
         return len(self.imgname)
+
+    def select(self, rows: np.ndarray | slice) -> PublishedAnnotations:
+        """The table of these rows."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "smpl_joints"}
+        return replace(self, **{name: column[rows] for name, column in columns.items()})
 
     @classmethod
     def load(cls, path: str | Path) -> PublishedAnnotations:

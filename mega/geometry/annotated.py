@@ -121,6 +121,15 @@ def patch_matrix(center: np.ndarray, scale: float, size: int, degrees: float = 0
     return cv2.getAffineTransform(in_picture.astype(np.float32), on_crop.astype(np.float32))
 
 
+def patch_keypoints(
+    keypoints: np.ndarray, center: np.ndarray, scale: float, size: int = 256, degrees: float = 0.0
+) -> np.ndarray:
+    """Keypoints (J, 3) x, y px and confidence -> (J, 3) float32, x and y in [-1, 1] on the ViT's crop. Makes a copy."""
+    matrix = patch_matrix(center, scale, size, degrees)
+    on_crop = keypoints[:, :2] @ matrix[:, :2].T + matrix[:, 2]
+    return np.column_stack([2 * on_crop / size - 1, keypoints[:, 2]]).astype(np.float32)
+
+
 def patch_crop(
     image: np.ndarray, center: np.ndarray, scale: float, size: int = 256, degrees: float = 0.0, mirrored: bool = False
 ) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The masked transformers and the samplers that draw meshes from them."""
 
-from mega.models.checkpoint import load_cvqmae, load_into, load_vqmae, save_model
+from mega.models.checkpoint import load_cvqmae, load_into, load_vqmae, read_state, save_model
 from mega.models.cvqmae import CVQMAE, load_pretrained_vqmae
 from mega.models.masking import draw_hidden, masked_cross_entropy
 from mega.models.samplers import (
@@ -10,11 +10,13 @@ from mega.models.samplers import (
     sample,
     sample_unconditional,
 )
+from mega.models.speed import PRECISIONS, speed_up
 from mega.models.tokenizer import build_tokenizer, load_tokenizer
 from mega.models.vqmae import VQMAE
 
 __all__ = [
     "CVQMAE",
+    "PRECISIONS",
     "VQMAE",
     "Prediction",
     "build_tokenizer",
@@ -27,7 +29,9 @@ __all__ = [
     "load_vqmae",
     "masked_cross_entropy",
     "predict_deterministic",
+    "read_state",
     "sample",
     "sample_unconditional",
     "save_model",
+    "speed_up",
 ]

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mega.backbones import BlazePose, EfficientNetLite0, HRNetW48, ResNet50, ViT
 from mega.models.cvqmae import CVQMAE
@@ -46,10 +47,14 @@ def load_into(model: VQMAE | CVQMAE, path: str | Path) -> VQMAE | CVQMAE:
 
     Raises as `load_cvqmae`.
     """
-    require(path)
-    state = read_released(path) if is_released(path) else read_weights(path, type(model).__name__)[0]
-    load_strictly(model, state, path)
+    load_strictly(model, read_state(path, type(model).__name__), path)
     return model.eval()
+
+
+def read_state(path: str | Path, format: str) -> dict[str, Tensor]:
+    """The state dict of a released file, or of one of ours that says it holds a `format` (VQMAE, CVQMAE)."""
+    require(path)
+    return read_released(path) if is_released(path) else read_weights(path, format)[0]
 
 
 def load_vqmae(path: str | Path) -> tuple[VQMAE, dict]:

@@ -162,3 +162,10 @@ def _vertex_colors(colors: np.ndarray | None, shape: tuple[int, ...]) -> np.ndar
     if colors.ndim == 2:
         colors = np.repeat(colors[:, None], count, axis=1)
     return colors.reshape(-1, 3)
+
+
+def draw_body(vertices: np.ndarray, faces: np.ndarray, height: int = 256) -> np.ndarray:
+    """A canonical mesh (V, 3), Y up, seen from in front: (height, W, 3) uint8 RGB."""
+    x, y, z = vertices.T
+    facing_right = np.stack([z, -y, x], 1)  # in a camera's axes; the side view looks from the right
+    return draw_side_view(facing_right[None].astype(np.float32), faces, height)

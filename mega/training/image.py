@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from mega.evaluation import COCO17, keypoint2d_error, mean_distance, mesh_errors
+from mega.evaluation import COCO17, Protocol, keypoint2d_error, mean_distance, mesh_errors
 from mega.geometry import procrustes_align, project_weak_perspective, rot6d_to_matrix
 from mega.models import CVQMAE, Prediction, codes_to_decode, predict_deterministic, sample
 from mega.models.masking import draw_hidden
@@ -51,7 +51,9 @@ class CVQMAETraining(L.LightningModule):
         points: (S,) vertices that the loss looks at, those of the batches' "points".
         crop: {"size", "margin", "mean", "std"} of the pictures, stored with the weights.
         base_lr: rate for a batch of 256; the rate is base_lr * batch_size / 256 (published).
-        batch_size, warmup_steps, steps, weight_decay: of the optimizer.
+        batch_size, weight_decay: of the optimizer.
+        steps: of the whole training; below 1, as many as the trainer is going to make.
+        warmup_steps: of the optimizer; below 1, a share of all steps.
         weights: of the losses, see `LossWeights`.
         backbone_rate: learning rate of the backbone in those of the rest (published: 1): what is pre-trained is soon
             spoilt.
@@ -63,6 +65,7 @@ class CVQMAETraining(L.LightningModule):
             distance to the nearest one; 0 is one-hot (published).
         decode: how deterministic predictions are measured: "argmax" (published) decodes the likeliest codes, "soft" the
             mean ones; stored with the weights.
+        protocol: of the errors in validation and test, on the keypoints of the batches.
         n_samples: hypotheses in stochastic evaluation, drawn in 5 steps at temperature 1.
         sampled_people: how many people of the test split are evaluated stochastically, which takes long.
     """
@@ -75,7 +78,7 @@ class CVQMAETraining(L.LightningModule):
         crop: dict,
         base_lr: float,
         batch_size: int,
-        warmup_steps: int,
+        warmup_steps: float,
         steps: int,
         weight_decay: float = 0.05,
         weights: dict | None = None,
@@ -85,6 +88,7 @@ class CVQMAETraining(L.LightningModule):
         decoded: int | None = None,
         softness: float = 0.0,
         decode: str = "argmax",
+        protocol: Protocol = COCO17,
         n_samples: int = 25,
         sampled_people: int = 200,
     ):
@@ -94,7 +98,7 @@ class CVQMAETraining(L.LightningModule):
         self._tokenizer = [tokenizer.eval().requires_grad_(False)]
         self.weights = LossWeights(**(weights or {}))
         self.crop, self.all_hidden, self.backbone_steps, self.decoded = crop, all_hidden, backbone_steps, decoded
-        self.decode = decode
+        self.decode, self.protocol = decode, protocol
         self.n_samples, self.sampled_people, self.backbone_rate = n_samples, sampled_people, backbone_rate
         self.optimizer_options = {
             "lr": base_lr * batch_size / 256,
@@ -178,7 +182,7 @@ class CVQMAETraining(L.LightningModule):
         if self.readout is not None:
             with self._exact():
                 joints, true = (
-                    x[:, list(COCO17.joints)] for x in (self.readout(features).keypoints, batch["keypoints3d"])
+                    x[:, list(self.protocol.joints)] for x in (self.readout(features).keypoints, batch["keypoints3d"])
                 )
                 error = mean_distance(procrustes_align(joints, true), true).mean()
             self.log("val/PA-MPJPE_of_readout", error, batch_size=len(true), prog_bar=True)
@@ -201,7 +205,7 @@ class CVQMAETraining(L.LightningModule):
         truth = batch["vertices"] @ batch["rotmat"].transpose(1, 2)
         codes = codes_to_decode(self.tokenizer, prediction, self.decode)
         mesh = self.tokenizer.decode_latents(codes) @ rotation.transpose(1, 2)
-        errors = mesh_errors(mesh, truth, self.tokenizer.keypoint_regressor, COCO17)
+        errors = mesh_errors(mesh, truth, self.tokenizer.keypoint_regressor, self.protocol)
         accuracy = (prediction.tokens == batch["tokens"]).float().mean()
         joints = self.tokenizer.keypoint_regressor @ mesh
         on_crop = project_weak_perspective(joints, prediction.cam)
@@ -223,7 +227,7 @@ class CVQMAETraining(L.LightningModule):
             errors = []
             for samples in tokens.unbind(1):  # one by one: 25 meshes of each person at once take gigabytes
                 mesh = self.tokenizer.decode(samples) @ rotation.transpose(1, 2)
-                errors.append(mesh_errors(mesh, truth, self.tokenizer.keypoint_regressor, COCO17))
+                errors.append(mesh_errors(mesh, truth, self.tokenizer.keypoint_regressor, self.protocol))
             for name in errors[0]:
                 values = torch.stack([e[name] for e in errors], 1)  # (B, Q)
                 self.log(f"test/{name}_one_sample", values[:, 0].mean(), batch_size=len(truth))
@@ -245,7 +249,12 @@ class CVQMAETraining(L.LightningModule):
             ParameterGroup(others),
             ParameterGroup(transformer, start=self.backbone_steps),
         ]
-        return adamw_warmup_cosine(groups, **self.optimizer_options)
+        options = dict(self.optimizer_options)
+        if options["steps"] < 1:
+            options["steps"] = self.trainer.estimated_stepping_batches
+        if options["warmup_steps"] < 1:
+            options["warmup_steps"] = round(options["warmup_steps"] * options["steps"])
+        return adamw_warmup_cosine(groups, **options)
 
 
 def _features_of_a_crop(model: CVQMAE, size: int) -> tuple[int, tuple[int, int]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mega.models import load_cvqmae, load_into, load_pretrained_vqmae, load_vqmae, save_model
+from mega.backbones import load_pretrained
+from mega.models import CVQMAE, load_cvqmae, load_into, load_pretrained_vqmae, load_tokenizer, read_state, save_model
 from mega.training.image import CVQMAETraining
 from mega.training.panels import PicturePanels
 from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, model_arguments, test
@@ -22,42 +24,64 @@ _TRAINING_ONLY = ("_target_", "pretrained", "weights", "frozen_stages", "frozen_
 def run_image_training(config: DictConfig) -> None:
     """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
     check_mode(config.mode)
-    tokenizer = MeshVQVAE.load(config.tokenizer_weights)
-    crop = OmegaConf.to_container(config.crop)
-    if config.mode == "test":
-        model, description = load_cvqmae(config.weights)
-        crop = description["crop"]
-    else:
-        model = instantiate(config.model, n_tokens=tokenizer.n_tokens, codebook_size=tokenizer.codebook_size)
-        crop |= {"mean": list(model.backbone.mean), "std": list(model.backbone.std)}
+    body = instantiate(config.body)
+    tokenizer = load_tokenizer(config.tokenizer_weights, partial(instantiate(config.tokenizer), body=body))
+    model, crop = _model_to_test(config, tokenizer) if config.mode == "test" else _new_model(config, tokenizer)
     points = torch.linspace(0, tokenizer.n_vertices - 1, config.loss_points).long()
-    module: CVQMAETraining = instantiate(config.training)(model=model, tokenizer=tokenizer, points=points, crop=crop)
-    if config.mode == "export":
-        load_module_weights(module, last_checkpoint(config.output))
-        description = {
-            "model": model_arguments(config.model, tokenizer) | {"cond_dim": model.backbone.out_channels},
-            "backbone": config.backbone_name,
-            "backbone_args": {k: v for k, v in config.backbone.items() if k not in _TRAINING_ONLY},
-            "crop": crop,
-            "decode": module.decode,
-        }
-        save_model(module.model, config.weights, description, dtype=torch.float16)
-        print(f"wrote {config.weights}")
+    sizes = {"crop_size": crop["size"], "margin": crop["margin"]}
+    data = instantiate(config.data)(body=body, tokenizer=tokenizer, points=points, **sizes)
+    # Losses and errors look at the keypoints that the pictures are annotated with.
+    tokenizer.keypoint_regressor = data.keypoint_regressor
+    build = instantiate(config.training)
+    module: CVQMAETraining = build(model=model, tokenizer=tokenizer, points=points, crop=crop, protocol=data.protocol)
+    match config.mode:
+        case "test":
+            test(config, module, data)
+        case "export":
+            _export(config, module)
+        case "train":
+            if not last_checkpoint(config.output).is_file():
+                _start_from_trained(config, model)
+            fit(config, module, data, callbacks=[PicturePanels(Path(config.output) / "panels")])
+
+
+def _new_model(config: DictConfig, tokenizer: MeshVQVAE) -> tuple[CVQMAE, dict]:
+    """The model that the config describes, and how its crops are prepared."""
+    model = instantiate(config.model, n_tokens=tokenizer.n_tokens, codebook_size=tokenizer.codebook_size)
+    normalisation = {"mean": list(model.backbone.mean), "std": list(model.backbone.std)}
+    return model, OmegaConf.to_container(config.crop) | normalisation
+
+
+def _model_to_test(config: DictConfig, tokenizer: MeshVQVAE) -> tuple[CVQMAE, dict]:
+    """The model in `weights`: a file of ours says itself what it is, a released one is what the config says."""
+    if weights_format(config.weights) is not None:
+        model, description = load_cvqmae(config.weights)
+        return model, description["crop"]
+    model, crop = _new_model(config, tokenizer)
+    return load_into(model, config.weights), crop
+
+
+def _start_from_trained(config: DictConfig, model: CVQMAE) -> None:
+    """What a new run starts from: a trained backbone, and a VQMAE or a whole image model."""
+    if config.backbone_weights:
+        load_pretrained(model.backbone, config.backbone_weights)
+    if not config.pretrained:
         return
-    data = instantiate(config.data)(
-        body=instantiate(config.body),
-        tokenizer=tokenizer,
-        points=points,
-        crop_size=crop["size"],
-        margin=crop["margin"],
-    )
-    if config.mode == "test":
-        test(config, module, data)
-        return
-    if config.pretrained and not last_checkpoint(config.output).is_file():
-        if weights_format(config.pretrained) == "CVQMAE":
-            load_into(model, config.pretrained)
-        else:
-            load_pretrained_vqmae(model, load_vqmae(config.pretrained)[0].state_dict())
-        model.train()
-    fit(config, module, data, callbacks=[PicturePanels(Path(config.output) / "panels")])
+    if weights_format(config.pretrained) == "CVQMAE":
+        load_into(model, config.pretrained).train()
+    else:
+        load_pretrained_vqmae(model, read_state(config.pretrained, "VQMAE"))
+
+
+def _export(config: DictConfig, module: CVQMAETraining) -> None:
+    load_module_weights(module, last_checkpoint(config.output))
+    model = module.model
+    description = {
+        "model": model_arguments(config.model, module.tokenizer) | {"cond_dim": model.backbone.out_channels},
+        "backbone": config.backbone_name,
+        "backbone_args": {k: v for k, v in config.backbone.items() if k not in _TRAINING_ONLY},
+        "crop": module.crop,
+        "decode": module.decode,
+    }
+    save_model(model, config.weights, description, dtype=torch.float16)
+    print(f"wrote {config.weights}")

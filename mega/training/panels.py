@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from mega.geometry import crop_camera_to_full, rot6d_to_matrix
 from mega.models import codes_to_decode, predict_deterministic
-from mega.rendering import draw_people, draw_side_view, panel
+from mega.rendering import draw_body, draw_people, panel
 
 
 class MeshPanels(L.Callback):
@@ -38,13 +38,6 @@ class MeshPanels(L.Callback):
             for meshes, caption in ((truth, "bodies"), (reconstruction, "from tokens"))
         ]
         log_picture(trainer, self.folder, panel(rows))
-
-
-def draw_body(vertices: np.ndarray, faces: np.ndarray, height: int = 256) -> np.ndarray:
-    """A canonical mesh (V, 3), Y up, seen from in front: (height, W, 3) uint8 RGB."""
-    x, y, z = vertices.T
-    facing_right = np.stack([z, -y, x], 1)  # in a camera's axes; the side view looks from the right
-    return draw_side_view(facing_right[None].astype(np.float32), faces, height)
 
 
 def log_picture(trainer: L.Trainer, folder: Path, picture: np.ndarray) -> None:
@@ -83,7 +76,7 @@ class PicturePanels(L.Callback):
         focal = 5.0 * size  # far away: near the weak perspective of the predicted camera
         square = torch.tensor([[0.0, 0.0, size, size]]).expand(len(images), 4)
         shift = crop_camera_to_full(prediction.cam.cpu(), square, torch.tensor([size, size]).float(), focal)
-        pictures = images.permute(0, 2, 3, 1).cpu().numpy()
+        pictures = images.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8)
         rows = [[(picture, "picture" if i == 0 else "") for i, picture in enumerate(pictures)]]
         for name, mesh in meshes.items():
             placed = (mesh.cpu() + shift[:, None]).numpy()

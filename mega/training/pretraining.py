@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mega.models import VQMAE, draw_hidden, load_vqmae, masked_cross_entropy, sample_unconditional, save_model
-from mega.rendering import panel
+from mega.rendering import draw_body, panel
 from mega.training.optim import ParameterGroup, adamw_warmup_cosine
-from mega.training.panels import draw_body, log_picture
+from mega.training.panels import log_picture
 from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mega.bodies.smplh import SMPLHBody
 from mega.data.published import PublishedAnnotations, read_published_rgb
+from mega.data.published_images import PublishedImages, Source
 from mega.geometry.annotated import PART24_TO_17, annotated_crop, keypoints_on_crop
 from tests.golden.golden import Arrays, assert_close, golden_cases, load, recipe
 
@@ -49,7 +50,7 @@ def test_items(path: Path, body: SMPLHBody, tmp_path: Path) -> None:
         assert table.smpl_joints == (flavour == "3dpw")
         assert (arrays[f"{flavour}_is_3dpw"] == table.smpl_joints).all()
         for row in range(len(table)):
-            _check_item(arrays, flavour, table, row, root, body)
+            _check_item(arrays, flavour, table, row, root, body, tmp_path / f"{flavour}.npz")
         for row, (said, ours) in enumerate(zip(arrays[f"{flavour}_gender_out"], table.gender, strict=True)):
             assert ours.startswith(said), (row, said, ours)
         names = [str((root / n).relative_to(tmp_path)) for n in table.imgname]
@@ -60,15 +61,21 @@ def test_items(path: Path, body: SMPLHBody, tmp_path: Path) -> None:
     arrays.assert_all_read()
 
 
-def _check_item(arrays: Arrays, flavour: str, table: PublishedAnnotations, row: int, root: Path, body: SMPLHBody):
+def _check_item(
+    arrays: Arrays, flavour: str, table: PublishedAnnotations, row: int, root: Path, body: SMPLHBody, file: Path
+):
     picture = root / table.imgname[row]
     picture.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(picture), arrays["image_bgr"].numpy())
+    item = PublishedImages(Source(file, root), SIZE)[row]
     crop = annotated_crop(read_published_rgb(picture), table.center[row], table.scale[row], SIZE) / 255
     where = arrays["idx"].numpy()
     raw, normalised = crop.transpose(2, 0, 1).ravel(), ((crop - MEAN) / STD).transpose(2, 0, 1).ravel()
     assert_close(raw[where], arrays[f"{flavour}_raw_val"][row], 1e-5, f"{flavour}_raw_val {row}")
     assert_close(normalised[where], arrays[f"{flavour}_img_val"][row], 1e-5, f"{flavour}_img_val {row}")
+    assert_close(item["image"].flatten()[where] / 255, arrays[f"{flavour}_raw_val"][row], 1e-5, f"{flavour} item {row}")
+    known = item["keypoints2d"][:24] if table.smpl_joints else item["keypoints2d"][24:]
+    assert_close(known[:, :2], arrays[f"{flavour}_j2d"][row][:, :2], 1e-6, f"{flavour} keypoints of item {row}")
 
     for _ in range(2):  # reading twice gives the same
         keypoints = keypoints_on_crop(table.keypoints2d[row], table.center[row], table.scale[row], SIZE)

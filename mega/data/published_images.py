@@ -1,0 +1,271 @@
+"""The published data sets' pictures and annotations, for training and testing image models on SMPL-H."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import roma
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mega.bodies.smplh import GENDERS, SMPLHBody
+from mega.data.augmentation import Augmentation
+from mega.data.published import PublishedAnnotations, read_published_rgb
+from mega.evaluation import MEGA, Protocol
+from mega.geometry.annotated import (
+    MIRRORED_PART17,
+    MIRRORED_SMPL,
+    PART24_TO_17,
+    annotated_crop,
+    keypoints_on_crop,
+    mirror_keypoints,
+    mirror_pose,
+    patch_crop,
+    patch_keypoints,
+    turn_root,
+)
+from mesh_vq_vae import MeshVQVAE
+
+# Rows of the H36M regressor in the order of the real images' 17 keypoints.
+_H36M_ORDER = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
+_N_SMPL, _N_H36M = 24, 17
+N_KEYPOINTS = _N_SMPL + _N_H36M
+
+
+@dataclass(frozen=True)
+class Source:
+    """An annotation file.
+
+    Attributes:
+        path: of the file.
+        root: folder that its picture names start from; the file's own if left out.
+        share: of an epoch's items in training, against those of the others; with None all rows are taken once.
+    """
+
+    path: Path
+    root: Path | None = None
+    share: float | None = None
+
+
+class PublishedImages(Dataset):
+    """Crops of one annotation file. An item is a function of (seed, epoch, index) and of nothing else.
+
+    Args:
+        source: the file and where its pictures are.
+        crop_size: side of the crops, px.
+        patch: cut them as the ViT's training does (exactly, a tenth wider), not as that of HRNet and ResNet.
+        augmentation: changes to the crops (`shift` is not used); none if left out.
+        flip_probability: how often a person is seen in a mirror.
+        seed: of the augmentation.
+        limit: use the first so many rows only.
+
+    An item is a dict of
+        image: (3, S, S) RGB in [0, 255]: uint8, but float32 without augmentation, since published evaluation does not
+            round what it cuts out.
+        pose: (21, 3) axis-angle, radians; betas: (10,); gender: index into GENDERS.
+        rotmat: (3, 3) from the canonical to the camera frame, turned along with the crop.
+        keypoints2d: (41, 3) SMPL's 24 joints and the 17 of H36M: x, y in crop coordinates and confidence. That is 0 for
+            the set that the file does not annotate, and scaled for the other, so that a mean over all is its mean.
+        index: row.
+
+    Source of the conventions: the published annotation files (`PublishedAnnotations`).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        crop_size: int = 224,
+        patch: bool = False,
+        augmentation: Augmentation | None = None,
+        flip_probability: float = 0.0,
+        seed: int = 0,
+        limit: int | None = None,
+    ):
+        self.annotations = PublishedAnnotations.load(source.path).select(slice(limit))
+        self.root = Path(source.root or Path(source.path).parent)
+        self.crop_size, self.patch = crop_size, patch
+        self.augmentation, self.flip_probability = augmentation, flip_probability
+        self.seed, self.epoch = seed, 0
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"Row {index} of {len(self)}.")
+        known = self.annotations
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        degrees, scale, mirrored = 0.0, known.scale[index], rng.random() < self.flip_probability
+        if self.augmentation is not None:
+            degrees = self.augmentation.draw_degrees(rng)
+            scale = scale * (1 + self.augmentation.scale * rng.uniform(-1, 1))
+        image = read_published_rgb(self.root / known.imgname[index])
+        where = (known.center[index], scale, self.crop_size, degrees)
+        cut, move = (patch_crop, patch_keypoints) if self.patch else (annotated_crop, keypoints_on_crop)
+        try:
+            crop = cut(image, *where)
+        except ValueError as error:
+            raise ValueError(f"row {index}, {known.imgname[index]}: {error}") from error
+        if self.augmentation is not None:
+            crop = self.augmentation.draw_look(crop.round().astype(np.uint8), rng)
+        else:
+            crop = crop.astype(np.float32)
+        keypoints = move(known.keypoints2d[index], *where)
+        pose = known.pose[index].copy()
+        pose[0] = turn_root(pose[0], degrees)
+        if not known.smpl_joints:
+            keypoints = keypoints[list(PART24_TO_17)]
+        if mirrored:
+            keypoints = mirror_keypoints(keypoints, MIRRORED_SMPL if known.smpl_joints else MIRRORED_PART17)
+            crop, pose = crop[:, ::-1].copy(), mirror_pose(pose)
+        pose = torch.from_numpy(pose).float()
+        return {
+            "image": torch.from_numpy(crop).permute(2, 0, 1),
+            "pose": pose[1:],
+            "betas": torch.from_numpy(known.betas[index]).float(),
+            "gender": GENDERS.index(known.gender[index]),
+            "rotmat": roma.rotvec_to_rotmat(pose[0]),
+            "keypoints2d": _among_all(torch.from_numpy(keypoints).float(), known.smpl_joints),
+            "index": index,
+        }
+
+
+def _among_all(keypoints: Tensor, smpl_joints: bool) -> Tensor:
+    """(24, 3) of SMPL or (17, 3) of H36M -> (41, 3), see `PublishedImages`."""
+    every = torch.zeros(N_KEYPOINTS, 3)
+    rows = slice(_N_SMPL) if smpl_joints else slice(_N_SMPL, None)
+    every[rows] = keypoints * torch.tensor([1, 1, N_KEYPOINTS / len(keypoints)])
+    return every
+
+
+class Mixture(Dataset):
+    """Several data sets as one epoch: of each its share, drawn anew every epoch; whole where no shares are given.
+
+    Args:
+        parts: the data sets.
+        shares: of the epoch's items, in the order of the parts; None takes every item of every part once.
+        epoch, seed: of the draw. The epoch's length is that of all parts together.
+    """
+
+    def __init__(self, parts: Sequence[PublishedImages], shares: Sequence[float] | None, epoch: int = 0, seed: int = 0):
+        self.parts = parts
+        for part in parts:
+            part.epoch = epoch
+        total = sum(map(len, parts))
+        if shares is None:
+            counts, rows = [len(part) for part in parts], [np.arange(len(part)) for part in parts]
+        else:
+            counts = [round(total * share / sum(shares)) for share in shares]
+            rng = np.random.default_rng((seed, epoch))
+            rows = [_draw(len(part), n, rng) for part, n in zip(parts, counts, strict=True)]
+        self.part_of = np.repeat(np.arange(len(parts)), counts)
+        self.row_of = np.concatenate(rows)
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        return self.parts[self.part_of[index]][int(self.row_of[index])]
+
+
+def _draw(n_rows: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    """n of n_rows rows; none twice before all have been taken once."""
+    rounds = [rng.permutation(n_rows) for _ in range(-(-n // n_rows))]
+    return np.concatenate([*rounds, np.empty(0, np.int64)])[:n]
+
+
+class PublishedImageData(L.LightningDataModule):
+    """Batches of `PublishedImages` with meshes made on the device: "vertices", "tokens", "points", "keypoints3d".
+
+    Args:
+        body: SMPL-H; tokenizer: makes the tokens.
+        train: {name: {"path", "root", "share"}}, see `Source`; val, test: {"path", "root"}, or None.
+        crop_size, patch, augmentation, flip_probability, limit, seed: see `PublishedImages`.
+        margin: 1: the boxes of the annotations are cut as they are.
+        batch_size: people a training step; `eval_batch_size` elsewhere.
+        points: (S,) vertices that the training loss looks at.
+        workers: processes that read pictures.
+    """
+
+    # The joints that errors are taken over, among the 41 keypoints.
+    protocol: Protocol = replace(MEGA, joints=tuple(range(_N_SMPL, N_KEYPOINTS)))
+
+    def __init__(
+        self,
+        body: SMPLHBody,
+        tokenizer: MeshVQVAE,
+        train: Mapping[str, Mapping],
+        val: Mapping | None = None,
+        test: Mapping | None = None,
+        crop_size: int = 224,
+        margin: float = 1.0,
+        patch: bool = False,
+        augmentation: Augmentation | None = None,
+        flip_probability: float = 0.5,
+        batch_size: int = 32,
+        eval_batch_size: int = 50,
+        points: Tensor | None = None,
+        workers: int = 1,
+        limit: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if margin != 1:
+            raise ValueError(
+                f"crop.margin={margin}, but the boxes of published annotations are cut as they are: give 1."
+            )
+        self.body, self.tokenizer = body, tokenizer
+        self.sources = {"val": val, "test": test}
+        self.train_sources = [Source(**source) for source in train.values()]
+        self.crop = {"crop_size": crop_size, "patch": patch, "limit": limit, "seed": seed}
+        self.augmentation = {"augmentation": augmentation, "flip_probability": flip_probability}
+        self.batch_size, self.eval_batch_size, self.points = batch_size, eval_batch_size, points
+        self.workers, self.seed = workers, seed
+        self._parts: list[PublishedImages] | None = None
+
+    @property
+    def keypoint_regressor(self) -> Tensor:
+        """(41, V), of the keypoints that the items have."""
+        return torch.cat([self.body.keypoint_regressor, self.body.h36m_regressor[list(_H36M_ORDER)]])
+
+    def train_dataloader(self) -> DataLoader:
+        if self._parts is None:
+            self._parts = [PublishedImages(source, **self.crop, **self.augmentation) for source in self.train_sources]
+        shares = [source.share for source in self.train_sources]
+        if None in shares and any(shares):
+            raise ValueError("data.train: give every data set a share, or none.")
+        epoch = self.trainer.current_epoch
+        mixture = Mixture(self._parts, None if None in shares else shares, epoch, self.seed)
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        return DataLoader(
+            mixture, self.batch_size, shuffle=True, generator=generator, drop_last=True, num_workers=self.workers
+        )
+
+    def val_dataloader(self) -> DataLoader | list:
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader | list:
+        return self._evaluation("test")
+
+    def _evaluation(self, split: str) -> DataLoader | list:
+        if self.sources[split] is None:
+            return []
+        data = PublishedImages(Source(**self.sources[split]), **self.crop)
+        return DataLoader(data, self.eval_batch_size, num_workers=self.workers)
+
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        device = batch["rotmat"].device
+        genders = [GENDERS[i] for i in batch["gender"].tolist()]
+        with torch.no_grad():
+            vertices = self.body.to(device)(batch["pose"], batch["betas"], genders)
+            batch["vertices"] = vertices
+            batch["tokens"] = self.tokenizer.to(device).encode(vertices)
+            batch["keypoints3d"] = self.keypoint_regressor @ vertices
+            if self.points is not None:
+                batch["points"] = vertices[:, self.points.to(device)]
+        return batch
