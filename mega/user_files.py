@@ -123,10 +123,15 @@ def describe(file: UserFile) -> str:
 
 
 def require(path: str | Path) -> None:
-    """Raise FileNotFoundError if a file is not there, with where it comes from if it is one of the published setups."""
+    """Raise FileNotFoundError if a file is not there, with where it comes from if it is one of the published setups.
+
+    Raises ValueError if a folder is in its place.
+    """
     path = Path(path)
     if path.is_file():
         return
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, but a file is expected (has an archive been unpacked?).")
     for file in FILES:
         if path.as_posix().endswith(file.path.split("/", 1)[1]):
             raise FileNotFoundError(f"{path} is missing: {describe(file)}. (python check_setup.py lists every file.)")

@@ -35,8 +35,7 @@ def read_weights(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
     Raises FileNotFoundError when there is no such file; ValueError when it is damaged or of another format.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"The weights {path} ({format}) are missing.")
+    _check_is_file(path, f"The weights {path} ({format}) are missing.")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -49,6 +48,14 @@ def read_weights(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
         return tensors, json.loads(metadata["config"])
     except json.JSONDecodeError as error:
         raise ValueError(f"The config in {path} is not JSON: {error}.") from error
+
+
+def _check_is_file(path: Path, missing: str) -> None:
+    if path.is_dir():
+        # `torch.save` writes a zip archive, and some browsers unpack what they fetch.
+        raise ValueError(f"{path} is a folder, but a file of weights is expected (has an archive been unpacked?).")
+    if not path.is_file():
+        raise FileNotFoundError(missing)
 
 
 def is_released(path: str | Path) -> bool:
@@ -71,8 +78,7 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     Raises FileNotFoundError, or ValueError that says what is wrong with the file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"The weights {path} are missing.")
+    _check_is_file(path, f"The weights {path} are missing.")
     try:
         with torch.serialization.safe_globals(_numpy_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -83,7 +89,7 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         raise ValueError(f"{path} is damaged, cut short, or no file of weights (torch.save).") from error
     state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path} is not a released checkpoint: it has no entry 'model' with a state dict.")
     return {k.removeprefix("module."): v for k, v in state.items()}
 
@@ -105,8 +111,15 @@ def weights_format(path: str | Path) -> str | None:
 
 
 def to_dtype(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The floating-point tensors of a state dict in another type, e.g. torch.float16 for half the size."""
-    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    """The floating-point tensors of a state dict in another type, e.g. torch.float16 for half the size.
+
+    Raises ValueError that names the tensor when a number is too large for the type.
+    """
+    cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    for key, value in cast.items():
+        if value.is_floating_point() and not torch.equal(value.isfinite(), state[key].isfinite()):
+            raise ValueError(f"{key} has numbers too large for {dtype}: write the weights in torch.float32.")
+    return cast
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:

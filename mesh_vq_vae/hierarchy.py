@@ -49,27 +49,55 @@ class Hierarchy:
 
     @classmethod
     def from_matrices(cls, matrices: dict[str, np.ndarray]) -> Hierarchy:
-        """The inverse of `matrices`. Raises ValueError when a step lacks its pool or unpool matrix."""
+        """The inverse of `matrices`.
+
+        Raises ValueError when a step lacks its pool or unpool matrix, or when they do not belong to one mesh.
+        """
         n_steps = sum(name.startswith("pool") for name in matrices)
         expected = {f"{kind}{i}" for i in range(n_steps) for kind in ("pool", "unpool")}
         if not n_steps or expected != set(matrices):
             raise ValueError(
                 f"a hierarchy needs pool0, unpool0, pool1, unpool1, … without gaps, got: {', '.join(sorted(matrices))}"
             )
-        return cls(
+        hierarchy = cls(
             tuple(matrices[f"pool{i}"] for i in range(n_steps)), tuple(matrices[f"unpool{i}"] for i in range(n_steps))
         )
+        hierarchy._check_levels()
+        return hierarchy
+
+    def _check_levels(self) -> None:
+        """Every matrix goes from the points of one level to those of the next."""
+        points = [self.n_vertices, *map(len, self.pool)]
+        for i, (pool, unpool) in enumerate(zip(self.pool, self.unpool, strict=True)):
+            for name, matrix, reads, gives in (
+                (f"pool{i}", pool, points[i], points[i + 1]),
+                (f"unpool{i}", unpool, points[i + 1], points[i]),
+            ):
+                ids, mask = neighbours(matrix)
+                least, most = ids.min(initial=0), ids.max(initial=0)
+                if len(matrix) != gives or least < 0 or most >= reads or not mask.any(axis=1).all():
+                    raise ValueError(
+                        f"the connection matrices are not of one mesh: {name} must make {gives} points of {reads}, "
+                        f"but it makes {len(matrix)} of points {least}..{most}"
+                    )
 
 
-def read_hierarchy(folder: str | Path) -> Hierarchy:
+def read_hierarchy(folder: str | Path, n_vertices: int | None = None) -> Hierarchy:
     """Read `_pool0.npy, _unpool0.npy, …` from a folder, the layout of the published connection matrices.
 
-    Raises FileNotFoundError when the folder holds none, ValueError when a file is not a connection matrix.
+    Args:
+        n_vertices: of the mesh that they must be for; any if left out.
+
+    Raises FileNotFoundError when the folder holds none; ValueError when a file is not a connection matrix, or when the
+    matrices are of several meshes or of another one.
     """
     folder = Path(folder)
     matrices = {}
     for path in sorted([*folder.glob("_pool*.npy"), *folder.glob("_unpool*.npy")]):
-        matrix = np.load(path, allow_pickle=False)
+        try:
+            matrix = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path} cannot be read as a connection matrix: {error}") from error
         if matrix.ndim != 2 or matrix.shape[1] % 2 != 1 or not np.issubdtype(matrix.dtype, np.integer):
             raise ValueError(
                 f"{path} is not a connection matrix: expected integers of shape (points, 1 + 2 * widest row), "
@@ -78,7 +106,16 @@ def read_hierarchy(folder: str | Path) -> Hierarchy:
         matrices[path.stem[1:]] = matrix.astype(np.int32)
     if not matrices:
         raise FileNotFoundError(f"no connection matrices (_pool0.npy, _unpool0.npy, …) in {folder}")
-    return Hierarchy.from_matrices(matrices)
+    try:
+        hierarchy = Hierarchy.from_matrices(matrices)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    if n_vertices not in (None, hierarchy.n_vertices):
+        raise ValueError(
+            f"the connection matrices in {folder} are for meshes of {hierarchy.n_vertices} vertices, "
+            f"but the mesh has {n_vertices}"
+        )
+    return hierarchy
 
 
 def write_hierarchy(hierarchy: Hierarchy, folder: str | Path) -> None:

@@ -36,6 +36,21 @@ class _Half(nn.Module):
         self.model = model
 
 
+def _check_mesh(name: str, value: Tensor | None, n_vertices: int) -> None:
+    """Raise ValueError when faces, template or regressor are not of the mesh that the hierarchy is for."""
+    if value is None:
+        return
+    if name == "faces":
+        fits = value.numel() == 0 or (value.min() >= 0 and value.max() < n_vertices)
+        found = f"the faces name vertices {value.min()}..{value.max()}" if not fits else ""
+    else:
+        axis = 0 if name == "template" else -1
+        fits = value.ndim == 2 and value.shape[axis] == n_vertices
+        found = f"{name} has shape {tuple(value.shape)}"
+    if not fits:
+        raise ValueError(f"the connection matrices are for meshes of {n_vertices} vertices, but {found}")
+
+
 class MeshVQVAE(nn.Module):
     """Fully convolutional mesh autoencoder with a quantized bottleneck.
 
@@ -110,6 +125,7 @@ class MeshVQVAE(nn.Module):
         for name, value in topology.items():
             kind = torch.int64 if name == "faces" else torch.float32
             value = None if value is None else torch.as_tensor(np.asarray(value), dtype=kind)
+            _check_mesh(name, value, hierarchy.n_vertices)
             self.register_buffer(name, value, persistent=False)
 
     @property
@@ -206,10 +222,10 @@ class MeshVQVAE(nn.Module):
         tensors, config = read_weights(path, "MeshVQVAE")
         topology = {k.removeprefix("topology."): tensors.pop(k) for k in list(tensors) if k.startswith("topology.")}
         mesh = {k: topology.pop(k, None) for k in ("faces", "template", "keypoint_regressor")}
-        hierarchy = Hierarchy.from_matrices({k: v.numpy() for k, v in topology.items()})
         try:
+            hierarchy = Hierarchy.from_matrices({k: v.numpy() for k, v in topology.items()})
             model = cls(hierarchy, **config, **mesh)
-        except TypeError as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise ValueError(f"The config in {path} does not describe a MeshVQVAE: {error}.") from error
         twins = {k.replace("encoder.", "decoder.", 1): v for k, v in tensors.items() if k.startswith("encoder.")}
         load_strictly(model, tensors | twins, path)

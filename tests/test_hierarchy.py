@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from mesh_vq_vae import SMPL_SEEDS, SMPL_STEPS, Hierarchy, build_hierarchy, read_hierarchy, write_hierarchy
+from mesh_vq_vae import SMPL_SEEDS, SMPL_STEPS, Hierarchy, MeshVQVAE, build_hierarchy, read_hierarchy, write_hierarchy
 from mesh_vq_vae.hierarchy import neighbours
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "connections_smpl"
@@ -110,3 +110,34 @@ def test_bad_folders_are_refused(tmp_path):
         read_hierarchy(tmp_path)
     with pytest.raises(ValueError, match="without gaps"):
         Hierarchy.from_matrices({"pool0": np.zeros((1, 3), np.int32)})
+
+
+def test_matrices_of_another_mesh_are_refused(sphere, tmp_path):
+    write_hierarchy(build_hierarchy(sphere.faces, len(sphere.vertices), ((2, 2, 2), (2, 2, 2))), tmp_path)
+    assert read_hierarchy(tmp_path, len(sphere.vertices)).n_vertices == len(sphere.vertices)
+    words = f"in {tmp_path} are for meshes of {len(sphere.vertices)} vertices, but the mesh has 6890"
+    with pytest.raises(ValueError, match=words):
+        read_hierarchy(tmp_path, 6890)
+    # Two folders mixed up: the second step does not begin where the first ends.
+    smaller = trimesh.creation.icosphere(subdivisions=2)
+    other = build_hierarchy(smaller.faces, len(smaller.vertices), ((2, 2, 2), (2, 2, 2)))
+    np.save(tmp_path / "_pool1.npy", other["pool1"])
+    with pytest.raises(ValueError, match=f"{tmp_path}: the connection matrices are not of one mesh: "):
+        read_hierarchy(tmp_path)
+    (tmp_path / "_pool1.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"_pool1\.npy cannot be read as a connection matrix"):
+        read_hierarchy(tmp_path)
+
+
+def test_tokenizer_of_another_mesh_is_refused(sphere):
+    steps = ((5, 5, 4),)
+    layers = {"connections": ["pool0", "unpool0"], "channels": [2, 3], "n_bases": [2, 2], "residual_rates": [0, 0]}
+    hierarchy = build_hierarchy(sphere.faces, len(sphere.vertices), steps)
+    n = len(sphere.vertices)
+    for mesh, words in (
+        ({"template": np.zeros((6890, 3))}, r"template has shape \(6890, 3\)"),
+        ({"keypoint_regressor": np.zeros((n, 24))}, rf"keypoint_regressor has shape \({n}, 24\)"),
+        ({"faces": sphere.faces + 1}, rf"the faces name vertices 1\.\.{n}"),
+    ):
+        with pytest.raises(ValueError, match=f"are for meshes of {n} vertices, but {words}"):
+            MeshVQVAE(hierarchy, **layers, **mesh)

@@ -56,6 +56,33 @@ def test_vit_and_what_it_is_not(hrnet: HRNetW48, tmp_path: Path) -> None:
         load_pretrained(vit, tmp_path / "object.pth")
 
 
+def test_backbones_are_not_taken_for_one_another(hrnet: HRNetW48, tmp_path: Path) -> None:
+    resnet = ResNet50()
+    for model, given in ((resnet, hrnet), (hrnet, resnet)):
+        before = [v.clone() for v in model.state_dict().values()]
+        path = saved(tmp_path / "backbone.pth", {"state_dict": given.state_dict()})
+        with pytest.raises(ValueError, match=rf"backbone\.pth do not fit this {type(model).__name__}: .* is missing"):
+            load_pretrained(model, path)
+        assert all(torch.equal(v, old) for v, old in zip(model.state_dict().values(), before, strict=True))
+
+
+def test_no_file_of_weights(tmp_path: Path) -> None:
+    vit, path = ViT(dim=32, depth=1, heads=2), tmp_path / "vitpose_backbone.pth"
+    saved(path, {"state_dict": vit.state_dict()})
+    whole = path.read_bytes()
+    for content in (b"", b"not weights", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"vitpose_backbone\.pth is damaged, cut short"):
+            load_pretrained(vit, path)
+    for content in ([1, 2], {0: torch.zeros(1)}, {"epoch": 3}):
+        with pytest.raises(ValueError, match=r"vitpose_backbone\.pth is no state dict"):
+            load_pretrained(vit, saved(path, content))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"vitpose_backbone\.pth is a folder, but a file is expected"):
+        load_pretrained(vit, path)
+
+
 def test_positions_follow_the_picture() -> None:
     """Any grid will do; on the file's own grid the positions are those of the file."""
     torch.manual_seed(0)

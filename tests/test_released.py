@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from mega.models import VQMAE, load_into, save_model
-from mesh_vq_vae.files import read_released
+from mega.models import VQMAE, load_cvqmae, load_into, load_tokenizer, load_vqmae, save_model
+from mesh_vq_vae import MeshVQVAE
+from mesh_vq_vae.files import read_released, read_weights
+from tests.toy import toy_model, toy_tokenizer
 
 SIZES = {"n_tokens": 6, "codebook_size": 8, "dim": 16, "encoder_depth": 1, "encoder_heads": 2}
 SIZES |= {"decoder_depth": 1, "decoder_heads": 2}
@@ -70,3 +72,81 @@ def test_what_differs_is_named_and_nothing_is_loaded(model: VQMAE, tmp_path: Pat
     for part in ("encoder.cls_token is missing", "backbone.conv1.weight is not in the model", "(9, 16) instead of"):
         assert part in str(error.value)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def every_kind(tmp_path_factory) -> Path:
+    """`tokenizer`, `cvqmae` and `vqmae` as released files, and as ours with `.safetensors`."""
+    folder = tmp_path_factory.mktemp("kinds")
+    tokenizer = toy_tokenizer()
+    cvqmae, config = toy_model(tokenizer.n_tokens)
+    sizes = {k: v for k, v in config["model"].items() if k != "cond_dim"}
+    prior = VQMAE(**sizes)
+    tokenizer.save(folder / "tokenizer.safetensors")
+    save_model(cvqmae, folder / "cvqmae.safetensors", config)
+    save_model(prior, folder / "vqmae.safetensors", {"model": sizes})
+    for name, model in (("tokenizer", tokenizer), ("cvqmae", cvqmae), ("vqmae", prior)):
+        torch.save({"model": model.state_dict()}, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"), [("cvqmae", "tokenizer"), ("tokenizer", "cvqmae"), ("cvqmae", "vqmae"), ("vqmae", "cvqmae")]
+)
+def test_one_kind_is_not_taken_for_another(every_kind: Path, wanted: str, given: str) -> None:
+    names = {"tokenizer": "MeshVQVAE", "cvqmae": "CVQMAE", "vqmae": "VQMAE"}
+    read_ours = {"tokenizer": MeshVQVAE.load, "cvqmae": load_cvqmae, "vqmae": load_vqmae}[wanted]
+    model = read_ours(every_kind / f"{wanted}.safetensors")
+    model = model if wanted == "tokenizer" else model[0]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    for path in (every_kind / given, every_kind / f"{given}.safetensors"):
+        released = path.suffix == ""
+        words = (
+            f"{given} do not fit this {names[wanted]}: .* is (missing|not in)"
+            if released
+            else f"holds no {names[wanted]} "
+        )
+        with pytest.raises(ValueError, match=words) as error:
+            load_tokenizer(path, lambda: model) if wanted == "tokenizer" else load_into(model, path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=rf"{given}\.safetensors holds no {names[wanted]} .*format: {names[given]}"):
+        read_ours(every_kind / f"{given}.safetensors")
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_folder_is_not_a_file(model: VQMAE, tmp_path: Path) -> None:
+    """A released file is a zip archive, which a browser may have unpacked into a folder of the same name."""
+    (tmp_path / "mega_pretrained").mkdir()
+    readers = [load_vqmae, read_released, MeshVQVAE.load, toy_tokenizer().load_released]
+    for read in (*readers, lambda path: load_into(model, path), lambda path: load_tokenizer(path, toy_tokenizer)):
+        with pytest.raises(ValueError, match="mega_pretrained is a folder, but a file"):
+            read(tmp_path / "mega_pretrained")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_other_forms_cut_short_are_named(model: VQMAE, tmp_path: Path, share: float) -> None:
+    """Ours, and the form of `torch.save` before it was a zip archive."""
+    save_model(model, tmp_path / "ours", {"model": SIZES})
+    torch.save({"model": model.state_dict()}, tmp_path / "old", _use_new_zipfile_serialization=False)
+    for name, read in (("ours", lambda path: read_weights(path, "VQMAE")), ("old", read_released)):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: int(share * len(data))])
+        with pytest.raises(ValueError, match=f"{name} is "):
+            read(tmp_path / name)
+
+
+def test_a_tokenizer_whose_topology_is_of_another_mesh_is_named(tmp_path: Path) -> None:
+    tokenizer = toy_tokenizer()
+    tokenizer.template = torch.zeros(6890, 3)
+    tokenizer.save(tmp_path / "tokenizer.safetensors")
+    words = r"tokenizer\.safetensors does not describe .* meshes of 162 vertices, but template has shape \(6890, 3\)"
+    with pytest.raises(ValueError, match=words):
+        MeshVQVAE.load(tmp_path / "tokenizer.safetensors")
+
+
+def test_numbers_that_half_precision_cannot_hold_are_named(model: VQMAE, tmp_path: Path) -> None:
+    model.decoder.head.bias.data[2] = 7e4
+    with pytest.raises(ValueError, match=r"decoder\.head\.bias has numbers too large"):
+        save_model(model, tmp_path / "half", {"model": SIZES}, torch.float16)
+    assert not list(tmp_path.iterdir())

@@ -100,12 +100,27 @@ def test_regressors(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "turned.npy", np.zeros((6890, 24)))
     with pytest.raises(ValueError, match=r"turned\.npy is transposed"):
         read_regressor(tmp_path / "turned.npy", 24)
+    np.save(tmp_path / "turned.npy", np.zeros((6890, 52)))  # of SMPL-H
+    with pytest.raises(ValueError, match=r"turned\.npy is transposed.*expected \(24, 6890\)"):
+        read_regressor(tmp_path / "turned.npy", 24)
     np.save(tmp_path / "other.npy", np.zeros((19, 6890)))
     with pytest.raises(ValueError, match=r"other\.npy has shape \(19, 6890\), expected \(17, 6890\)"):
         read_regressor(tmp_path / "other.npy", 17)
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(ValueError, match="cannot be read as a joint regressor"):
         read_regressor(tmp_path / "objects.npy", 17)
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, J_regressor=np.zeros((24, 6890)))
+    with pytest.raises(
+        ValueError, match=r"archive\.npy is an archive of arrays \(\.npz\), expected one array \(24, 6890\)"
+    ):
+        read_regressor(tmp_path / "archive.npy", 24)
+    (tmp_path / "empty.npy").touch()
+    with pytest.raises(ValueError, match=r"empty\.npy cannot be read"):
+        read_regressor(tmp_path / "empty.npy", 24)
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(ValueError, match=r"folder\.npy is a folder, but a file is expected"):
+        read_regressor(tmp_path / "folder.npy", 24)
     with pytest.raises(FileNotFoundError, match=r"J_regressor_h36m\.npy is missing: .*mmhuman3d"):
         read_regressor(tmp_path / "J_regressor_h36m.npy", 17)
 
@@ -117,8 +132,25 @@ def test_other_bodies_are_refused(tmp_path: Path) -> None:
     np.savez(path, **content)
     with pytest.raises(ValueError, match=r"weights has shape \(6890, 24\).*It looks like SMPL"):
         read_smplh(path)
-    path.write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(ValueError, match="cannot be read as SMPL-H"):
+    for joints, name in ((24, "SMPL"), (55, "SMPL-X")):
+        other = {"weights": (joints,), "kintree_table": (joints,), "posedirs": (3, 9 * (joints - 1))}
+        shapes = {k: (*content[k].shape[:1], *v) for k, v in other.items()} | {"J_regressor": (joints, 6890)}
+        np.savez(path, **content | {k: np.zeros(shape, np.float32) for k, shape in shapes.items()})
+        with pytest.raises(ValueError, match=rf"model\.npz is no SMPL-H body: .* It looks like {name}, which"):
+            read_smplh(path)
+    np.savez(path, f=np.array([{}]))  # an object, which would have to be unpickled
+    whole = path.read_bytes()
+    for wrong in (b"PK\x03\x04 cut short", b"", whole, whole[: len(whole) // 2]):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"model\.npz cannot be read as SMPL-H \(a \.npz of arrays\)"):
+            read_smplh(path)
+    with path.open("wb") as file:
+        np.save(file, content["v_template"])
+    with pytest.raises(ValueError, match=r"model\.npz cannot be read as SMPL-H \(a \.npz of arrays\)"):
+        read_smplh(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"model\.npz is a folder, but a file is expected"):
         read_smplh(path)
     with pytest.raises(FileNotFoundError, match="is missing"):
         read_smplh(tmp_path / "gone.npz")

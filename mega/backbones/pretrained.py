@@ -46,7 +46,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         raise ValueError(f"{path} is damaged, cut short, or holds more than weights.") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path} is no state dict of a backbone.")
     return state
 

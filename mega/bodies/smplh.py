@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -38,6 +39,11 @@ _SHAPES = {
     "kintree_table": (2, N_JOINTS),
     "f": (13776, 3),
 }
+# By the shape of a row of skinning weights.
+_OTHER_BODIES = {
+    (24,): " It looks like SMPL, which has 24 joints: SMPL-H is needed.",
+    (55,): " It looks like SMPL-X, which has 55 joints: SMPL-H is needed.",
+}
 
 
 def gender_name(gender: str) -> str:
@@ -47,7 +53,7 @@ def gender_name(gender: str) -> str:
     """
     name = _SPELLINGS.get(str(gender).strip().lower())
     if name is None:
-        raise ValueError(f"The gender {gender!r} is none of {', '.join(sorted(_SPELLINGS))}.")
+        raise ValueError(f"The gender {str(gender)!r} is none of {', '.join(sorted(_SPELLINGS))}.")
     return name
 
 
@@ -160,14 +166,14 @@ def read_smplh(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _SHAPES if name in file.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as SMPL-H: {error}.") from error
+    except (zipfile.BadZipFile, zlib.error, TypeError, ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as SMPL-H (a .npz of arrays): {error}.") from error
     if missing := sorted(_SHAPES.keys() - arrays.keys()):
         raise ValueError(f"{path} is no SMPL-H body: it lacks {', '.join(missing)}.")
+    hint = _OTHER_BODIES.get(arrays["weights"].shape[-1:], "")
     for name, wanted in _SHAPES.items():
         shape = arrays[name].shape
         if len(shape) != len(wanted) or any(w not in (None, n) for w, n in zip(wanted, shape, strict=True)):
-            hint = " It looks like SMPL, which has 24 joints: SMPL-H is needed." if 24 in shape else ""
             said = ", ".join("any" if w is None else str(w) for w in wanted)
             raise ValueError(f"{path} is no SMPL-H body: {name} has shape {shape}, expected ({said}).{hint}")
     if arrays["shapedirs"].shape[2] < N_BETAS:
@@ -188,7 +194,9 @@ def read_regressor(path: Path, rows: int) -> Tensor:
         regressor = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a joint regressor: {error}.") from error
-    if regressor.shape == (N_VERTICES, rows):
+    if not isinstance(regressor, np.ndarray):
+        raise ValueError(f"{path} is an archive of arrays (.npz), expected one array ({rows}, {N_VERTICES}).")
+    if regressor.shape[:1] == (N_VERTICES,):
         raise ValueError(f"{path} is transposed: its shape is {regressor.shape}, expected ({rows}, {N_VERTICES}).")
     if rows == 24 and regressor.shape == (N_JOINTS, N_VERTICES):
         log.info("%s has SMPL-H's 52 joints: cut to SMPL's 24, its hands are the first joints of the index.", path)

@@ -10,6 +10,7 @@ scale: box = 200 * scale px                        scale stored inverted: box = 
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -71,6 +72,8 @@ class PublishedAnnotations:
             root = _column(path, columns, ("root_orient",), 3)
             pose = np.concatenate([root, _column(path, columns, ("pose_body",), 3 * (N_POSED - 1))], axis=1)
         keypoints = _column(path, columns, ("j2d", "part"), 24)
+        if keypoints.ndim != 3 or keypoints.shape[2] < 3:
+            raise ValueError(f"{path}: the keypoints have shape {keypoints.shape}, expected (P, 24, 3).")
         scale = np.asarray(columns["scale"], np.float64).reshape(people, -1)[:, 0]
         bad = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
         if len(bad):
@@ -94,22 +97,24 @@ def read_published_rgb(path: Path) -> np.ndarray:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, but a file of annotations (.npz) is expected.")
     if not path.is_file():
         raise FileNotFoundError(f"There are no annotations at {path}.")
     try:
         with np.load(path, allow_pickle=False) as file:
             columns = {name: file[name] for name in file.files if name in _FIELDS}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, TypeError, ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as annotations (arrays without pickle): {error}") from error
     for choice in (("imgname",), ("center",), ("scale",), ("part", "j2d"), ("shape", "betas")):
         if not set(choice) & columns.keys():
             raise ValueError(f"{path} lacks the field {' or '.join(choice)}.")
     if not ({"pose_cam", "pose"} & columns.keys() or {"root_orient", "pose_body"} <= columns.keys()):
         raise ValueError(f"{path} lacks a pose: pose_cam, pose, or root_orient and pose_body.")
-    people = len(columns["imgname"])
+    people = columns["imgname"].size
     for name, column in columns.items():
-        if len(column) != people:
-            raise ValueError(f"{path}: the field {name} has {len(column)} rows, but there are {people} imgnames.")
+        if column.shape[:1] != (people,):
+            raise ValueError(f"{path}: the field {name} has shape {column.shape}, but there are {people} imgnames.")
     return columns
 
 
@@ -122,7 +127,10 @@ _FIELDS = (
 def _column(path: str | Path, columns: dict[str, np.ndarray], names: tuple[str, ...], length: int) -> np.ndarray:
     """The first of `names` that is there, its second axis cut to `length`, as float64."""
     name = next(n for n in names if n in columns)
-    column = np.asarray(columns[name], np.float64)
+    try:
+        column = np.asarray(columns[name], np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path}: the field {name} holds no numbers: {error}.") from error
     if column.ndim < 2 or column.shape[1] < length:
         raise ValueError(f"{path}: the field {name} has shape {column.shape}, expected (P, {length}) or more.")
     column = column[:, :length]
