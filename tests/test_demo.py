@@ -113,6 +113,27 @@ def test_given_focal_and_obj(run, photos, tmp_path):
     assert np.load(tmp_path / "out/a.npz")["focal"] == 123
 
 
+def test_bfloat16_gives_nearly_the_same_people(run, photos, tmp_path):
+    write_photo(photos / "a.jpg")
+    people = {}
+    for precision in ("fp32", "bf16"):
+        status, _, err = run(f"precision={precision}", f"output={tmp_path / precision}", "detector=whole_image")
+        assert status == 0, err
+        people[precision] = np.load(tmp_path / precision / "a.npz")
+    assert (people["fp32"]["tokens"] == people["bf16"]["tokens"]).mean() > 0.8
+    difference = np.abs(people["fp32"]["keypoints2d"] - people["bf16"]["keypoints2d"]).max()
+    assert 0 < difference < 5  # px
+
+
+def test_compile_without_a_compiler_is_one_sentence(run, photos, monkeypatch):
+    write_photo(photos / "a.jpg")
+    monkeypatch.setenv("CXX", "nowhere-g++")
+    status, out, err = run("compile=true", "device=cpu")
+    assert status == 1
+    assert "compile=true needs a C++ compiler, and there is no nowhere-g++ here" in err
+    assert len((out + err).strip().splitlines()) == 1
+
+
 def test_one_file_and_a_pattern(run, photos, tmp_path):
     for name in ("a.jpg", "b.jpg", "c.png"):
         write_photo(photos / name)
@@ -241,6 +262,8 @@ def test_a_bad_boxes_file_is_one_sentence(run, photos, tmp_path, content):
         ("samples=0", "samples=0"),
         ("temperature=-1", "temperature=-1"),
         ("device=warp", "device=warp"),
+        ("precision=fp17", "precision=fp17 is not known; choose from fp32, bf16"),
+        ("compile=maybe", "compile=maybe is not known; choose true or false"),
     ],
 )
 def test_what_stops_the_whole_run_is_one_sentence(run, photos, tmp_path, argument, words):

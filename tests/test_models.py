@@ -1,5 +1,7 @@
 """The masked transformers and samplers: what must hold whatever the weights."""
 
+import copy
+import functools
 import itertools
 import math
 
@@ -16,6 +18,8 @@ from mega.models import (
     predict_deterministic,
     sample,
     sample_unconditional,
+    speed_up,
+    transformer,
 )
 from mega.models.masking import scheduled_visible_count
 from mega.models.samplers import gumbel
@@ -161,6 +165,95 @@ def test_untrained_body_stands_upright(features: Tensor) -> None:
     assert (cam[:, 0] > 0.5).all()
 
 
+# What is left out, and what is less precise
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_logits_of_hidden_places_alone(vqmae: VQMAE, cvqmae: CVQMAE, features: Tensor, alike: bool) -> None:
+    tokens, hidden = torch.randint(K, (3, N), generator=gen()), draw_hidden(3, N, gen(4))
+    if not alike:
+        hidden[1] = True
+    assert 0 < (~hidden).sum() < hidden.numel()
+    condition = cvqmae.embed_condition(features)
+    pairs = [
+        (cvqmae.predict(condition, tokens, hidden, only_hidden=True), cvqmae.predict(condition, tokens, hidden)),
+        (vqmae(tokens, hidden, only_hidden=True), vqmae(tokens, hidden)),
+    ]
+    for some, everything in pairs:
+        torch.testing.assert_close(some[hidden], everything[hidden], atol=1e-4, rtol=1e-4)
+        assert some[~hidden].isnan().all()
+        assert not everything.isnan().any()
+
+
+def test_last_block_is_timms_block(features: Tensor, monkeypatch) -> None:
+    """Same logits and gradients as of the whole block, whose other rows are thrown away."""
+    model = _randomised(CVQMAE(nn.Identity(), cond_dim=C, **SIZES)).double()
+    tokens, hidden = torch.randint(K, (3, N), generator=gen()), draw_hidden(3, N, gen(4))
+
+    def logits_and_gradients() -> tuple[Tensor, dict[str, Tensor]]:
+        model.zero_grad()
+        logits = model(features.double(), tokens, hidden)
+        masked_cross_entropy(logits, tokens, hidden).backward()
+        return logits, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    ours = logits_and_gradients()
+    monkeypatch.setattr(transformer, "block_at", lambda block, x, rows: block(x)[:, -rows.shape[1] :])
+    timms = logits_and_gradients()
+    assert ours[1]["decoder.transformer.1.attn.qkv.weight"].abs().max() > 0
+    torch.testing.assert_close(ours, timms)
+
+
+def test_samples_do_not_depend_on_what_is_left_out(cvqmae: CVQMAE, features: Tensor, monkeypatch) -> None:
+    quick = sample(cvqmae, features, 4, 6, generator=gen())
+
+    monkeypatch.setattr(cvqmae, "predict", lambda *state, only_hidden=False: CVQMAE.predict(cvqmae, *state))
+    assert torch.equal(sample(cvqmae, features, 4, 6, generator=gen()), quick)
+
+
+def test_a_frozen_model_gives_the_same_and_needs_no_encoder_for_it(features: Tensor) -> None:
+    model = _randomised(CVQMAE(nn.Identity(), cond_dim=C, **SIZES))
+    before, keys = predict_deterministic(model, features).logits, list(model.state_dict())
+    speed_up(model)
+    model.encoder.transformer.register_forward_hook(lambda *_: pytest.fail("cls went through the encoder again"))
+    assert torch.equal(predict_deterministic(model, features).logits, before)
+    assert list(model.state_dict()) == keys
+
+
+def test_bfloat16_weights_give_nearly_the_same(features: Tensor) -> None:
+    exact = CVQMAE(nn.Conv2d(C, C, 1), cond_dim=C, **SIZES).eval()
+    nn.init.normal_(exact.decoder.head.weight, generator=gen(3))
+    rough = speed_up(copy.deepcopy(exact), "bf16")
+    assert rough.state_dict().keys() == exact.state_dict().keys()
+    assert rough.backbone.weight.dtype == rough.decoder.transformer[1].attn.qkv.weight.dtype == torch.bfloat16
+    maps = rough.features(features)
+    torch.testing.assert_close(maps, exact.features(features), rtol=0.02, atol=0.02)
+    for ours, theirs in zip(rough.rotcam(maps), exact.rotcam(maps), strict=True):
+        assert torch.equal(ours, theirs), "the heads stay exact"
+
+    tokens, hidden = torch.randint(K, (3, N), generator=gen()), draw_hidden(3, N, gen(4))
+    for state in ((tokens, hidden), (tokens, torch.ones_like(hidden))):
+        ours, theirs = rough(maps, *state), exact(maps, *state)
+        assert ours.dtype == torch.float32
+        assert 0 < (ours - theirs).abs().max() < 0.05 * theirs.std()
+        assert (ours.argmax(dim=-1) == theirs.argmax(dim=-1)).float().mean() > 0.95
+
+
+def test_compiled_blocks_give_the_same(features: Tensor, monkeypatch) -> None:
+    """Traced for real, as one graph each; the C++ that torch would make of it is left out, since it takes minutes."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager", fullgraph=True))
+    model = _randomised(CVQMAE(nn.Conv2d(C, C, 1), cond_dim=C, **SIZES))
+    exact = sample(model, model.features(features), 4, 6, generator=gen())
+    keys = list(model.state_dict())
+    speed_up(model, compile=True)
+    assert list(model.state_dict()) == keys
+    assert torch.equal(sample(model, model.features(features), 4, 6, generator=gen()), exact)
+
+
+def test_unknown_precision_is_refused(cvqmae: CVQMAE) -> None:
+    with pytest.raises(ValueError, match="choose from fp32, bf16"):
+        speed_up(cvqmae, "fp17")
+
+
 # Starting from the pre-trained prior
 
 
@@ -266,7 +359,7 @@ def test_backbone_and_first_step_run_once(features: Tensor) -> None:
     """However many samples: a pass over the pictures' own rows, then steps - 1 passes over all rows."""
     model = _randomised(CVQMAE(nn.Identity(), cond_dim=C, **SIZES))
     rows = []
-    model.decoder.transformer.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    model.decoder.head.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
     sample(model, features, n_samples=6, steps=4, generator=gen())
     assert rows == [3, 18, 18, 18]
 

@@ -17,10 +17,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from mega.inference.detectors import Detector, GivenBoxes
 from mega.inference.export import MESH_FORMATS, encode_results, make_output_folder, write_together
 from mega.inference.images import InputError, find_pictures, output_names, read_picture
+from mega.inference.options import check_choice, check_temperature, check_whole_number, is_positive, read_device
 from mega.inference.predictor import Predictor, Sampling
 from mega.inference.report import Done, Timings, format_table
 from mega.inference.sheet import draw_sheet
 from mega.models.samplers import DECODINGS
+from mega.models.speed import PRECISIONS
 
 
 @dataclass
@@ -106,11 +108,12 @@ def run_demo(config: DictConfig) -> int:
 def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
     """Check everything that concerns the whole run. Raises InputError."""
     sampling = _sampling(config)
-    if config.export not in MESH_FORMATS:
-        raise InputError(f"export={config.export} is not known; choose from {', '.join(MESH_FORMATS)}.")
-    if config.decode not in (None, *DECODINGS):
-        raise InputError(f"decode={config.decode} is not known; choose from {', '.join(DECODINGS)}, or null.")
-    if config.focal is not None and not _positive(config.focal):
+    check_choice(config, "export", MESH_FORMATS)
+    check_choice(config, "decode", (None, *DECODINGS))
+    check_choice(config, "precision", PRECISIONS)
+    if not isinstance(config.compile, bool):
+        raise InputError(f"compile={config.compile} is not known; choose true or false.")
+    if config.focal is not None and not is_positive(config.focal):
         raise InputError(f"focal={config.focal} is not a focal length: give pixels above 0, or null.")
     paths = find_pictures(config.input)
     output = make_output_folder(config.output)
@@ -119,7 +122,7 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
     detector = _detector(config.detector)
     if config.boxes and isinstance(detector, GivenBoxes):
         detector.warn_of_strangers(paths)
-    device = _device(config.device)
+    device = read_device(config.device)
     try:
         predictor = _predictor(config, device)
     except (OSError, ValueError) as error:
@@ -139,8 +142,9 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
 
 def _predictor(config: DictConfig, device: torch.device) -> Predictor:
     """From the folder `weights`, whose files say what they are, or as an experiment's config describes it."""
+    speed = {"precision": config.precision, "compile": config.compile}
     if "model" not in config:
-        predictor = Predictor.load(Path(config.weights).expanduser(), device)
+        predictor = Predictor.load(Path(config.weights).expanduser(), device, **speed)
         predictor.decoding = config.decode or predictor.decoding
         return predictor
     try:
@@ -156,6 +160,7 @@ def _predictor(config: DictConfig, device: torch.device) -> Predictor:
         OmegaConf.to_container(config.crop),
         device,
         config.decode or "argmax",
+        **speed,
     )
 
 
@@ -169,30 +174,10 @@ def _detector(config: DictConfig) -> Detector:
 
 
 def _sampling(config: DictConfig) -> Sampling | None:
-    if config.mode not in ("deterministic", "stochastic"):
-        raise InputError(f"mode={config.mode} is not known; choose deterministic or stochastic.")
+    check_choice(config, "mode", ("deterministic", "stochastic"))
     for name, least in (("samples", 1), ("steps", 1), ("seed", 0)):
-        value = config[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}={value} must be a whole number, {least} at least.")
-    if config.temperature != 0 and not _positive(config.temperature):
-        raise InputError(f"temperature={config.temperature} must be a number, 0 at least.")
+        check_whole_number(config, name, least)
+    check_temperature(config.temperature)
     if config.mode == "deterministic":
         return None
     return Sampling(config.samples, config.steps, float(config.temperature), config.seed)
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={name} cannot be used: {reason}") from None
-    return device

@@ -22,7 +22,7 @@ from mega.geometry import (
     square_box,
     square_crop,
 )
-from mega.models import CVQMAE, codes_to_decode, load_into, load_tokenizer, predict_deterministic, sample
+from mega.models import CVQMAE, codes_to_decode, load_into, load_tokenizer, predict_deterministic, sample, speed_up
 from mega.models.checkpoint import load_cvqmae
 from mesh_vq_vae import MeshVQVAE
 
@@ -91,6 +91,8 @@ class Predictor:
     Args:
         crop: how the model's pictures are prepared.
         decoding: of deterministic predictions, see `mega.models.codes_to_decode`.
+        precision, compile: of the image model, see `mega.models.speed_up`; the model is changed for good. The
+            tokenizer decodes in float32 always.
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class Predictor:
         crop: Crop,
         device: str | torch.device = "cpu",
         decoding: str = "argmax",
+        precision: str = "fp32",
+        compile: bool = False,
     ):
         for name in ("faces", "keypoint_regressor"):
             if getattr(tokenizer, name) is None:
@@ -110,13 +114,20 @@ class Predictor:
                     f"Image model and tokenizer do not belong together: {name} is {speaks} there and {knows} here."
                 )
         self.tokenizer = tokenizer.eval().to(device)
-        self.model = model.eval().to(device, memory_format=torch.channels_last)
+        model = model.eval().to(device, memory_format=torch.channels_last)
+        self.model = speed_up(model, precision, compile)
         self.crop, self.decoding = crop, decoding
         self.device = torch.device(device)
         self.faces = tokenizer.faces.cpu().numpy().astype(np.int32)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Predictor":
+    def load(
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+        compile: bool = False,
+    ) -> "Predictor":
         """Read `tokenizer.safetensors` and `cvqmae.safetensors` of a folder.
 
         Raises:
@@ -127,7 +138,8 @@ class Predictor:
         tokenizer = MeshVQVAE.load(folder / TOKENIZER_FILE)
         model, config = load_cvqmae(folder / MODEL_FILE)
         try:
-            return cls(tokenizer, model, Crop(**config["crop"]), device, config.get("decode", "argmax"))
+            decoding = config.get("decode", "argmax")
+            return cls(tokenizer, model, Crop(**config["crop"]), device, decoding, precision, compile)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"The weights in {folder} cannot be used: {error}") from error
 
@@ -142,6 +154,8 @@ class Predictor:
         crop: Mapping,
         device: str | torch.device = "cpu",
         decoding: str = "argmax",
+        precision: str = "fp32",
+        compile: bool = False,
     ) -> "Predictor":
         """A model that a config has built, with released weights (or ours).
 
@@ -153,7 +167,8 @@ class Predictor:
         """
         spoken = load_tokenizer(tokenizer_weights, partial(tokenizer, body=body))
         normalisation = {"mean": model.backbone.mean, "std": model.backbone.std}
-        return cls(spoken, load_into(model, weights), Crop(**crop, **normalisation), device, decoding)
+        model = load_into(model, weights)
+        return cls(spoken, model, Crop(**crop, **normalisation), device, decoding, precision, compile)
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, sampling: Sampling | None = None, focal: float | None = None

@@ -104,16 +104,19 @@ class CVQMAE(nn.Module):
         )
 
     def features(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> features (B, C, h, w)."""
-        return self.backbone(images)
+        """Normalised images (B, 3, H, W) -> features (B, C, h, w), float32 whatever the backbone computes in."""
+        return self.backbone(images).float()
 
     def embed_condition(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) -> condition tokens (B, hw, D)."""
         return self.decoder.embed_condition(features)
 
-    def predict(self, condition: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """Condition (B, L, D), tokens (B, N) int64 and hidden (B, N) bool -> logits (B, N, K)."""
-        return fill_in(self.encoder, self.decoder, tokens, hidden, condition)
+    def predict(self, condition: Tensor, tokens: Tensor, hidden: Tensor, only_hidden: bool = False) -> Tensor:
+        """Condition (B, L, D), tokens (B, N) int64 and hidden (B, N) bool -> logits (B, N, K).
+
+        With `only_hidden` those of visible places are NaN, and cost nothing.
+        """
+        return fill_in(self.encoder, self.decoder, tokens, hidden, condition, only_hidden)
 
     def forward(self, features: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
         """Features (B, C, h, w), tokens (B, N) int64 and hidden (B, N) bool -> logits (B, N, K)."""

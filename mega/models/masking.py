@@ -31,6 +31,11 @@ def visible_places(hidden: Tensor) -> Tensor:
     return hidden.to(torch.uint8).argsort(dim=1, stable=True)[:, :n_visible]
 
 
+def hidden_places(hidden: Tensor) -> Tensor:
+    """Indices (B, n_hidden) of the hidden tokens in ascending order; all rows must have the same number of them."""
+    return visible_places(~hidden)
+
+
 def masked_cross_entropy(logits: Tensor, tokens: Tensor, hidden: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy over the hidden places only; zero (with a gradient of zero) when none is hidden.
 

@@ -13,7 +13,7 @@ Source: Chang et al., MaskGIT: Masked Generative Image Transformer, CVPR 2022; a
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from mega.models.vqmae import VQMAE
 from mesh_vq_vae import MeshVQVAE
 
 Rule = Literal["default", "published"]
+RULES = get_args(Rule)
 DECODINGS = ("argmax", "soft")
 # (what for: "ids" or "confidence"; step, from 0; shape) -> standard Gumbel noise
 Noise = Callable[[str, int, torch.Size], Tensor]
@@ -94,7 +95,7 @@ def sample(
     )
 
     def predict(rows: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
-        return model.predict(condition[rows // n_samples], tokens, hidden)
+        return model.predict(condition[rows // n_samples], tokens, hidden, only_hidden=True)
 
     taus = [temperature * (1 - step / steps) for step in range(1, steps + 1)]
     return _unmask(first, predict, n_samples, taus, noise or gumbel(generator), rule, max_rows, watch)
@@ -117,7 +118,7 @@ def sample_unconditional(
     first = _all_hidden_logits(model, 1, model.n_tokens, device)
 
     def predict(rows: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
-        return model(tokens, hidden)
+        return model(tokens, hidden, only_hidden=True)
 
     left = [1 - step / steps for step in range(1, steps + 1)]
     taus = [share * (temperature * share) ** 5 for share in left]
@@ -154,9 +155,10 @@ def _unmask(
 ) -> Tensor:
     """Run the steps from the all-hidden logits (B, N, K), with one tau a step.
 
-    `predict` maps row numbers (R,) below B * Q and the rows' tokens and hidden (R, N) to logits (R, N, K).
+    `predict` maps row numbers (R,) below B * Q and the rows' tokens and hidden (R, N) to logits (R, N, K), of which
+    those of hidden places are read.
     """
-    if rule not in ("default", "published"):
+    if rule not in RULES:
         raise ValueError(f"There is no rule {rule!r}: choose 'default' or 'published'.")
     logits = first[:, None].expand(-1, n_samples, -1, -1)  # (B, Q, N, K)
     tokens = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=first.device)  # (B, Q, N)

@@ -34,6 +34,9 @@ class VQMAE(nn.Module):
         self.encoder = MaskedEncoder(n_tokens, codebook_size, dim, encoder_depth, encoder_heads, learned_positions)
         self.decoder = MaskedDecoder(n_tokens, codebook_size, dim, decoder_depth, decoder_heads, learned_positions)
 
-    def forward(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """Tokens (B, N) int64 and hidden (B, N) bool -> logits (B, N, K) for every place, hidden or not."""
-        return fill_in(self.encoder, self.decoder, tokens, hidden)
+    def forward(self, tokens: Tensor, hidden: Tensor, only_hidden: bool = False) -> Tensor:
+        """Tokens (B, N) int64 and hidden (B, N) bool -> logits (B, N, K) for every place, hidden or not.
+
+        With `only_hidden` those of visible places are NaN, and cost nothing.
+        """
+        return fill_in(self.encoder, self.decoder, tokens, hidden, only_hidden=only_hidden)
