@@ -1,7 +1,9 @@
 """The files that users of the published setups hold, made up: right in every name and shape, senseless in content."""
 
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -49,7 +51,10 @@ def write_released(model: nn.Module, path: Path) -> None:
 
 
 def write_project(folder: Path, experiments: dict[str, tuple[str, ...]]) -> Path:
-    """A project folder with body, tokenizer, prior, and the image models of `experiments` ({name: overrides})."""
+    """A project folder with body, tokenizer, prior, and the image models of `experiments` ({name: overrides}).
+
+    The overrides must agree on the transformer's size, which is also the prior's.
+    """
     write_body(folder)
     for name, overrides in experiments.items():
         config = composed("demo", f"experiment={name}", f"body.folder={folder / 'body_models'}", *overrides)
@@ -57,5 +62,38 @@ def write_project(folder: Path, experiments: dict[str, tuple[str, ...]]) -> Path
             tokenizer = instantiate(config.tokenizer)(body=instantiate(config.body))
             write_released(tokenizer, folder / config.tokenizer_weights)
         write_released(instantiate(config.model), folder / config.weights)
-    write_released(VQMAE(dim=32, encoder_depth=1, decoder_depth=1), folder / PRIOR)
+    sizes = {name: config.model[name] for name in ("dim", "encoder_depth", "decoder_depth")}
+    write_released(VQMAE(**sizes), folder / PRIOR)
     return folder
+
+
+def write_data_sets(folder: Path) -> None:
+    """Bodies of both genders, COCO's annotations and 3DPW's, five people each in two pictures of noise."""
+    for gender in ("m", "f"):
+        shutil.copytree(folder / "body_models" / "smplh" / "neutral", folder / "body_models" / "smplh" / gender)
+    rng = np.random.default_rng(0)
+    people = 5
+    columns = {
+        "imgname": np.array([f"images/{i % 2}.jpg" for i in range(people)]),
+        "center": np.full((people, 2), 100.0),
+        "gender": np.array(["m", "f", "neutral", "male", "female"]),
+    }
+    pose, shape = 0.2 * rng.standard_normal((people, 72)), rng.standard_normal((people, 10))
+    points = np.concatenate([rng.uniform(0, 200, (people, 24, 2)), np.ones((people, 24, 1))], axis=2)
+    flavours = {
+        "coco/coco": {"scale": np.full(people, 0.9), "pose_cam": pose, "shape": shape, "part": points},
+        "3dpw/3dpw_test": {
+            "imgname": np.char.add("datasets/3dpw/", columns["imgname"]),
+            "scale": np.full(people, 1 / 0.9),
+            "root_orient": pose[:, :3],
+            "pose_body": pose[:, 3:],
+            "betas": shape,
+            "j2d": points,
+        },
+    }
+    for path, flavour in flavours.items():
+        (folder / "datasets" / path).parent.joinpath("images").mkdir(parents=True)
+        np.savez(folder / "datasets" / f"{path}.npz", **columns | flavour)
+        for i in range(2):
+            picture = rng.integers(0, 255, (200, 200, 3), dtype=np.uint8)
+            cv2.imwrite(str((folder / "datasets" / path).parent / "images" / f"{i}.jpg"), picture)

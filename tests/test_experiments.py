@@ -4,53 +4,26 @@ import csv
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-import trimesh
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 from mega.bodies import smplh
-from mega.models import VQMAE
 from mega.setup_check import check_setup
 from mega.user_files import FILES
-from tests.golden.golden import GOLDEN_DIR, recipe
+from tests.fake_files import ROOT, SMALL, needs_template, write_data_sets, write_project
 
-ROOT = Path(__file__).resolve().parents[1]
-SMALL = ("model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1")
-TEMPLATE = GOLDEN_DIR.parent / "connections_smpl" / "template.ply"
-
-pytestmark = pytest.mark.skipif(not TEMPLATE.is_file(), reason=f"no {TEMPLATE} for a body of SMPL's topology")
-
-
-def composed(*overrides: str):
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("demo", ["experiment=mega_resnet", *SMALL, *overrides])
+pytestmark = needs_template
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    """A project folder with a fake SMPL-H, regressors as the published instructions give them, and random weights."""
-    folder = tmp_path_factory.mktemp("files")
-    mesh = trimesh.load(TEMPLATE, process=False)
-    arrays = recipe(GOLDEN_DIR).fake_smplh(mesh.vertices, mesh.faces, 1)
-    (folder / "body_models" / "smplh" / "neutral").mkdir(parents=True)
-    np.savez(folder / "body_models" / "smplh" / "neutral" / "model.npz", **arrays)
-    np.save(folder / "body_models" / "J_regressor_24.npy", arrays["J_regressor"])  # 52 rows, as unzipped from SMPL-H
-    np.save(folder / "body_models" / "J_regressor_h36m.npy", np.full((17, 6890), 1 / 6890))
-    config = composed(f"body.folder={folder / 'body_models'}")
-    torch.manual_seed(0)
-    tokenizer = instantiate(config.tokenizer)(body=instantiate(config.body))
-    for model, path in ((tokenizer, config.tokenizer_weights), (instantiate(config.model), config.weights)):
-        (folder / path).parent.mkdir(parents=True)
-        state = {f"module.{k}": v for k, v in model.state_dict().items()}
-        torch.save({"model": state, "epoch": 3, "loss": np.float64(0.1)}, folder / path)
-    return folder
+    """A project folder with what the demo needs, and the prior."""
+    return write_project(tmp_path_factory.mktemp("files"), {"mega_resnet": SMALL})
 
 
 @pytest.fixture
@@ -94,7 +67,7 @@ def test_a_missing_file_says_where_it_comes_from(demo) -> None:
 
 @pytest.mark.parametrize("path", [f.path for f in FILES if "demo" in f.needed_for and not f.experiments])
 def test_the_demo_needs_what_is_said_to_be_needed(demo, files, path) -> None:
-    """And nothing else: `files` holds no more than these."""
+    """And nothing else: `files` holds no more than these and the prior."""
     (files / path).rename(files / "away")
     smplh._read_gender.cache_clear()
     try:
@@ -107,38 +80,8 @@ def test_the_demo_needs_what_is_said_to_be_needed(demo, files, path) -> None:
 
 @pytest.fixture(scope="module")
 def annotated(files) -> Path:
-    """The same with what training and evaluation need besides: bodies of both genders, the prior, two data sets."""
-    for gender in ("m", "f"):
-        shutil.copytree(files / "body_models" / "smplh" / "neutral", files / "body_models" / "smplh" / gender)
-    model = composed().model
-    sizes = {k: model[k] for k in ("n_tokens", "codebook_size", "dim", "encoder_depth", "decoder_depth")}
-    torch.save({"model": VQMAE(**sizes).state_dict()}, files / "checkpoint" / "mega_pretrained")
-    rng = np.random.default_rng(0)
-    people = 5
-    columns = {
-        "imgname": np.array([f"images/{i % 2}.jpg" for i in range(people)]),
-        "center": np.full((people, 2), 100.0),
-        "gender": np.array(["m", "f", "neutral", "male", "female"]),
-    }
-    pose, shape = 0.2 * rng.standard_normal((people, 72)), rng.standard_normal((people, 10))
-    points = np.concatenate([rng.uniform(0, 200, (people, 24, 2)), np.ones((people, 24, 1))], axis=2)
-    flavours = {
-        "coco/coco": {"scale": np.full(people, 0.9), "pose_cam": pose, "shape": shape, "part": points},
-        "3dpw/3dpw_test": {
-            "imgname": np.char.add("datasets/3dpw/", columns["imgname"]),
-            "scale": np.full(people, 1 / 0.9),
-            "root_orient": pose[:, :3],
-            "pose_body": pose[:, 3:],
-            "betas": shape,
-            "j2d": points,
-        },
-    }
-    for path, flavour in flavours.items():
-        (files / "datasets" / path).parent.joinpath("images").mkdir(parents=True)
-        np.savez(files / "datasets" / f"{path}.npz", **columns | flavour)
-        for i in range(2):
-            picture = rng.integers(0, 255, (200, 200, 3), dtype=np.uint8)
-            cv2.imwrite(str((files / "datasets" / path).parent / "images" / f"{i}.jpg"), picture)
+    """The same with what training and evaluation need besides."""
+    write_data_sets(files)
     return files
 
 
@@ -159,7 +102,7 @@ def script(annotated, monkeypatch, capsys):
     return run
 
 
-TRAINING = ("pretrained=checkpoint/mega_pretrained", "data.workers=0", "data.batch_size=2", "loss_points=8")
+TRAINING = ("data.workers=0", "data.batch_size=2", "loss_points=8")
 
 
 def test_training_and_evaluation_with_released_files(script, annotated) -> None:
@@ -185,7 +128,7 @@ def test_training_and_evaluation_with_released_files(script, annotated) -> None:
 
 
 def test_random_bodies_of_the_released_prior(script, annotated) -> None:
-    said = script("generate.py", "pretrained=checkpoint/mega_pretrained", "n=2", "steps=3")
+    said = script("generate.py", "n=2", "steps=3")
     assert re.fullmatch(r"2 bodies in generated/, \d+ mm apart on average\n", said)
     with np.load(annotated / "generated" / "bodies.npz") as bodies:
         assert bodies["vertices"].shape == (2, 6890, 3)
@@ -207,3 +150,27 @@ def test_setup_is_told(files, capsys) -> None:
     assert "files for demo: 1 missing or wrong" in resnet  # its transformer is small
     assert "wrong    checkpoint/CVQMAE/mega_resnet" in output
     assert "missing  datasets/coco/coco.npz" in output
+
+
+def test_at_true_size(tmp_path) -> None:
+    """Demo, random bodies, a training step and evaluation on files as large as the released ones."""
+    folder = write_project(tmp_path, {"mega_hrnet": ()})
+    write_data_sets(folder)
+    shutil.copy(ROOT / "demo_data" / "synthetic_standing.jpg", folder / "person.jpg")
+    rows = ("data.workers=0", "data.batch_size=2", "data.limit=2", "training.n_samples=2")
+    for line in (
+        ("demo.py", "input=person.jpg", "output=out", "max_side=128"),
+        ("generate.py", "n=1", "steps=2"),
+        ("train_mega.py", "backbone_weights=null", "trainer.max_steps=1", *rows),
+        ("train_mega.py", "mode=test", *rows),
+    ):
+        script, *arguments = line
+        command = [sys.executable, str(ROOT / script), "experiment=mega_hrnet", *arguments]
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "test/PA-MPJPE" in result.stdout
+    for path in ("out/person.npz", "generated/bodies.npz"):
+        with np.load(folder / path) as file:
+            assert file["vertices"].shape == (1, 6890, 3)
+            assert np.isfinite(file["vertices"]).all()
+    shutil.rmtree(folder)  # seven gigabytes, which pytest would keep
