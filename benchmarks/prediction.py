@@ -91,6 +91,7 @@ def main() -> None:
             line = f"{name:<36}{precision:>10}{seconds * 1e3:>8.0f}{scaled * 1e3:>11.0f}{scaled / seconds:>7.2f}x"
             print(f"{line}{peak:>9.2f}{published_peak:>11.1f}", flush=True)
         chosen[precision] = torch.stack([work().argmax(dim=-1) for work in works[:2]])
+        del model, work, works  # before the next one is built
     if len(chosen) == 2:
         whole, part = (chosen["bf16"] == chosen["fp32"]).float().mean(dim=(1, 2)).tolist()
         print(f"agreement of bf16 with fp32: {whole:.1%} with all hidden, {part:.1%} with half hidden")
