@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from mega.inference.predictor import MODEL_FILE, TOKENIZER_FILE, Predictor
+from mega.inference.experiment import load_experiment
+from mega.inference.predictor import MODEL_FILE, TOKENIZER_FILE
 from mega.models import VQMAE, load_into, save_model
 from mega.models.checkpoint import BACKBONES
 from mesh_vq_vae.files import to_dtype
@@ -41,7 +40,7 @@ def convert_weights(config: DictConfig) -> int:
 
 def _convert(config: DictConfig, output: Path, dtype: torch.dtype) -> None:
     """Read and check everything, then write: nothing is written where a released file is wrong."""
-    predictor = _predictor(config)
+    predictor = load_experiment(config)
     arguments = {k: v for k, v in OmegaConf.to_container(config.model).items() if k not in ("_target_", "backbone")}
     prior, prior_arguments = None, {k: v for k, v in arguments.items() if k not in _OF_PICTURES}
     if Path(config.pretrained).exists():
@@ -77,15 +76,3 @@ def _check_range(models: dict[str, nn.Module], dtype: torch.dtype) -> None:
             to_dtype(model.state_dict(), dtype)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-
-
-def _predictor(config: DictConfig) -> Predictor:
-    """The experiment's image model and tokenizer, from the released files."""
-    try:
-        body = instantiate(config.body)
-    except InstantiationException as error:  # Hydra wraps what the constructor raises
-        raise error.__cause__ or error from None
-    crop = OmegaConf.to_container(config.crop)
-    return Predictor.of_experiment(
-        instantiate(config.tokenizer), config.tokenizer_weights, body, instantiate(config.model), config.weights, crop
-    )

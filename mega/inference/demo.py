@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mega.inference.detectors import Detector, GivenBoxes
+from mega.inference.experiment import load_experiment
 from mega.inference.export import MESH_FORMATS, encode_results, make_output_folder, write_together
 from mega.inference.images import InputError, find_pictures, output_names, read_picture
 from mega.inference.options import check_choice, check_temperature, check_whole_number, is_positive, read_device
@@ -147,21 +148,7 @@ def _predictor(config: DictConfig, device: torch.device) -> Predictor:
         predictor = Predictor.load(Path(config.weights).expanduser(), device, **speed)
         predictor.decoding = config.decode or predictor.decoding
         return predictor
-    try:
-        body = instantiate(config.body)
-    except InstantiationException as error:
-        raise error.__cause__ or error from None
-    return Predictor.of_experiment(
-        instantiate(config.tokenizer),
-        config.tokenizer_weights,
-        body,
-        instantiate(config.model),
-        config.weights,
-        OmegaConf.to_container(config.crop),
-        device,
-        config.decode or "argmax",
-        **speed,
-    )
+    return load_experiment(config, device=device, decoding=config.decode or "argmax", **speed)
 
 
 def _detector(config: DictConfig) -> Detector:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mega.evaluation import sample_spread
+from mega.inference.experiment import build_body
 from mega.inference.export import MESH_FORMATS, encode_mesh, encode_png, make_output_folder, write_together
 from mega.inference.images import InputError
 from mega.inference.options import check_choice, check_temperature, check_whole_number, read_device
@@ -67,11 +67,8 @@ def _load(config: DictConfig, device: torch.device) -> tuple[MeshVQVAE, VQMAE]:
         model, _ = load_vqmae(config.pretrained)
         tokenizer = MeshVQVAE.load(config.tokenizer_weights)
     else:
-        try:
-            body = instantiate(config.body)
-        except InstantiationException as error:
-            raise error.__cause__ or error from None
-        tokenizer = load_tokenizer(config.tokenizer_weights, partial(instantiate(config.tokenizer), body=body))
+        build = partial(instantiate(config.tokenizer), body=build_body(config))
+        tokenizer = load_tokenizer(config.tokenizer_weights, build)
         # The image model's sizes are the prior's.
         sizes = {name: config.model[name] for name in inspect.signature(VQMAE).parameters if name in config.model}
         model = load_into(VQMAE(**sizes), config.pretrained)

@@ -1,0 +1,35 @@
+"""What a script's config with `experiment=…` describes, built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mega.inference.predictor import Predictor
+
+if TYPE_CHECKING:
+    from mega.bodies import BodyModel
+
+
+def build_body(config: DictConfig) -> BodyModel:
+    """The config's body; raises what its constructor raises, which Hydra wraps."""
+    try:
+        return instantiate(config.body)
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
+
+
+def load_experiment(config: DictConfig, **options) -> Predictor:
+    """The config's image model and tokenizer with their weights; options as for `Predictor.of_experiment`."""
+    return Predictor.of_experiment(
+        instantiate(config.tokenizer),
+        config.tokenizer_weights,
+        build_body(config),
+        instantiate(config.model),
+        config.weights,
+        OmegaConf.to_container(config.crop),
+        **options,
+    )
