@@ -149,7 +149,7 @@ def test_setup_is_told(files, capsys) -> None:
     resnet = output.split("experiment=")[2]
     assert "files for demo: 1 missing or wrong" in resnet  # its transformer is small
     assert "wrong    checkpoint/CVQMAE/mega_resnet" in output
-    assert "missing  datasets/coco/coco.npz" in output
+    assert "missing  datasets/mpii/mpii.npz" in output
 
 
 def test_at_true_size(tmp_path) -> None:

@@ -27,6 +27,13 @@ def run_image_training(config: DictConfig) -> None:
     body = instantiate(config.body)
     tokenizer = load_tokenizer(config.tokenizer_weights, partial(instantiate(config.tokenizer), body=body))
     model, crop = _model_to_test(config, tokenizer) if config.mode == "test" else _new_model(config, tokenizer)
+    if config.mode == "train" and not last_checkpoint(config.output).is_file():
+        _start_from_trained(config, model)
+    if tokenizer.n_vertices != len(body.template):
+        raise ValueError(
+            f"{config.tokenizer_weights} is for meshes of {tokenizer.n_vertices} vertices, "
+            f"but the body {body.name} has {len(body.template)}."
+        )
     points = torch.linspace(0, tokenizer.n_vertices - 1, config.loss_points).long()
     sizes = {"crop_size": crop["size"], "margin": crop["margin"]}
     data = instantiate(config.data)(body=body, tokenizer=tokenizer, points=points, **sizes)
@@ -40,8 +47,6 @@ def run_image_training(config: DictConfig) -> None:
         case "export":
             _export(config, module)
         case "train":
-            if not last_checkpoint(config.output).is_file():
-                _start_from_trained(config, model)
             fit(config, module, data, callbacks=[PicturePanels(Path(config.output) / "panels")])
 
 
