@@ -93,7 +93,7 @@ def script(annotated, monkeypatch, capsys):
         monkeypatch.chdir(annotated)
         monkeypatch.setattr(sys, "argv", [name, "experiment=mega_resnet", *SMALL, *arguments])
         try:
-            runpy.run_path(ROOT / name, run_name="__main__")
+            runpy.run_path(str(ROOT / name), run_name="__main__")
         except SystemExit as end:
             if end.code:
                 pytest.fail(capsys.readouterr().err)
@@ -115,6 +115,12 @@ def test_training_and_evaluation_with_released_files(script, annotated) -> None:
         (losses,) = (row for row in csv.DictReader(file) if row["train/loss"])
     assert float(losses["train/tokens"]) == pytest.approx(np.log(512), rel=0.2)
     assert all(float(losses[f"train/{name}"]) > 0 for name in ("rotation", "keypoints2d"))
+
+    released = annotated / "checkpoint" / "CVQMAE" / "mega_resnet"
+    before = released.read_bytes()
+    with pytest.raises(pytest.fail.Exception, match="is a released file and is not overwritten"):
+        script("train_mega.py", *TRAINING, "mode=export")
+    assert released.read_bytes() == before
 
     options = ("mode=test", "data.limit=3", "training.n_samples=2", "data.workers=0")
     report = script("train_mega.py", *TRAINING, *options, "data.eval_batch_size=2")

@@ -15,7 +15,6 @@ from mega.data.annotations import Annotations
 from mega.data.augmentation import Augmentation
 from mega.data.image_dataset import ImageDataset
 from mega.data.token_cache import cached_tokens
-from mega.evaluation import COCO17
 from mesh_vq_vae import MeshVQVAE
 
 _CHUNK = 64  # bodies made at a time
@@ -64,8 +63,6 @@ class ImageData(L.LightningDataModule):
         self.augmentation, self.points, self.workers, self.seed = augmentation, points, workers, seed
         self._train: ImageDataset | None = None
         self._train_points: np.ndarray | None = None
-
-    protocol = COCO17
 
     @property
     def keypoint_regressor(self) -> Tensor:

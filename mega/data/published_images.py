@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.data.augmentation import Augmentation
 from mega.data.published import PublishedAnnotations, read_published_rgb
-from mega.evaluation import MEGA, Protocol
 from mega.geometry.annotated import (
     MIRRORED_PART17,
     MIRRORED_SMPL,
@@ -33,8 +32,8 @@ from mesh_vq_vae import MeshVQVAE
 
 # Rows of the H36M regressor in the order of the real images' 17 keypoints.
 _H36M_ORDER = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
-_N_SMPL, _N_H36M = 24, 17
-N_KEYPOINTS = _N_SMPL + _N_H36M
+_N_H36M, _N_SMPL = 17, 24
+N_KEYPOINTS = _N_H36M + _N_SMPL
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class PublishedImages(Dataset):
             round what it cuts out.
         pose: (21, 3) axis-angle, radians; betas: (10,); gender: index into GENDERS.
         rotmat: (3, 3) from the canonical to the camera frame, turned along with the crop.
-        keypoints2d: (41, 3) SMPL's 24 joints and the 17 of H36M: x, y in crop coordinates and confidence. That is 0 for
+        keypoints2d: (41, 3) the 17 joints of H36M, then SMPL's 24: x, y in crop coordinates and confidence, 0 for
             the set that the file does not annotate, and scaled for the other, so that a mean over all is its mean.
         index: row.
 
@@ -138,7 +137,7 @@ class PublishedImages(Dataset):
 def _among_all(keypoints: Tensor, smpl_joints: bool) -> Tensor:
     """(24, 3) of SMPL or (17, 3) of H36M -> (41, 3), see `PublishedImages`."""
     every = torch.zeros(N_KEYPOINTS, 3)
-    rows = slice(_N_SMPL) if smpl_joints else slice(_N_SMPL, None)
+    rows = slice(_N_H36M, None) if smpl_joints else slice(_N_H36M)
     every[rows] = keypoints * torch.tensor([1, 1, N_KEYPOINTS / len(keypoints)])
     return every
 
@@ -192,9 +191,6 @@ class PublishedImageData(L.LightningDataModule):
         workers: processes that read pictures.
     """
 
-    # The joints that errors are taken over, among the 41 keypoints.
-    protocol: Protocol = replace(MEGA, joints=tuple(range(_N_SMPL, N_KEYPOINTS)))
-
     def __init__(
         self,
         body: SMPLHBody,
@@ -231,7 +227,7 @@ class PublishedImageData(L.LightningDataModule):
     @property
     def keypoint_regressor(self) -> Tensor:
         """(41, V), of the keypoints that the items have."""
-        return torch.cat([self.body.keypoint_regressor, self.body.h36m_regressor[list(_H36M_ORDER)]])
+        return torch.cat([self.body.h36m_regressor[list(_H36M_ORDER)], self.body.keypoint_regressor])
 
     def train_dataloader(self) -> DataLoader:
         if self._parts is None:

@@ -10,12 +10,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mega.backbones import load_pretrained
+from mega.evaluation import PROTOCOLS
 from mega.models import CVQMAE, load_cvqmae, load_into, load_pretrained_vqmae, load_tokenizer, read_state, save_model
 from mega.training.image import CVQMAETraining
 from mega.training.panels import PicturePanels
 from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
-from mesh_vq_vae.files import weights_format
+from mesh_vq_vae.files import is_released, weights_format
 
 # Arguments of a backbone that whoever loads its weights has no use for.
 _TRAINING_ONLY = ("_target_", "pretrained", "weights", "frozen_stages", "frozen_blocks")
@@ -39,8 +40,8 @@ def run_image_training(config: DictConfig) -> None:
     data = instantiate(config.data)(body=body, tokenizer=tokenizer, points=points, **sizes)
     # Losses and errors look at the keypoints that the pictures are annotated with.
     tokenizer.keypoint_regressor = data.keypoint_regressor
-    build = instantiate(config.training)
-    module: CVQMAETraining = build(model=model, tokenizer=tokenizer, points=points, crop=crop, protocol=data.protocol)
+    build, protocol = instantiate(config.training), PROTOCOLS[config.protocol]
+    module: CVQMAETraining = build(model=model, tokenizer=tokenizer, points=points, crop=crop, protocol=protocol)
     match config.mode:
         case "test":
             test(config, module, data)
@@ -79,6 +80,10 @@ def _start_from_trained(config: DictConfig, model: CVQMAE) -> None:
 
 
 def _export(config: DictConfig, module: CVQMAETraining) -> None:
+    if is_released(config.weights):
+        raise ValueError(
+            f"{config.weights} is a released file and is not overwritten: say where to write, weights=FILE."
+        )
     load_module_weights(module, last_checkpoint(config.output))
     model = module.model
     description = {

@@ -74,7 +74,7 @@ def _check_item(
     assert_close(raw[where], arrays[f"{flavour}_raw_val"][row], 1e-5, f"{flavour}_raw_val {row}")
     assert_close(normalised[where], arrays[f"{flavour}_img_val"][row], 1e-5, f"{flavour}_img_val {row}")
     assert_close(item["image"].flatten()[where] / 255, arrays[f"{flavour}_raw_val"][row], 1e-5, f"{flavour} item {row}")
-    known = item["keypoints2d"][:24] if table.smpl_joints else item["keypoints2d"][24:]
+    known = item["keypoints2d"][17:] if table.smpl_joints else item["keypoints2d"][:17]
     assert_close(known[:, :2], arrays[f"{flavour}_j2d"][row][:, :2], 1e-6, f"{flavour} keypoints of item {row}")
 
     for _ in range(2):  # reading twice gives the same
