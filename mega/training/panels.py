@@ -1,4 +1,4 @@
-"""Callbacks that draw what a network does, at each validation: a PNG in the run's folder and in TensorBoard."""
+"""Callbacks that draw what a network does, at each validation: a PNG in the run's folder and in the run's loggers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from mega.geometry import crop_camera_to_full, rot6d_to_matrix
 from mega.models import codes_to_decode, predict_deterministic
@@ -41,12 +41,19 @@ class MeshPanels(L.Callback):
 
 
 def log_picture(trainer: L.Trainer, folder: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture (H, W, 3) to the folder and to TensorBoard, named by the step."""
+    """Write an RGB picture (H, W, 3) to the folder, named by the step, and to each logger that takes pictures.
+
+    Of several processes only the first writes.
+    """
+    if not trainer.is_global_zero:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(folder / f"step_{trainer.global_step:06d}.png"), picture[..., ::-1])
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(folder.name, picture, trainer.global_step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(folder.name, [picture], trainer.global_step)
 
 
 class PicturePanels(L.Callback):

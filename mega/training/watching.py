@@ -1,0 +1,154 @@
+"""What watches over a run: how long it waits for data, a stop at the first loss that is not finite, and its loggers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from torch import Tensor
+
+
+def build_loggers(config: DictConfig) -> list[Logger]:
+    """The loggers of a config {name: {_target_: …}}.
+
+    Raises ModuleNotFoundError that names the extra to install when W&B is wanted but not there.
+    """
+    wanted = any(logger._target_.endswith(".WandbLogger") for logger in config.values())
+    if wanted and importlib.util.find_spec("wandb") is None:
+        raise ModuleNotFoundError(
+            "logger=wandb needs Weights & Biases, which is not installed: pip install 'mega-hmr[wandb]' "
+            "(in this folder: pip install -e '.[wandb]'), or take logger=csv_tensorboard."
+        )
+    return [instantiate(logger) for logger in config.values()]
+
+
+class DataWait(L.Callback):
+    """Logs which share of the time a training waits for its data, and how fast it is.
+
+    `train/data_wait_percent` is the time from the end of one batch to the start of the next, in percent of the whole;
+    `train/steps_per_second` are optimizer steps in that whole. Both are over the last `steps` batches and leave out the
+    gaps in which a validation or a checkpoint was made. On a GPU, which lags behind the Python code, a wait may be
+    covered by work still queued: the share is the most that faster loading could save.
+
+    Put it behind other callbacks that work at the end of a batch, whose time would pass for waiting.
+
+    Args:
+        steps: length of the window, in batches; that of the log interval is a good one.
+    """
+
+    def __init__(self, steps: int = 50):
+        self._times: deque[tuple[float, float]] = deque(maxlen=steps)  # of each batch: waited, worked (s)
+        self._idle_since: float | None = None  # None: something else than loading has happened since
+        self._waited: float | None = None
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        self._idle_since = time.perf_counter()
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        self._started = time.perf_counter()
+        self._waited = None if self._idle_since is None else self._started - self._idle_since
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self._idle_since = time.perf_counter()
+        if self._waited is not None:
+            self._times.append((self._waited, self._idle_since - self._started))
+        if not self._times:
+            return
+        waited, worked = map(sum, zip(*self._times, strict=True))
+        speed = len(self._times) / trainer.accumulate_grad_batches / (waited + worked)
+        module.log("train/data_wait_percent", 100 * waited / (waited + worked), prog_bar=True)
+        module.log("train/steps_per_second", speed)
+
+    # Lightning saves checkpoints after the other callbacks' ends of a batch or of a validation.
+    def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
+        self._idle_since = None
+
+    def on_validation_start(self, trainer, module) -> None:
+        self._idle_since = None
+
+
+class LossNotFiniteError(RuntimeError):
+    """A training's loss became infinite or not a number."""
+
+
+class StopOnNaN(L.Callback):
+    """Stops a training before a loss that is not finite reaches the weights, and keeps the batch that led to it.
+
+    The batch is written to `folder/nan_batch_step_000123_rank0.pt`: {batch (tensors on the CPU), step (optimizer steps
+    done), epoch, batch_idx, rank}. The loss is looked at in every step, for which a GPU has to finish its queue.
+
+    Args:
+        folder: of the run; made if need be.
+
+    Raises:
+        LossNotFiniteError: from the training, when it happens. The run's last checkpoint is left as it is.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._batch: Any = None
+        self._batch_idx = 0
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        self._batch, self._batch_idx = batch, batch_idx
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self._batch = None  # or its memory stays taken while the next one is fetched
+
+    def on_before_backward(self, trainer, module, loss: Tensor) -> None:
+        if torch.isfinite(loss).all():
+            return
+        path = self._save_batch(trainer)
+        # Of this step: training_step has logged its terms already.
+        terms = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("train/")}
+        terms.pop("train/data_wait_percent", None)
+        terms.pop("train/steps_per_second", None)
+        known = "; terms: " + ", ".join(f"{name} {value:.4g}" for name, value in terms.items()) if terms else ""
+        raise LossNotFiniteError(
+            f"the loss is {loss.item()} at step {trainer.global_step}, epoch {trainer.current_epoch}{known}. "
+            f"The batch is kept in {path}: torch.load({str(path)!r}, weights_only=True)['batch']. {_advice(module)}"
+        )
+
+    def _save_batch(self, trainer: L.Trainer) -> Path:
+        path = self.folder / f"nan_batch_step_{trainer.global_step:06d}_rank{trainer.global_rank}.pt"
+        content = {
+            "batch": move_data_to_device(self._batch, torch.device("cpu")),
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "batch_idx": self._batch_idx,
+            "rank": trainer.global_rank,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            torch.save(content, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+
+def _advice(module: L.LightningModule) -> str:
+    broken = [name for name, weights in module.named_parameters() if not torch.isfinite(weights).all()]
+    if broken:
+        return (
+            f"The weights were not finite before this step (such as {broken[0]}), so a gradient of an earlier one was "
+            "not, and the last checkpoint may hold them too: start anew, or from an older one, with a lower learning "
+            "rate or trainer.gradient_clip_val=1."
+        )
+    return (
+        "The weights are still finite, and the last checkpoint is from before this step. If the batch holds values "
+        "that are not finite or absurd, mend or leave out its items. If it does not, continue with a lower learning "
+        "rate, trainer.gradient_clip_val=1 or trainer.precision=32-true."
+    )
