@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import roma
 import torch
+from torchvision.transforms import v2
 
 from mega.bodies import MIRRORED_KEYPOINTS
 from mega.data import Annotations, Augmentation, ImageDataset
 from mega.geometry import crop_to_pixels
 
 PEOPLE = 6
-WILD = Augmentation(scale=0.2, shift=0.15, degrees=30, turn_probability=1, color=0.5, occlusion=0.5, low_resolution=0.5)
+LOOK = (v2.ColorJitter(0.5, 0.5, 0.5, 0.1), v2.RandomErasing(0.5))
+WILD = Augmentation(scale=0.2, shift=0.15, degrees=30, turn_probability=1, look=LOOK)
 
 
 def _table(rng: np.random.Generator) -> dict[str, np.ndarray]:

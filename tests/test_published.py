@@ -26,13 +26,13 @@ def columns() -> dict[str, np.ndarray]:
     [
         ({"part": None}, "lacks the field part or j2d"),
         ({"pose_cam": None}, "lacks a pose: pose_cam, pose, or root_orient and pose_body"),
-        ({"shape": np.zeros((PEOPLE - 1, 10))}, r"the field shape has shape \(2, 10\), but there are 3 imgnames"),
-        ({"center": np.float64(3)}, r"the field center has shape \(\), but there are 3 imgnames"),
+        ({"shape": np.zeros((PEOPLE - 1, 10))}, r"there are 3 imgnames, but shape has shape \(2, 10\)"),
+        ({"center": np.float64(3)}, r"there are 3 imgnames, but center has shape \(\)"),
         ({"center": np.full((PEOPLE, 2), "x")}, "the field center holds no numbers"),
-        ({"center": np.full((PEOPLE, 2), np.nan)}, "the field center is not finite in row 0"),
-        ({"part": np.zeros((PEOPLE, 24))}, r"the keypoints have shape \(3, 24\), expected \(P, 24, 3\)"),
+        ({"shape": np.zeros((2, 10)), "part": np.zeros((4, 24, 3))}, r"shape has shape \(2, 10\), part has shape \(4, 24"),
+        ({"part": np.zeros((PEOPLE, 24))}, r"the field part has shape \(3, 24\), expected \(P, 24, 3\)"),
         ({"pose_cam": np.zeros((PEOPLE, 63))}, r"the field pose_cam has shape \(3, 63\), expected \(P, 66\)"),
-        ({"scale": np.array([1, 0, 1])}, "the scale of row 1 is 0.0, it must be above 0"),
+        ({name: array[:0] for name, array in columns().items()}, "holds no rows"),
         ({"shape": np.array([{}] * PEOPLE)}, "cannot be read as annotations"),
     ],
 )

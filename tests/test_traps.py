@@ -32,6 +32,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 import mega.training.image
 from mega.data import Augmentation, ImageData, PublishedImageData, PublishedImages
@@ -44,7 +45,8 @@ from mesh_vq_vae.training import MeshVQVAETraining
 from tests.toy import CROP, toy_model, toy_tokenizer
 
 PEOPLE = 7
-WILD = Augmentation(scale=0.2, degrees=30, turn_probability=1, color=0.5, occlusion=0.5, low_resolution=0.5)
+LOOK = (v2.ColorJitter(0.5, 0.5, 0.5, 0.1), v2.RandomErasing(0.5))
+WILD = Augmentation(scale=0.2, degrees=30, turn_probability=1, look=LOOK)
 
 
 class ToyBody(nn.Module):
@@ -159,7 +161,7 @@ def test_every_spelling_of_a_gender(pictures: Path, tmp_path: Path) -> None:
     assert PublishedAnnotations.load(tmp_path / "bytes.npz").gender.tolist() == known
     columns["gender"] = np.array([*known[:-1], "unknown"])
     np.savez(tmp_path / "unknown.npz", **columns)
-    with pytest.raises(ValueError, match=r"unknown\.npz, row 6: The gender 'unknown' is none of"):
+    with pytest.raises(ValueError, match=r"unknown\.npz: .*row 6 \(a\.png\): The gender 'unknown' is none of"):
         PublishedAnnotations.load(tmp_path / "unknown.npz")
 
 

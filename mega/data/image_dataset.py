@@ -86,18 +86,19 @@ class ImageDataset(Dataset):
         if self.augmentation is None:
             square, degrees = square_box(box, self.margin), 0.0
             crop = square_crop(image, box, self.crop_size, self.margin).round().astype(np.uint8)
+            crop = _channels_first(crop)
         else:
             rng = np.random.default_rng((self.seed, self.epoch, index))
             square = self.augmentation.draw_square(square_box(box, self.margin), rng)
             degrees = self.augmentation.draw_degrees(rng)
             crop = warp_crop(image, crop_matrix(square, self.crop_size, degrees), self.crop_size)
-            crop = self.augmentation.draw_look(crop, rng)
+            crop = self.augmentation.draw_look(_channels_first(crop), rng)
 
         to_unit_crop = torch.from_numpy(crop_matrix(square, 2, degrees)).float()  # pixels -> [0, 2]
         keypoints = torch.from_numpy(self.annotations.keypoints2d[row])
         on_crop = keypoints[:, :2] @ to_unit_crop[:, :2].T + to_unit_crop[:, 2] - 1
         item = {
-            "image": torch.from_numpy(crop).permute(2, 0, 1),
+            "image": crop,
             "rotmat": _turn_in_picture(degrees) @ self._rotations[row],
             "keypoints2d": torch.cat([on_crop, keypoints[:, 2:]], dim=1),
             "keypoints3d": self._keypoints3d[row],
@@ -120,6 +121,11 @@ def read_rgb(path: Path) -> np.ndarray:
     if image is None:
         raise ValueError(f"{path} is not a picture that can be read; it may be cut short. Make or fetch it again.")
     return image
+
+
+def _channels_first(crop: np.ndarray) -> Tensor:
+    """(H, W, 3) -> (3, H, W)."""
+    return torch.from_numpy(crop).permute(2, 0, 1)
 
 
 def _mirror(item: dict[str, Tensor]) -> dict[str, Tensor]:

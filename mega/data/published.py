@@ -9,8 +9,10 @@ scale: box = 200 * scale px                        scale stored inverted: box = 
 
 from __future__ import annotations
 
+import logging
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -20,7 +22,10 @@ import numpy as np
 from mega.bodies.smplh import gender_name
 from mega.data.image_dataset import read_rgb
 
+log = logging.getLogger(__name__)
+
 N_BETAS, N_POSED = 10, 22  # the root and 21 joints
+_NAMED = 5  # how many bad rows a message names
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class PublishedAnnotations:
     """P people in pictures; rotations are those of the picture's camera frame.
 
     Attributes:
+        row: (P,) of the file.
         imgname: (P,) path of the picture, relative to the folder that the user names.
         center: (P, 2) px.
         scale: (P,) the box is a square of 200 * scale px, whatever the file's convention.
@@ -36,8 +42,10 @@ class PublishedAnnotations:
         gender: (P,) neutral, male or female.
         keypoints2d: (P, 24, 3) px and confidence.
         smpl_joints: whether the 24 keypoints are SMPL's joints (tests) or those of `part` (real images).
+        problem: which rows of the file were left out, and why; empty if none.
     """
 
+    row: np.ndarray
     imgname: np.ndarray
     center: np.ndarray
     scale: np.ndarray
@@ -46,54 +54,136 @@ class PublishedAnnotations:
     gender: np.ndarray
     keypoints2d: np.ndarray
     smpl_joints: bool
+    problem: str = ""
 
     def __len__(self) -> int:
         return len(self.imgname)
 
     def select(self, rows: np.ndarray | slice) -> PublishedAnnotations:
         """The table of these rows."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "smpl_joints"}
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("smpl_joints", "problem")}
         return replace(self, **{name: column[rows] for name, column in columns.items()})
 
     @classmethod
-    def load(cls, path: str | Path) -> PublishedAnnotations:
+    def load(cls, path: str | Path, skip_bad_rows: bool = False) -> PublishedAnnotations:
         """Read a file of either flavour.
+
+        A row is bad if a number in it is not finite, its scale is not above 0, or its gender is unknown.
+
+        Args:
+            path: of the file.
+            skip_bad_rows: leave bad rows out, with one warning, as training can. A test on fewer people is another
+                test: by default they are refused.
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: when a field is missing, too short, not finite, or a gender is unknown; names file, field, row.
+            ValueError: when a field is missing, too short or of another length than the rest, for bad rows, and when no
+                row is left; names file, field, row.
         """
-        columns = _read(Path(path))
-        is_test = "j2d" in columns
-        people = len(columns["imgname"])
-        if "pose_cam" in columns or "pose" in columns:
-            pose = _column(path, columns, ("pose_cam", "pose"), 3 * N_POSED)
+        file = _File(Path(path))
+        is_test = "j2d" in file.columns
+        if "pose_cam" in file.columns or "pose" in file.columns:
+            pose = file.numbers(("pose_cam", "pose"), 3 * N_POSED)
         else:
-            root = _column(path, columns, ("root_orient",), 3)
-            pose = np.concatenate([root, _column(path, columns, ("pose_body",), 3 * (N_POSED - 1))], axis=1)
-        keypoints = _column(path, columns, ("j2d", "part"), 24)
-        if keypoints.ndim != 3 or keypoints.shape[2] < 3:
-            raise ValueError(f"{path}: the keypoints have shape {keypoints.shape}, expected (P, 24, 3).")
-        scale = np.asarray(columns["scale"], np.float64).reshape(people, -1)[:, 0]
-        bad = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
-        if len(bad):
-            raise ValueError(f"{path}: the scale of row {bad[0]} is {scale[bad[0]]}, it must be above 0.")
-        return cls(
-            imgname=np.asarray(columns["imgname"]).astype(str),
-            center=_column(path, columns, ("center",), 2),
+            root = file.numbers(("root_orient",), 3)
+            pose = np.concatenate([root, file.numbers(("pose_body",), 3 * (N_POSED - 1))], axis=1)
+        scale = file.scale()
+        table = cls(
+            row=np.arange(file.people),
+            imgname=np.asarray(file.columns["imgname"]).astype(str),
+            center=file.numbers(("center",), 2),
             scale=1 / scale if is_test else scale,
-            pose=pose.reshape(people, N_POSED, 3),
-            betas=_column(path, columns, ("betas", "shape"), N_BETAS),
-            gender=_genders(path, columns.get("gender"), people),
-            keypoints2d=keypoints[..., :3],
+            pose=pose.reshape(file.people, N_POSED, 3),
+            betas=file.numbers(("betas", "shape"), N_BETAS),
+            gender=file.genders(),
+            keypoints2d=file.numbers(("j2d", "part"), 24, 3),
             smpl_joints=is_test,
         )
+        if not file.bad:
+            return table
+        problem = _describe(file, table.imgname)
+        if not skip_bad_rows:
+            raise ValueError(f"{problem} Correct them: a test needs every row.")
+        if len(file.bad) == file.people:
+            raise ValueError(f"{problem} None is left to train on.")
+        log.warning("%s They are left out.", problem)
+        return replace(table.select(np.setdiff1d(table.row, list(file.bad))), problem=problem)
 
 
 def read_published_rgb(path: Path) -> np.ndarray:
     """A picture (H, W, 3) uint8 RGB; one whose path holds `closeup` is stored lying and is turned clockwise."""
     image = read_rgb(path)
     return cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE) if "closeup" in str(path) else image
+
+
+def _describe(file: _File, imgname: np.ndarray) -> str:
+    named = [f"row {row} ({imgname[row]}): {reason}" for row, reason in sorted(file.bad.items())[:_NAMED]]
+    more = ["…"] if len(file.bad) > _NAMED else []
+    return f"{file.path}: {len(file.bad)} of {file.people} rows cannot be used: {'; '.join(named + more)}."
+
+
+class _File:
+    """The arrays of a file, and `bad`: what is wrong with its rows, {row: reason}, filled as they are asked for."""
+
+    def __init__(self, path: Path):
+        self.path, self.columns = path, _read(path)
+        self.people = self.columns["imgname"].size
+        self.bad: dict[int, str] = {}
+
+    def numbers(self, names: tuple[str, ...], *lengths: int) -> np.ndarray:
+        """The first of `names` that is there, its axes after the first cut to `lengths`, as float64."""
+        name = next(n for n in names if n in self.columns)
+        column = self._as_numbers(name)
+        fits = column.ndim == 1 + len(lengths) and all(
+            have >= want for have, want in zip(column.shape[1:], lengths, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join(map(str, lengths))
+            raise ValueError(f"{self.path}: the field {name} has shape {column.shape}, expected (P, {wanted}) or more.")
+        column = column[(slice(None), *map(slice, lengths))]
+        self._mark(~np.isfinite(column.reshape(self.people, -1)).all(axis=1), lambda row: f"{name} is not finite")
+        return column
+
+    def scale(self) -> np.ndarray:
+        """(P,) as stored, NaN where it is bad."""
+        scale = self._as_numbers("scale").reshape(self.people, -1)[:, 0]
+        bad = ~(np.isfinite(scale) & (scale > 0))
+        self._mark(bad, lambda row: f"scale is {scale[row]}, it must be above 0")
+        return np.where(bad, np.nan, scale)
+
+    def genders(self) -> np.ndarray:
+        """(P,) names; bad ones are empty."""
+        if "gender" not in self.columns:
+            return np.full(self.people, "neutral")
+        try:
+            column = self.columns["gender"].reshape(self.people, -1)[:, 0].astype(str)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.path}: the field gender holds no text: {error}.") from error
+        names = {}
+        for said in np.unique(column):
+            try:
+                names[said] = gender_name(said)
+            except ValueError as error:
+                reason = str(error).rstrip(".")
+                self._mark(column == said, lambda row, reason=reason: reason)
+                names[said] = ""
+        return np.array([names[said] for said in column])
+
+    def _mark(self, bad: np.ndarray, reason: Callable[[int], str]) -> None:
+        for row in np.flatnonzero(bad).tolist():
+            self.bad.setdefault(row, reason(row))
+
+    def _as_numbers(self, name: str) -> np.ndarray:
+        try:
+            return np.asarray(self.columns[name], np.float64)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: the field {name} holds no numbers: {error}.") from error
+
+
+_FIELDS = (
+    *("imgname", "center", "scale", "gender", "pose_cam", "pose", "root_orient", "pose_body", "shape", "betas"),
+    *("part", "j2d"),
+)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -112,41 +202,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not ({"pose_cam", "pose"} & columns.keys() or {"root_orient", "pose_body"} <= columns.keys()):
         raise ValueError(f"{path} lacks a pose: pose_cam, pose, or root_orient and pose_body.")
     people = columns["imgname"].size
-    for name, column in columns.items():
-        if column.shape[:1] != (people,):
-            raise ValueError(f"{path}: the field {name} has shape {column.shape}, but there are {people} imgnames.")
+    if not people:
+        raise ValueError(f"{path} holds no rows.")
+    other = [f"{name} has shape {c.shape}" for name, c in columns.items() if c.shape[:1] != (people,)]
+    if other:
+        raise ValueError(f"{path}: there are {people} imgnames, but {', '.join(other)}.")
     return columns
-
-
-_FIELDS = (
-    *("imgname", "center", "scale", "gender", "pose_cam", "pose", "root_orient", "pose_body", "shape", "betas"),
-    *("part", "j2d"),
-)
-
-
-def _column(path: str | Path, columns: dict[str, np.ndarray], names: tuple[str, ...], length: int) -> np.ndarray:
-    """The first of `names` that is there, its second axis cut to `length`, as float64."""
-    name = next(n for n in names if n in columns)
-    try:
-        column = np.asarray(columns[name], np.float64)
-    except ValueError as error:
-        raise ValueError(f"{path}: the field {name} holds no numbers: {error}.") from error
-    if column.ndim < 2 or column.shape[1] < length:
-        raise ValueError(f"{path}: the field {name} has shape {column.shape}, expected (P, {length}) or more.")
-    column = column[:, :length]
-    bad = np.flatnonzero(~np.isfinite(column.reshape(len(column), -1)).all(axis=1))
-    if len(bad):
-        raise ValueError(f"{path}: the field {name} is not finite in row {bad[0]}.")
-    return column
-
-
-def _genders(path: str | Path, column: np.ndarray | None, people: int) -> np.ndarray:
-    if column is None:
-        return np.full(people, "neutral")
-    names = []
-    for row, gender in enumerate(column):
-        try:
-            names.append(gender_name(gender.decode() if isinstance(gender, bytes) else gender))
-        except ValueError as error:
-            raise ValueError(f"{path}, row {row}: {error}") from error
-    return np.array(names)

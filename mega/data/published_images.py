@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import lightning as L
 import numpy as np
 import roma
@@ -15,11 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.data.augmentation import Augmentation
+from mega.data.loading import evaluation_loader, training_loader
+from mega.data.mixture import Mixture
 from mega.data.published import PublishedAnnotations, read_published_rgb
 from mega.geometry.annotated import (
     MIRRORED_PART17,
     MIRRORED_SMPL,
     PART24_TO_17,
+    PIXELS_A_SCALE,
     annotated_crop,
     keypoints_on_crop,
     mirror_keypoints,
@@ -34,6 +39,10 @@ from mesh_vq_vae import MeshVQVAE
 _H36M_ORDER = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
 _N_H36M, _N_SMPL = 17, 24
 N_KEYPOINTS = _N_H36M + _N_SMPL
+# A box of so many times the picture's longer side is a mistake, and takes the machine's memory.
+_LARGEST_BOX = 10
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,10 @@ class Source:
     share: float | None = None
 
 
+class BadPictureError(ValueError):
+    """A picture that is missing or broken, or that a person's crop cannot be cut out of."""
+
+
 class PublishedImages(Dataset):
     """Crops of one annotation file. An item is a function of (seed, epoch, index) and of nothing else.
 
@@ -60,6 +73,8 @@ class PublishedImages(Dataset):
         patch: cut them as the ViT's training does (exactly, a tenth wider), not as that of HRNet and ResNet.
         augmentation: changes to the crops (`shift` is not used); none if left out.
         flip_probability: how often a person is seen in a mirror.
+        training: leave out bad rows, and give the next person of the file in place of one whose picture cannot be used;
+            otherwise both are errors.
         seed: of the augmentation.
         limit: use the first so many rows only.
 
@@ -70,7 +85,8 @@ class PublishedImages(Dataset):
         rotmat: (3, 3) from the canonical to the camera frame, turned along with the crop.
         keypoints2d: (41, 3) the 17 joints of H36M, then SMPL's 24: x, y in crop coordinates and confidence, 0 for
             the set that the file does not annotate, and scaled for the other, so that a mean over all is its mean.
-        index: row.
+        index: of the person among those of the file that are used.
+        replaced: -1, or the index that was asked for, where this is the next person whose picture can be used.
 
     Source of the conventions: the published annotation files (`PublishedAnnotations`).
     """
@@ -82,11 +98,13 @@ class PublishedImages(Dataset):
         patch: bool = False,
         augmentation: Augmentation | None = None,
         flip_probability: float = 0.0,
+        training: bool = False,
         seed: int = 0,
         limit: int | None = None,
     ):
-        self.annotations = PublishedAnnotations.load(source.path).select(slice(limit))
-        self.root = Path(source.root or Path(source.path).parent)
+        self.path, self.training = Path(source.path), training
+        self.annotations = PublishedAnnotations.load(self.path, skip_bad_rows=training).select(slice(limit))
+        self.root = Path(source.root or self.path.parent)
         self.crop_size, self.patch = crop_size, patch
         self.augmentation, self.flip_probability = augmentation, flip_probability
         self.seed, self.epoch = seed, 0
@@ -97,41 +115,68 @@ class PublishedImages(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         if not 0 <= index < len(self):
             raise IndexError(f"Row {index} of {len(self)}.")
+        if not self.training:
+            return self.person(index) | {"replaced": -1}
+        for row in (*range(index, len(self)), *range(index)):
+            try:
+                return self.person(row) | {"replaced": -1 if row == index else index}
+            except BadPictureError as error:
+                last = error
+        raise BadPictureError(f"{self.path}: none of its {len(self)} pictures can be used, the last: {last}")
+
+    def person(self, index: int) -> dict[str, Tensor | int]:
+        """The item of a row itself.
+
+        Raises:
+            BadPictureError: if its picture is missing or broken, or no crop can be cut out of it; names file and row.
+        """
         known = self.annotations
         rng = np.random.default_rng((self.seed, self.epoch, index))
         degrees, scale, mirrored = 0.0, known.scale[index], rng.random() < self.flip_probability
         if self.augmentation is not None:
             degrees = self.augmentation.draw_degrees(rng)
-            scale = scale * (1 + self.augmentation.scale * rng.uniform(-1, 1))
-        image = read_published_rgb(self.root / known.imgname[index])
+            scale = scale * self.augmentation.draw_scale(rng)
         where = (known.center[index], scale, self.crop_size, degrees)
-        cut, move = (patch_crop, patch_keypoints) if self.patch else (annotated_crop, keypoints_on_crop)
-        try:
-            crop = cut(image, *where)
-        except ValueError as error:
-            raise ValueError(f"row {index}, {known.imgname[index]}: {error}") from error
-        if self.augmentation is not None:
-            crop = self.augmentation.draw_look(crop.round().astype(np.uint8), rng)
-        else:
-            crop = crop.astype(np.float32)
-        keypoints = move(known.keypoints2d[index], *where)
-        pose = known.pose[index].copy()
-        pose[0] = turn_root(pose[0], degrees)
-        if not known.smpl_joints:
-            keypoints = keypoints[list(PART24_TO_17)]
+        crop = self._cut(index, *where)
         if mirrored:
-            keypoints = mirror_keypoints(keypoints, MIRRORED_SMPL if known.smpl_joints else MIRRORED_PART17)
-            crop, pose = crop[:, ::-1].copy(), mirror_pose(pose)
-        pose = torch.from_numpy(pose).float()
+            crop = crop[:, ::-1].copy()
+        image = torch.from_numpy(crop).permute(2, 0, 1)
+        if self.augmentation is None:
+            image = image.float()
+        else:
+            image = self.augmentation.draw_look(image.round().to(torch.uint8), rng)
+        keypoints, pose = self._keypoints_and_pose(index, where, mirrored)
         return {
-            "image": torch.from_numpy(crop).permute(2, 0, 1),
+            "image": image,
             "pose": pose[1:],
             "betas": torch.from_numpy(known.betas[index]).float(),
             "gender": GENDERS.index(known.gender[index]),
             "rotmat": roma.rotvec_to_rotmat(pose[0]),
-            "keypoints2d": _among_all(torch.from_numpy(keypoints).float(), known.smpl_joints),
+            "keypoints2d": _among_all(keypoints, known.smpl_joints),
             "index": index,
         }
+
+    def _cut(self, index: int, center: np.ndarray, scale: float, size: int, degrees: float) -> np.ndarray:
+        name, cut = self.annotations.imgname[index], patch_crop if self.patch else annotated_crop
+        try:
+            image = read_published_rgb(self.root / name)
+            if PIXELS_A_SCALE * scale > _LARGEST_BOX * max(image.shape):
+                raise ValueError(f"The box of scale {scale:.4g} is more than {_LARGEST_BOX} times the picture.")
+            return cut(image, center, scale, size, degrees)
+        except (OSError, ValueError, cv2.error) as error:
+            row = self.annotations.row[index]
+            raise BadPictureError(f"{self.path}, row {row}, {name}: {error}") from error
+
+    def _keypoints_and_pose(self, index: int, where: tuple, mirrored: bool) -> tuple[Tensor, Tensor]:
+        known, move = self.annotations, patch_keypoints if self.patch else keypoints_on_crop
+        keypoints, pose = move(known.keypoints2d[index], *where), known.pose[index].copy()
+        pose[0] = turn_root(pose[0], where[-1])
+        if not known.smpl_joints:
+            keypoints = keypoints[list(PART24_TO_17)]
+        if mirrored:
+            keypoints = mirror_keypoints(keypoints, MIRRORED_SMPL if known.smpl_joints else MIRRORED_PART17)
+            pose = mirror_pose(pose)
+        return torch.from_numpy(keypoints).float(), torch.from_numpy(pose).float()
 
 
 def _among_all(keypoints: Tensor, smpl_joints: bool) -> Tensor:
@@ -140,42 +185,6 @@ def _among_all(keypoints: Tensor, smpl_joints: bool) -> Tensor:
     rows = slice(_N_H36M, None) if smpl_joints else slice(_N_H36M)
     every[rows] = keypoints * torch.tensor([1, 1, N_KEYPOINTS / len(keypoints)])
     return every
-
-
-class Mixture(Dataset):
-    """Several data sets as one epoch: of each its share, drawn anew every epoch; whole where no shares are given.
-
-    Args:
-        parts: the data sets.
-        shares: of the epoch's items, in the order of the parts; None takes every item of every part once.
-        epoch, seed: of the draw. The epoch's length is that of all parts together.
-    """
-
-    def __init__(self, parts: Sequence[PublishedImages], shares: Sequence[float] | None, epoch: int = 0, seed: int = 0):
-        self.parts = parts
-        for part in parts:
-            part.epoch = epoch
-        total = sum(map(len, parts))
-        if shares is None:
-            counts, rows = [len(part) for part in parts], [np.arange(len(part)) for part in parts]
-        else:
-            counts = [round(total * share / sum(shares)) for share in shares]
-            rng = np.random.default_rng((seed, epoch))
-            rows = [_draw(len(part), n, rng) for part, n in zip(parts, counts, strict=True)]
-        self.part_of = np.repeat(np.arange(len(parts)), counts)
-        self.row_of = np.concatenate(rows)
-
-    def __len__(self) -> int:
-        return len(self.row_of)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        return self.parts[self.part_of[index]][int(self.row_of[index])]
-
-
-def _draw(n_rows: int, n: int, rng: np.random.Generator) -> np.ndarray:
-    """n of n_rows rows; none twice before all have been taken once."""
-    rounds = [rng.permutation(n_rows) for _ in range(-(-n // n_rows))]
-    return np.concatenate([*rounds, np.empty(0, np.int64)])[:n]
 
 
 class PublishedImageData(L.LightningDataModule):
@@ -219,15 +228,22 @@ class PublishedImageData(L.LightningDataModule):
         self.sources = {"val": val, "test": test}
         self.train_sources = [Source(**source) for source in train.values()]
         self.crop = {"crop_size": crop_size, "patch": patch, "limit": limit, "seed": seed}
-        self.augmentation = {"augmentation": augmentation, "flip_probability": flip_probability}
+        self.augmentation = {"augmentation": augmentation, "flip_probability": flip_probability, "training": True}
         self.batch_size, self.eval_batch_size, self.points = batch_size, eval_batch_size, points
         self.workers, self.seed = workers, seed
         self._parts: list[PublishedImages] | None = None
+        self._bad_pictures: dict[tuple[int, int], str] = {}
 
     @property
     def keypoint_regressor(self) -> Tensor:
         """(41, V), of the keypoints that the items have."""
         return torch.cat([self.body.h36m_regressor[list(_H36M_ORDER)], self.body.keypoint_regressor])
+
+    @property
+    def problems(self) -> list[str]:
+        """What of the training files could not be used so far, by this process: a line a file and a line a picture."""
+        rows = [part.annotations.problem for part in self._parts or () if part.annotations.problem]
+        return rows + list(self._bad_pictures.values())
 
     def train_dataloader(self) -> DataLoader:
         if self._parts is None:
@@ -237,10 +253,7 @@ class PublishedImageData(L.LightningDataModule):
             raise ValueError("data.train: give every data set a share, or none.")
         epoch = self.trainer.current_epoch
         mixture = Mixture(self._parts, None if None in shares else shares, epoch, self.seed)
-        generator = torch.Generator().manual_seed(self.seed + epoch)
-        return DataLoader(
-            mixture, self.batch_size, shuffle=True, generator=generator, drop_last=True, num_workers=self.workers
-        )
+        return training_loader(mixture, self.batch_size, self.trainer, self.seed, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader | list:
         return self._evaluation("val")
@@ -252,7 +265,25 @@ class PublishedImageData(L.LightningDataModule):
         if self.sources[split] is None:
             return []
         data = PublishedImages(Source(**self.sources[split]), **self.crop)
-        return DataLoader(data, self.eval_batch_size, num_workers=self.workers)
+        return evaluation_loader(data, self.eval_batch_size, self.trainer, num_workers=self.workers)
+
+    def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        """Note which pictures could not be used, while the numbers are still on the host."""
+        replaced, parts = batch.pop("replaced"), batch.pop("part", None)
+        for i in torch.nonzero(replaced >= 0).flatten().tolist():
+            self._note_bad_picture(int(parts[i]), int(replaced[i]))
+        return batch
+
+    def _note_bad_picture(self, part: int, index: int) -> None:
+        if (part, index) in self._bad_pictures:
+            return
+        try:
+            self._parts[part].person(index)
+            said = f"{self._parts[part].path}, row {self._parts[part].annotations.row[index]}: it failed once only."
+        except BadPictureError as error:
+            said = str(error)
+        self._bad_pictures[part, index] = said
+        log.warning("%s Another person is shown instead.", said)
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         device = batch["rotmat"].device
