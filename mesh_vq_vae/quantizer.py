@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .distributed import gather_rows, own_rows
+
 
 class Quantized(NamedTuple):
     """What a quantizer returns for latents (B, N, D)."""
@@ -61,18 +63,24 @@ class VectorQuantizerEMA(nn.Module):
         return self._embedding.weight
 
     def forward(self, z: Tensor) -> Quantized:
-        """Latents (B, N, D) -> `Quantized`. In training mode the codebook then takes one step."""
+        """Latents (B, N, D) -> `Quantized`. In training mode the codebook then takes one step.
+
+        With several processes it is that of all their latents together, the same on each, and so is the perplexity.
+        """
         flat = z.detach().reshape(-1, z.shape[-1])  # (B*N, D)
+        if self.training:
+            flat = gather_rows(flat)  # (W*B*N, D)
         if self.training and self.start_from_data and not self._ema_cluster_size.any():
             self._start(flat)
-        indices = self.assign(flat)
+        assigned = self.assign(flat)
+        indices = own_rows(assigned) if self.training else assigned
         codes = F.embedding(indices, self.codebook).view_as(z)
-        counts = torch.bincount(indices, minlength=len(self.codebook)).to(flat.dtype)
+        counts = torch.bincount(assigned, minlength=len(self.codebook)).to(flat.dtype)
         share = counts / counts.sum()
         perplexity = torch.exp(-(share * torch.log(share + 1e-10)).sum())
         loss = self.commitment * F.mse_loss(z, codes)
         if self.training:
-            self._step(flat, indices, counts)
+            self._step(flat, assigned, counts)
         return Quantized(z + (codes - z).detach(), indices.view(z.shape[:-1]), loss, perplexity)
 
     def assign(self, flat: Tensor) -> Tensor:

@@ -62,14 +62,13 @@ class MeshVQVAETraining(L.LightningModule):
         else:
             error = (reconstruction.vertices - vertices).norm(dim=-1).mean()
         quantized = reconstruction.quantized
-        # Lightning averages these over the logging interval.
-        self.log("train/vertex_error_mm", MM * error, prog_bar=True)
-        self.log("train/commitment", quantized.loss)
-        self.log("train/perplexity", quantized.perplexity, prog_bar=True)
+        self.log("train/vertex_error_mm", MM * error, prog_bar=True, sync_dist=True)
+        self.log("train/commitment", quantized.loss, sync_dist=True)
+        self.log("train/perplexity", quantized.perplexity, prog_bar=True, sync_dist=True)
         loss = error + quantized.loss
         if self.edge_weight > 0:
             crumpling = edge_error(reconstruction.vertices, vertices, self.edges).mean()
-            self.log("train/edge_error_mm", MM * crumpling)
+            self.log("train/edge_error_mm", MM * crumpling, sync_dist=True)
             loss = loss + self.edge_weight * crumpling
         return loss
 
@@ -80,7 +79,7 @@ class MeshVQVAETraining(L.LightningModule):
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
-        self.log("val/codes_used", (self.codes_seen > 0).sum().float(), prog_bar=True)
+        self._report_codes("val")
 
     def on_test_epoch_start(self) -> None:
         self.codes_seen.zero_()
@@ -89,7 +88,14 @@ class MeshVQVAETraining(L.LightningModule):
         self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
-        self.log("test/codes_used", (self.codes_seen > 0).sum().float())
+        self._report_codes("test")
+
+    def _report_codes(self, split: str) -> None:
+        """How many codes the split's bodies use, on all processes together, and how evenly."""
+        seen = self.trainer.strategy.reduce(self.codes_seen.clone(), reduce_op="sum")
+        share = seen / seen.sum()
+        self.log(f"{split}/codes_used", (seen > 0).sum().float(), prog_bar=True)
+        self.log(f"{split}/perplexity", torch.exp(-(share * torch.log(share + 1e-10)).sum()))
 
     def _evaluate(self, batch: dict, split: str) -> None:
         vertices = batch["vertices"]
@@ -97,15 +103,17 @@ class MeshVQVAETraining(L.LightningModule):
         result = self.tokenizer(vertices)
         errors = MM * (result.vertices - vertices).norm(dim=-1)  # (B, V)
         size = len(vertices)
-        if self.edges is not None:
-            crumpling = MM * edge_error(result.vertices, vertices, self.edges).mean()
-            self.log(f"{split}/edge_error_mm", crumpling, batch_size=size)
-        self.log(f"{split}/vertex_error_mm", errors.mean(), prog_bar=True, batch_size=size)
-        self.log(f"{split}/vertex_error_mm_worst_5_percent", errors.flatten().quantile(0.95), batch_size=size)
         unquantized = self.tokenizer(vertices, quantize=False).vertices
-        self.log(
-            f"{split}/vertex_error_mm_unquantized", MM * (unquantized - vertices).norm(dim=-1).mean(), batch_size=size
-        )
+        reported = {
+            "vertex_error_mm": errors.mean(),
+            "vertex_error_mm_worst_5_percent": errors.flatten().quantile(0.95),
+            "vertex_error_mm_unquantized": MM * (unquantized - vertices).norm(dim=-1).mean(),
+        }
+        if self.edges is not None:
+            reported["edge_error_mm"] = MM * edge_error(result.vertices, vertices, self.edges).mean()
+        for name, value in reported.items():
+            shown = name == "vertex_error_mm"
+            self.log(f"{split}/{name}", value, prog_bar=shown, batch_size=size, sync_dist=True)
         self.codes_seen += torch.bincount(result.quantized.indices.flatten(), minlength=len(self.codes_seen))
 
     def configure_optimizers(self) -> dict:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_from_bodies_to_the_demo(folder, tokenizer, vqmae, pictures):
     options += ["data.batch_size=4", "crop.size=64", "loss_points=8", "training.n_samples=3"]
     options += ["model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1"]
     options += ["trainer.log_every_n_steps=1"]
-    run("train_mega.py", *options, "trainer.max_steps=6", "training.backbone_steps=1", "training.decoded=2")
+    run("train_mega.py", *options, "trainer.max_steps=6", "training.backbone_steps=1", "training.decoded_every=2")
     assert list((folder / "image" / "panels").glob("*.png"))
     # The readout teaches from the first step, the transformer from the second.
     (log,) = (folder / "image").glob("csv/*/metrics.csv")
@@ -129,6 +130,7 @@ def test_everything_that_should_learn_does():
     model, _ = toy_model(tokenizer.n_tokens)
     options = {"base_lr": 1e-3, "batch_size": 256, "warmup_steps": 2, "steps": 10, "weights": {"readout": 1.0}}
     module = CVQMAETraining(model, tokenizer, torch.arange(3), CROP, backbone_rate=0.5, backbone_steps=4, **options)
+    module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     configured = module.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}

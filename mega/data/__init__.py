@@ -2,7 +2,7 @@
 
 from mega.data.annotations import Annotations
 from mega.data.augmentation import Augmentation
-from mega.data.body_meshes import BodyBatches, BodyMeshData
+from mega.data.body_meshes import BodyChunks, BodyMeshData
 from mega.data.body_tokens import BodyTokenData
 from mega.data.image_data import ImageData
 from mega.data.image_dataset import ImageDataset
@@ -11,7 +11,7 @@ from mega.data.published_images import PublishedImageData, PublishedImages
 __all__ = [
     "Annotations",
     "Augmentation",
-    "BodyBatches",
+    "BodyChunks",
     "BodyMeshData",
     "BodyTokenData",
     "ImageData",

@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from mega.bodies import BodyModel
-from mega.data.body_meshes import BodyBatches
+from mega.data.body_meshes import BodyChunks
+from mega.data.loading import evaluation_loader, training_loader
 from mega.data.token_cache import cached_tokens
 from mesh_vq_vae import MeshVQVAE
 
@@ -43,30 +44,24 @@ class BodyTokenData(L.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.n_bodies = {"train": train_bodies, "val": val_bodies, "test": test_bodies}
 
+    def prepare_data(self) -> None:
+        """The tokens into the cache, by one process for all."""
+        for split in ("train", "val") if self.trainer.training else ("test",):
+            self._dataset(split)
+
     def train_dataloader(self) -> DataLoader:
-        # Asked for anew every epoch (reload_dataloaders_every_n_epochs=1), so that the order follows from the epoch.
-        generator = torch.Generator().manual_seed(self.seed + self.trainer.current_epoch)
-        return DataLoader(
-            self._dataset("train"),
-            self.batch_size,
-            shuffle=True,
-            generator=generator,
-            drop_last=True,
-            collate_fn=_collate,
-        )
+        return training_loader(self._dataset("train"), self.batch_size, self.trainer, self.seed, collate_fn=_collate)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self._dataset("val"), self.batch_size, collate_fn=_collate)
+        return evaluation_loader(self._dataset("val"), self.batch_size, self.trainer, collate_fn=_collate)
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader(self._dataset("test"), self.batch_size, collate_fn=_collate)
+        return evaluation_loader(self._dataset("test"), self.batch_size, self.trainer, collate_fn=_collate)
 
     def _dataset(self, split: str) -> TensorDataset:
-        chunk = min(_CHUNK, self.n_bodies[split])
-        n_chunks = self.n_bodies[split] // chunk
-        batches = BodyBatches(self.body, chunk, n_chunks, self.seed, split)
-        key = f"{self.body.name}, {split}, {n_chunks} x {chunk}, seed {self.seed}"
-        cached = cached_tokens(self.cache / f"bodies_{split}.npz", self.tokenizer, self.body, batches, key)
+        chunks = BodyChunks(self.body, self.n_bodies[split], _CHUNK, self.seed, split)
+        key = f"{self.body.name}, {split}, {self.n_bodies[split]} by {_CHUNK}, seed {self.seed}"
+        cached = cached_tokens(self.cache / f"bodies_{split}.npz", self.tokenizer, self.body, chunks, key)
         return TensorDataset(torch.from_numpy(cached["tokens"]).long())
 
 

@@ -14,6 +14,7 @@ from mega.bodies import BodyModel
 from mega.data.annotations import Annotations
 from mega.data.augmentation import Augmentation
 from mega.data.image_dataset import ImageDataset
+from mega.data.loading import evaluation_loader, training_loader
 from mega.data.token_cache import cached_tokens
 from mesh_vq_vae import MeshVQVAE
 
@@ -69,6 +70,11 @@ class ImageData(L.LightningDataModule):
         """(23, V), of the keypoints that the items have."""
         return self.body.keypoint_regressor
 
+    def prepare_data(self) -> None:
+        """The tokens into the cache, by one process for all."""
+        for split in ("train", "val") if self.trainer.training else ("test",):
+            self._cached(split)
+
     def train_dataloader(self) -> DataLoader:
         if self._train is None:
             cached = self._cached("train")
@@ -76,15 +82,8 @@ class ImageData(L.LightningDataModule):
                 "train", cached["tokens"], augmentation=self.augmentation, mirrored=self.mirrored
             )
             self._train_points = cached.get("points")
-        epoch = self.trainer.current_epoch
-        return DataLoader(
-            self._train.at_epoch(epoch),
-            self.batch_size,
-            shuffle=True,
-            generator=torch.Generator().manual_seed(self.seed + epoch),
-            drop_last=True,
-            num_workers=self.workers,
-        )
+        dataset = self._train.at_epoch(self.trainer.current_epoch)
+        return training_loader(dataset, self.batch_size, self.trainer, self.seed, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation("val")
@@ -108,7 +107,7 @@ class ImageData(L.LightningDataModule):
 
     def _evaluation(self, split: str) -> DataLoader:
         self._evaluated = self._dataset(split, self._cached(split)["tokens"])
-        return DataLoader(self._evaluated, self.eval_batch_size, num_workers=self.workers)
+        return evaluation_loader(self._evaluated, self.eval_batch_size, self.trainer, num_workers=self.workers)
 
     def _dataset(self, split: str, tokens: np.ndarray, **changes) -> ImageDataset:
         return ImageDataset(self.folder, split, tokens=tokens, **self.crop, **changes)

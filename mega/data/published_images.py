@@ -39,7 +39,7 @@ from mesh_vq_vae import MeshVQVAE
 _H36M_ORDER = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
 _N_H36M, _N_SMPL = 17, 24
 N_KEYPOINTS = _N_H36M + _N_SMPL
-# A box of so many times the picture's longer side is a mistake, and takes the machine's memory.
+# A box of more than so many times the picture's longer side is a mistake, and takes the machine's memory.
 _LARGEST_BOX = 10
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,9 @@ class PublishedImages(Dataset):
         name, cut = self.annotations.imgname[index], patch_crop if self.patch else annotated_crop
         try:
             image = read_published_rgb(self.root / name)
-            if PIXELS_A_SCALE * scale > _LARGEST_BOX * max(image.shape):
-                raise ValueError(f"The box of scale {scale:.4g} is more than {_LARGEST_BOX} times the picture.")
+            side = PIXELS_A_SCALE * scale
+            if not 1 <= side <= _LARGEST_BOX * max(image.shape):
+                raise ValueError(f"A box of {side:.3g} px does not fit a picture of {image.shape[1]} x {image.shape[0]}.")
             return cut(image, center, scale, size, degrees)
         except (OSError, ValueError, cv2.error) as error:
             row = self.annotations.row[index]
@@ -277,13 +278,14 @@ class PublishedImageData(L.LightningDataModule):
     def _note_bad_picture(self, part: int, index: int) -> None:
         if (part, index) in self._bad_pictures:
             return
+        data = self._parts[part]
+        reason = f"{data.path}, row {data.annotations.row[index]}: its picture could not be used once, but now can."
         try:
-            self._parts[part].person(index)
-            said = f"{self._parts[part].path}, row {self._parts[part].annotations.row[index]}: it failed once only."
+            data.person(index)
         except BadPictureError as error:
-            said = str(error)
-        self._bad_pictures[part, index] = said
-        log.warning("%s Another person is shown instead.", said)
+            reason = str(error)
+        self._bad_pictures[part, index] = reason
+        log.warning("%s Another person is shown instead.", reason)
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         device = batch["rotmat"].device

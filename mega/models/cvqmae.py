@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mega.models.dropout import BatchDropout
 from mega.models.transformer import MaskedDecoder, MaskedEncoder, fill_in, sinusoidal_positions
 from mesh_vq_vae.files import differences
 
@@ -40,12 +41,12 @@ class ConditionedDecoder(MaskedDecoder):
     ):
         super().__init__(n_tokens, codebook_size, dim, depth, heads, learned_positions)
         self.rotcam_head = nn.Sequential(
-            nn.Linear(cond_dim, dim), nn.Dropout(rotcam_dropout), nn.Linear(dim, dim), nn.Dropout(rotcam_dropout)
+            nn.Linear(cond_dim, dim), BatchDropout(rotcam_dropout), nn.Linear(dim, dim), BatchDropout(rotcam_dropout)
         )
         self.rot_predictor = nn.Linear(dim, 6)
         self.cam_predictor = nn.Linear(dim, 3)
         self.cond_emb = nn.Linear(cond_dim, dim)
-        self.cond_dropout = nn.Dropout1d(cond_dropout)
+        self.cond_dropout = BatchDropout(cond_dropout, whole=True)
         for head, start in ((self.rot_predictor, _UPRIGHT_ROT6D), (self.cam_predictor, _FILLING_CAM)):
             nn.init.xavier_uniform_(head.weight, gain=0.01)
             head.bias.data.copy_(torch.tensor(start))

@@ -1,9 +1,9 @@
 """From logits to tokens: in one deterministic pass, or by unmasking a few more tokens at every step.
 
-Step k of n, with everything hidden before the first:
+Step k of n, with H tokens hidden before the first (all N, unless some are given):
     1. choose   ids = argmax(logits + tau * Gumbel) at the hidden places, visible ones keep theirs
     2. score    confidence = logit of the chosen id + tau * Gumbel at the hidden places
-    3. hide     the floor(N cos(pi k / 2n)) least confident again, always fewer than before
+    3. hide     the floor(H cos(pi k / 2n)) least confident again, always fewer than before
 tau anneals to zero. The rules differ in the end only: "published" hides one token even after the last step, written as
 code 0 (as the paper's numbers were made); "default" leaves nothing hidden.
 
@@ -45,7 +45,7 @@ class Prediction:
 def predict_deterministic(model: CVQMAE, features: Tensor) -> Prediction:
     """The likeliest token at every place from the picture's features (B, C, h, w) alone, in one pass."""
     rot6d, cam = model.rotcam(features)
-    logits = _all_hidden_logits(lambda *state: model(features, *state), len(features), model.n_tokens, features.device)
+    logits = model(features, *_all_hidden(len(features), model.n_tokens, features.device)).float()
     return Prediction(logits.argmax(dim=-1), logits, rot6d.float(), cam.float())
 
 
@@ -90,15 +90,14 @@ def sample(
         tokens (B, Q, N) int64.
     """
     condition = model.embed_condition(features)  # (B, L, D)
-    first = _all_hidden_logits(
-        lambda *state: model.predict(condition, *state), len(features), model.n_tokens, features.device
-    )
+    state = _all_hidden(len(features), model.n_tokens, features.device)
+    first = model.predict(condition, *state).float()
 
     def predict(rows: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
         return model.predict(condition[rows // n_samples], tokens, hidden, only_hidden=True)
 
     taus = [temperature * (1 - step / steps) for step in range(1, steps + 1)]
-    return _unmask(first, predict, n_samples, taus, noise or gumbel(generator), rule, max_rows, watch)
+    return _unmask(first, *state, predict, n_samples, taus, noise or gumbel(generator), rule, max_rows, watch)
 
 
 @torch.no_grad()
@@ -112,17 +111,27 @@ def sample_unconditional(
     noise: Noise | None = None,
     max_rows: int = 512,
     watch: Watcher | None = None,
+    given: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Draw `n` random meshes: tokens (n, N) int64. Arguments as in `sample`, but tau = (1 - k/n) (T (1 - k/n))^5."""
+    """Draw `n` random meshes, or `n` completions of one: tokens (n, N) int64.
+
+    Arguments as in `sample`, but tau = (1 - k/n) (T (1 - k/n))^5.
+
+    Args:
+        given: tokens (N,) of a body and hidden (N,) bool, its places to draw anew; the others keep their tokens.
+
+    Raises ValueError when no place of `given` is hidden.
+    """
     device = model.decoder.mask_token.device
-    first = _all_hidden_logits(model, 1, model.n_tokens, device)
+    state = _all_hidden(1, model.n_tokens, device) if given is None else [x[None].to(device) for x in given]
+    first = model(*state).float()
 
     def predict(rows: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
         return model(tokens, hidden, only_hidden=True)
 
     left = [1 - step / steps for step in range(1, steps + 1)]
     taus = [share * (temperature * share) ** 5 for share in left]
-    return _unmask(first, predict, n, taus, noise or gumbel(generator), rule, max_rows, watch)[0]
+    return _unmask(first, *state, predict, n, taus, noise or gumbel(generator), rule, max_rows, watch)[0]
 
 
 def gumbel(generator: torch.Generator | None = None) -> Noise:
@@ -135,16 +144,16 @@ def gumbel(generator: torch.Generator | None = None) -> Noise:
     return draw
 
 
-def _all_hidden_logits(
-    predict: Callable[[Tensor, Tensor], Tensor], batch: int, n_tokens: int, device: torch.device
-) -> Tensor:
-    """Logits (B, N, K) of the first step, where no token is known: the same for all samples of a picture."""
+def _all_hidden(batch: int, n_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens and hidden (B, N) where no token is known."""
     tokens = torch.zeros(batch, n_tokens, dtype=torch.int64, device=device)
-    return predict(tokens, torch.ones_like(tokens, dtype=torch.bool)).float()
+    return tokens, torch.ones_like(tokens, dtype=torch.bool)
 
 
 def _unmask(
     first: Tensor,
+    tokens: Tensor,
+    hidden: Tensor,
     predict: Callable[[Tensor, Tensor, Tensor], Tensor],
     n_samples: int,
     taus: list[float],
@@ -153,16 +162,18 @@ def _unmask(
     max_rows: int,
     watch: Watcher | None,
 ) -> Tensor:
-    """Run the steps from the all-hidden logits (B, N, K), with one tau a step.
+    """Run the steps from tokens and hidden (B, N) and the logits (B, N, K) to them, with one tau a step.
 
+    All samples of a picture start alike, so `first` is computed once for them. Every row hides equally many.
     `predict` maps row numbers (R,) below B * Q and the rows' tokens and hidden (R, N) to logits (R, N, K), of which
     those of hidden places are read.
     """
     if rule not in RULES:
         raise ValueError(f"There is no rule {rule!r}: choose 'default' or 'published'.")
-    logits = first[:, None].expand(-1, n_samples, -1, -1)  # (B, Q, N, K)
-    tokens = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=first.device)  # (B, Q, N)
-    hidden = torch.ones_like(tokens, dtype=torch.bool)
+    n_drawn = int(hidden[0].sum())
+    if n_drawn == 0:
+        raise ValueError("There is nothing to draw: no token is hidden.")
+    logits, tokens, hidden = (x[:, None].expand(-1, n_samples, *x.shape[1:]) for x in (first, tokens, hidden))
     rows = torch.arange(tokens.shape[0] * n_samples, device=first.device)
 
     for step, tau in enumerate(taus):
@@ -177,16 +188,16 @@ def _unmask(
             confidence = logits.gather(-1, tokens[..., None])[..., 0].where(hidden, math.inf)  # (B, Q, N)
             if tau > 0:
                 confidence = confidence + tau * noise("confidence", step, confidence.shape).to(confidence)
-            hidden = _least_confident(confidence, hidden, share=math.cos(math.pi / 2 * (step + 1) / len(taus)))
+            share = math.cos(math.pi / 2 * (step + 1) / len(taus))
+            hidden = _least_confident(confidence, hidden, most=math.floor(n_drawn * share))
         tokens = tokens.masked_fill(hidden, 0)
         if watch is not None:
             watch(tokens, hidden)
     return tokens
 
 
-def _least_confident(confidence: Tensor, hidden: Tensor, share: float) -> Tensor:
-    """Hide (..., N) again: a share of all N, one at least, fewer than before; with the last one, its ties."""
-    n_tokens = hidden.shape[-1]
-    again = (hidden.sum(dim=-1, keepdim=True) - 1).clamp(max=math.floor(n_tokens * share)).clamp(min=1)  # (..., 1)
+def _least_confident(confidence: Tensor, hidden: Tensor, most: int) -> Tensor:
+    """Hide (..., N) again: `most` of them, one at least, fewer than before; with the last one, its ties."""
+    again = (hidden.sum(dim=-1, keepdim=True) - 1).clamp(max=most).clamp(min=1)  # (..., 1)
     threshold = confidence.sort(dim=-1).values.gather(-1, again - 1)
     return confidence <= threshold

@@ -13,9 +13,10 @@ from mega.geometry import procrustes_align, project_weak_perspective, rot6d_to_m
 from mega.models import CVQMAE, Prediction, codes_to_decode, predict_deterministic, sample
 from mega.models.masking import draw_hidden
 from mega.training.losses import neighbour_targets, soft_cross_entropy
-from mega.training.optim import ParameterGroup, adamw_warmup_cosine
+from mega.training.optim import ParameterGroup, adamw_warmup_cosine, schedule_of
 from mega.training.readout import Readout
 from mesh_vq_vae import MeshVQVAE
+from mesh_vq_vae.distributed import draw_rows
 
 # The heads of the model that learn from the first step on: rotation and camera.
 _READ_OFF_FEATURES = tuple(f"model.decoder.{name}." for name in ("rotcam_head", "rot_predictor", "cam_predictor"))
@@ -50,17 +51,15 @@ class CVQMAETraining(L.LightningModule):
         tokenizer: frozen; decodes.
         points: (S,) vertices that the loss looks at, those of the batches' "points".
         crop: {"size", "margin", "mean", "std"} of the pictures, stored with the weights.
-        base_lr: rate for a batch of 256; the rate is base_lr * batch_size / 256 (published).
-        batch_size, weight_decay: of the optimizer.
-        steps: of the whole training; below 1, as many as the trainer is going to make.
-        warmup_steps: of the optimizer; below 1, a share of all steps.
+        base_lr, batch_size, warmup_steps, steps: of the schedule, see `schedule_of`.
+        weight_decay: of the optimizer.
         weights: of the losses, see `LossWeights`.
         backbone_rate: learning rate of the backbone in those of the rest (published: 1): what is pre-trained is soon
             spoilt.
         all_hidden: share of batches in which every token is hidden, as in deterministic prediction (published: 0).
         backbone_steps: in so many steps at first the readout alone teaches the backbone, rotation and camera, and the
             transformer waits: such a step costs a third of a whole one.
-        decoded: how many people of a batch the tokenizer decodes for the terms that look at meshes; None for all.
+        decoded_every: the terms that look at meshes look at one person in so many, whom the tokenizer decodes.
         softness: how far the target of the cross-entropy spreads to neighbouring codes, as a multiple of the squared
             distance to the nearest one; 0 is one-hot (published).
         decode: how deterministic predictions are measured: "argmax" (published) decodes the likeliest codes, "soft" the
@@ -68,6 +67,7 @@ class CVQMAETraining(L.LightningModule):
         protocol: of the errors in validation and test, on the keypoints of the batches.
         n_samples: hypotheses in stochastic evaluation, drawn in 5 steps at temperature 1.
         sampled_people: how many people of the test split are evaluated stochastically, which takes long.
+        channels_last: let the backbone keep its maps pixel by pixel, which is faster on some GPUs.
     """
 
     def __init__(
@@ -85,27 +85,31 @@ class CVQMAETraining(L.LightningModule):
         backbone_rate: float = 1.0,
         all_hidden: float = 0.0,
         backbone_steps: int = 0,
-        decoded: int | None = None,
+        decoded_every: int = 1,
         softness: float = 0.0,
         decode: str = "argmax",
         protocol: Protocol = COCO17,
         n_samples: int = 25,
         sampled_people: int = 200,
+        channels_last: bool = False,
     ):
         super().__init__()
         self.model = model
         # Not a part of this module's state: it is frozen and has a file of its own.
         self._tokenizer = [tokenizer.eval().requires_grad_(False)]
         self.weights = LossWeights(**(weights or {}))
-        self.crop, self.all_hidden, self.backbone_steps, self.decoded = crop, all_hidden, backbone_steps, decoded
+        self.crop, self.all_hidden, self.backbone_steps, self.decoded_every = (
+            crop,
+            all_hidden,
+            backbone_steps,
+            decoded_every,
+        )
         self.decode, self.protocol = decode, protocol
         self.n_samples, self.sampled_people, self.backbone_rate = n_samples, sampled_people, backbone_rate
-        self.optimizer_options = {
-            "lr": base_lr * batch_size / 256,
-            "warmup_steps": warmup_steps,
-            "steps": steps,
-            "weight_decay": weight_decay,
-        }
+        self.schedule = {"base_lr": base_lr, "batch_size": batch_size, "warmup_steps": warmup_steps, "steps": steps}
+        self.weight_decay = weight_decay
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        model.backbone.to(memory_format=self.memory_format)
         self.register_buffer("targets", neighbour_targets(tokenizer.codebook, softness), persistent=False)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(crop[name]).view(3, 1, 1), persistent=False)
@@ -124,7 +128,8 @@ class CVQMAETraining(L.LightningModule):
         """Pictures (B, 3, H, W) uint8 -> features (B, C, h, w). The backbone stays in float32: depthwise convolutions
         gain nothing from less."""
         with self._exact():
-            return self.model.features((images.float() / 255 - self.mean) / self.std)
+            normalised = (images.float() / 255 - self.mean) / self.std
+            return self.model.features(normalised.contiguous(memory_format=self.memory_format))
 
     def _exact(self) -> torch.autocast:
         """Reduced precision is for the transformer alone: half a percent of a metre is 5 mm."""
@@ -140,10 +145,9 @@ class CVQMAETraining(L.LightningModule):
                 terms["readout"] = self._readout_loss(features, rotation, cam, batch)
         if self.global_step >= self.backbone_steps:
             terms |= self._token_terms(features, rotation, cam, batch)
-        for name, value in terms.items():
-            self.log(f"train/{name}", value)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, sync_dist=True)
         loss = self._weighted(terms)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
@@ -154,21 +158,20 @@ class CVQMAETraining(L.LightningModule):
         codes = self.tokenizer.vq_vae.lookup(batch["tokens"])
         depth = (batch["keypoints3d"] @ batch["rotmat"].transpose(1, 2))[..., 2]
         losses = self.readout.losses(reading, codes, batch["keypoints2d"][..., :2], depth)
-        for name, value in losses.items():
-            self.log(f"train/readout_{name}", value)
+        self.log_dict({f"train/readout_{name}": value for name, value in losses.items()}, sync_dist=True)
         in_keypoints = self._weighted(_keypoint_terms(reading.keypoints, rotation, cam, batch))
         return in_keypoints + sum(weight * losses[name] for name, weight in _READOUT_WEIGHTS.items())
 
     def _token_terms(self, features: Tensor, rotation: Tensor, cam: Tensor, batch: dict) -> dict[str, Tensor]:
         tokens = batch["tokens"]
-        hidden = draw_hidden(*tokens.shape).to(tokens.device)
+        hidden = draw_rows(lambda n: draw_hidden(n, tokens.shape[1]), len(tokens)).to(tokens.device)
         if torch.rand(()) < self.all_hidden:
             hidden = torch.ones_like(hidden)
         logits = self.model(features, tokens, hidden).float()  # (B, N, K)
         with self._exact():
             cross_entropy = soft_cross_entropy(logits, self.targets[tokens], hidden)
             # The decoder is fed the expected code where a token is hidden, so that gradients reach the logits.
-            some = slice(self.decoded)
+            some = slice(None, None, self.decoded_every)
             expected = self.tokenizer.expected_codes(logits[some])  # (b, N, D)
             codes = torch.where(hidden[some, :, None], expected, self.tokenizer.vq_vae.lookup(tokens[some]))
             points, joints = self.tokenizer.decode_sparsely(codes, self.points)  # (b, S, 3), (b, 23, 3)
@@ -185,11 +188,11 @@ class CVQMAETraining(L.LightningModule):
                     x[:, list(self.protocol.joints)] for x in (self.readout(features).keypoints, batch["keypoints3d"])
                 )
                 error = mean_distance(procrustes_align(joints, true), true).mean()
-            self.log("val/PA-MPJPE_of_readout", error, batch_size=len(true), prog_bar=True)
+            self.log("val/PA-MPJPE_of_readout", error, batch_size=len(true), prog_bar=True, sync_dist=True)
 
     def test_step(self, batch: dict, batch_idx: int) -> None:
         features = self._measure(batch, "test")
-        n_sampled = min(len(features), self.sampled_people - int(batch["index"][0]))
+        n_sampled = int((batch["index"] < self.sampled_people).sum())  # rows come in ascending order
         if n_sampled > 0:
             self._measure_samples({k: v[:n_sampled] for k, v in batch.items()}, features[:n_sampled], batch_idx)
 
@@ -215,7 +218,8 @@ class CVQMAETraining(L.LightningModule):
         reported["token_accuracy_percent"] = 100 * accuracy
         reported["rotation_degrees"] = _angle(rotation, batch["rotmat"]).mean()
         for name, value in reported.items():
-            self.log(f"{split}/{name}", value, batch_size=len(truth), prog_bar=name in ("PVE", "PA-MPJPE"))
+            shown = name in ("PVE", "PA-MPJPE")
+            self.log(f"{split}/{name}", value, batch_size=len(truth), prog_bar=shown, sync_dist=True)
 
     def _measure_samples(self, batch: dict, features: Tensor, batch_idx: int) -> None:
         generator = torch.Generator(self.device).manual_seed(batch_idx)
@@ -230,8 +234,9 @@ class CVQMAETraining(L.LightningModule):
                 errors.append(mesh_errors(mesh, truth, self.tokenizer.keypoint_regressor, self.protocol))
             for name in errors[0]:
                 values = torch.stack([e[name] for e in errors], 1)  # (B, Q)
-                self.log(f"test/{name}_one_sample", values[:, 0].mean(), batch_size=len(truth))
-                self.log(f"test/{name}_best_of_{self.n_samples}", values.amin(1).mean(), batch_size=len(truth))
+                kinds = {"one_sample": values[:, 0], f"best_of_{self.n_samples}": values.amin(1)}
+                reported = {f"test/{name}_{kind}": errors.mean() for kind, errors in kinds.items()}
+                self.log_dict(reported, batch_size=len(truth), sync_dist=True)
 
     def configure_optimizers(self) -> dict:
         backbone, transformer, others = [], [], []
@@ -249,12 +254,8 @@ class CVQMAETraining(L.LightningModule):
             ParameterGroup(others),
             ParameterGroup(transformer, start=self.backbone_steps),
         ]
-        options = dict(self.optimizer_options)
-        if options["steps"] < 1:
-            options["steps"] = self.trainer.estimated_stepping_batches
-        if options["warmup_steps"] < 1:
-            options["warmup_steps"] = round(options["warmup_steps"] * options["steps"])
-        return adamw_warmup_cosine(groups, **options)
+        schedule = schedule_of(self.trainer, **self.schedule)
+        return adamw_warmup_cosine(groups, **schedule, weight_decay=self.weight_decay)
 
 
 def _features_of_a_crop(model: CVQMAE, size: int) -> tuple[int, tuple[int, int]]:

@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from mega.backbones import load_pretrained
 from mega.evaluation import PROTOCOLS
 from mega.models import CVQMAE, load_cvqmae, load_into, load_pretrained_vqmae, load_tokenizer, read_state, save_model
+from mega.training.checkpoints import find_checkpoint
 from mega.training.image import CVQMAETraining
 from mega.training.panels import PicturePanels
-from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, model_arguments, test
+from mega.training.run import check_mode, checkpoint_folder, fit, load_run_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
 from mesh_vq_vae.files import is_released, weights_format
 
@@ -28,7 +29,7 @@ def run_image_training(config: DictConfig) -> None:
     body = instantiate(config.body)
     tokenizer = load_tokenizer(config.tokenizer_weights, partial(instantiate(config.tokenizer), body=body))
     model, crop = _model_to_test(config, tokenizer) if config.mode == "test" else _new_model(config, tokenizer)
-    if config.mode == "train" and not last_checkpoint(config.output).is_file():
+    if config.mode == "train" and find_checkpoint(checkpoint_folder(config.output)) is None:
         _start_from_trained(config, model)
     if tokenizer.n_vertices != len(body.template):
         raise ValueError(
@@ -84,7 +85,7 @@ def _export(config: DictConfig, module: CVQMAETraining) -> None:
         raise ValueError(
             f"{config.weights} is a released file and is not overwritten: say where to write, weights=FILE."
         )
-    load_module_weights(module, last_checkpoint(config.output))
+    load_run_weights(module, config.output, config.export_from)
     model = module.model
     description = {
         "model": model_arguments(config.model, module.tokenizer) | {"cond_dim": model.backbone.out_channels},

@@ -6,8 +6,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import lightning as L
 import torch
 from torch import nn
+
+
+def schedule_of(trainer: L.Trainer, base_lr: float, batch_size: int, warmup_steps: float, steps: float) -> dict:
+    """What `adamw_warmup_cosine` needs to know of a training's schedule.
+
+    Args:
+        trainer: tells on how many processes, and over how many batches, gradients are gathered.
+        base_lr: for 256 rows a step; the rate is proportional to the rows of all processes (published; Goyal et al.,
+            2017).
+        batch_size: rows a batch and process.
+        warmup_steps: below 1, a share of all steps.
+        steps: of the whole training; below 1, as many as the trainer is going to make.
+    """
+    global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    steps = trainer.estimated_stepping_batches if steps < 1 else steps
+    warmup_steps = round(warmup_steps * steps) if warmup_steps < 1 else warmup_steps
+    return {"lr": base_lr * global_batch / 256, "warmup_steps": warmup_steps, "steps": steps}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class MeshPanels(L.Callback):
         self.folder, self.n_bodies = Path(folder), n_bodies
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        if batch_idx > 0 or trainer.sanity_checking:
+        if batch_idx > 0 or trainer.sanity_checking or not trainer.is_global_zero:
             return
         truth = batch["vertices"][: self.n_bodies]
         with torch.no_grad():
@@ -68,7 +68,7 @@ class PicturePanels(L.Callback):
         self.folder, self.n_pictures = Path(folder), n_pictures
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        if batch_idx > 0 or trainer.sanity_checking:
+        if batch_idx > 0 or trainer.sanity_checking or not trainer.is_global_zero:
             return
         images = batch["image"][: self.n_pictures]
         prediction = predict_deterministic(module.model, module.features(images))

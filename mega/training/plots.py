@@ -1,37 +1,31 @@
-"""Curves of runs in one picture, and a table of their last and best values. What `plot_training.py` runs."""
+"""Curves of runs as a grid of panels: a quantity each, training and validation together, runs by colour."""
 
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
-from omegaconf import DictConfig
-from tqdm import tqdm
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
-from mega.training.logs import Curve, LogError, find_runs, read_run
+from mega.training.logs import Curve
 
-FORMATS = (".png", ".pdf", ".svg")
 # Okabe & Ito's colours, which colour-blind people can tell apart, without yellow, which is faint on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 _GREY = "#555555"
 _PANEL_INCHES = (3.9, 2.5)
-_DPI = 100
+DPI = 100
 
 # What a quantity is measured in: a part of its name that says so, which then need not stand in the title.
 _UNITS = {"_percent_of_box": "% of the box", "_percent": "%", "_degrees": "°", "_mm": "mm"}
 _MILLIMETRES = ("PVE", "MPJPE")
-_HIGHER_IS_BETTER = ("accuracy", "codes_used", "perplexity", "per_second")
+_UNITS_OF_LOSSES = {"points": "m", "keypoints3d": "m", "cross_entropy": "nats", "tokens": "nats"}
 _LEARNING_RATE = "learning_rate"
 # Panels in this order: the loss, what is validated, all else, and these.
 _LAST = (_LEARNING_RATE, "steps_per_second", "data_wait_percent")
@@ -44,70 +38,6 @@ class Series:
     run: int
     part: str
     curve: Curve
-
-
-def run_plot(config: DictConfig) -> int:
-    """Draw and print what `configs/plot_training.yaml` says; the exit status: 1 when a run could not be used."""
-    try:
-        output = _checked_output(config)
-        folders = _folders(config)
-    except LogError as error:
-        print(error, file=sys.stderr)
-        return 1
-    runs, status = {}, 0
-    for folder in tqdm(folders, "logs", unit="run", disable=None, leave=False):
-        try:
-            runs[folder] = read_run(folder)
-        except LogError as error:
-            tqdm.write(str(error), file=sys.stderr)
-            status = 1
-    try:
-        panels = choose(group(list(runs.values())), _as_list(config.metrics))
-    except LogError as error:
-        print(error, file=sys.stderr)
-        return 1
-    if not panels:
-        return status
-    names = short_names(list(runs))
-    _write(draw(panels, names, config.smooth, config.log, config.columns), output)
-    if table := format_table(panels, names):
-        print(table)
-    print(f"{len(panels)} panels of {len(runs)} of {len(folders)} runs in {output}")
-    return status
-
-
-def _as_list(value: str | Sequence[str] | None) -> list[str]:
-    return [str(value)] if isinstance(value, str | int) else [str(v) for v in value or ()]
-
-
-def _checked_output(config: DictConfig) -> Path:
-    output = Path(config.output)
-    if output.suffix.lower() not in FORMATS:
-        raise LogError(f"output={output} is no picture's name: end it on {', '.join(FORMATS)}.")
-    if not 0 <= config.smooth < 1:
-        raise LogError(f"smooth={config.smooth} is not from 0 up to, but without, 1.")
-    if not (isinstance(config.columns, int) and config.columns > 0):
-        raise LogError(f"columns={config.columns} is no number of columns: give 1 or more.")
-    return output
-
-
-def _folders(config: DictConfig) -> list[Path]:
-    if given := _as_list(config.runs):
-        return list(dict.fromkeys(Path(run) for run in given))
-    if found := find_runs(Path(config.root)):
-        return found
-    raise LogError(f"No run below {config.root}/ has logs: say where they are, runs=[FOLDER,…] or root=FOLDER.")
-
-
-def short_names(folders: Sequence[Path]) -> list[str]:
-    """The names of the folders, with as many of their parents as it takes to tell them apart."""
-    longest = max((len(folder.parts) for folder in folders), default=1)
-    names = [folder.name for folder in folders]
-    for depth in range(1, longest + 1):
-        names = ["/".join(folder.parts[-depth:]) for folder in folders]
-        if len(set(names)) == len(names):
-            break
-    return names
 
 
 def group(runs: Sequence[dict[str, Curve]]) -> dict[str, list[Series]]:
@@ -131,13 +61,13 @@ def group(runs: Sequence[dict[str, Curve]]) -> dict[str, list[Series]]:
 def choose(panels: dict[str, list[Series]], patterns: Sequence[str]) -> dict[str, list[Series]]:
     """The panels whose quantity fits one of the patterns (`PVE`, `PA-*`; case does not matter); all without any.
 
-    Raises LogError that lists the quantities when one of the patterns fits none.
+    Raises ValueError that lists the quantities when one of the patterns fits none.
     """
     if not panels or not patterns:
         return panels
     fits = {p: [q for q in panels if fnmatch(q.lower(), p.lower())] for p in patterns}
     if lost := [pattern for pattern, found in fits.items() if not found]:
-        raise LogError(f"No metric is called {' or '.join(lost)}. There are: {', '.join(panels)}.")
+        raise ValueError(f"No metric is called {' or '.join(lost)}. There are: {', '.join(panels)}.")
     return {quantity: series for quantity, series in panels.items() if any(quantity in f for f in fits.values())}
 
 
@@ -148,13 +78,7 @@ def title_and_unit(quantity: str) -> tuple[str, str]:
     for part, unit in _UNITS.items():
         if quantity.endswith(part) or (part == "_mm" and "_mm_" in quantity):
             return quantity.replace(part, "", 1).replace("_", " "), unit
-    return quantity.replace("_", " "), ""
-
-
-def best_index(quantity: str, values: np.ndarray) -> int:
-    """Where the best of some values is that are not all NaN: the lowest, of accuracies and the like the highest."""
-    higher = any(name in quantity for name in _HIGHER_IS_BETTER)
-    return int(np.nanargmax(values) if higher else np.nanargmin(values))
+    return quantity.replace("_", " "), _UNITS_OF_LOSSES.get(quantity, "")
 
 
 def draw(panels: dict[str, list[Series]], names: Sequence[str], smooth: float, log: bool, columns: int) -> Figure:
@@ -173,15 +97,15 @@ def draw(panels: dict[str, list[Series]], names: Sequence[str], smooth: float, l
     per_line = max(1, int(columns * _PANEL_INCHES[0] / (0.6 + 0.085 * max(len(line.get_label()) for line in legend))))
     head = 0.2 + 0.22 * math.ceil(len(legend) / per_line)  # inches
     height = rows * _PANEL_INCHES[1] + head
-    figure = Figure((columns * _PANEL_INCHES[0], height), dpi=_DPI, layout="constrained")
+    figure = Figure((columns * _PANEL_INCHES[0], height), dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - head / height), w_pad=0.08, h_pad=0.08)
-    axes = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    axes = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     for i, (ax, (quantity, series)) in enumerate(zip(axes, panels.items(), strict=False)):
         _draw_panel(ax, quantity, series, smooth, log)
         if i + columns >= len(panels):  # nothing below it
             ax.tick_params(labelbottom=True)
             ax.set_xlabel("step", fontsize=9, color=_GREY)
-    for ax in list(axes)[len(panels) :]:
+    for ax in axes[len(panels) :]:
         ax.remove()
     figure.legend(
         handles=legend, loc="upper left", bbox_to_anchor=(0.005, 1), ncols=per_line, frameon=False, fontsize=10
@@ -223,6 +147,12 @@ def _draw_panel(ax: Axes, quantity: str, series: Sequence[Series], smooth: float
             ax.plot(steps, values, lw=1, marker="." if len(steps) == 1 else "", zorder=2, **style)
         else:
             ax.plot(steps, values, lw=1, zorder=2, **style)
+            if one.run == series[0].run:
+                top = int(np.argmax(values))
+                name = one.part.rpartition("/")[2]
+                ax.annotate(
+                    name, (steps[top], values[top]), (3, 3), textcoords="offset points", fontsize=8, color=_GREY
+                )
         shown.append(values)
     _scale(ax, np.concatenate(shown), log)
     ax.grid(color="#e4e4e4", lw=0.7)
@@ -240,47 +170,16 @@ def _scale(ax: Axes, shown: np.ndarray, log: bool) -> None:
     if len(shown) == 0:
         return
     low, high = shown.min(), shown.max()
+    ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
     if log and low > 0:
+        margin = max(high / low, 1.1) ** 0.06
         ax.set_yscale("log")
-        margin = (high / low) ** 0.06 if high > low else 1.1
         ax.set_ylim(low / margin, high * margin)
+        # Powers of ten alone are too few for a curve that runs through less than one or two.
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 10 * low else ticks)
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter("{x:g}")
         return
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     ax.set_ylim(low - margin, high + margin)
-    ax.yaxis.set_major_locator(MaxNLocator(5))
-
-
-def _write(figure: Figure, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format=output.suffix[1:].lower(), dpi=_DPI)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def format_table(panels: dict[str, list[Series]], names: Sequence[str]) -> str:
-    """Last and best value of each validated quantity of each run, and their steps; empty when there is none."""
-    rows = [
-        (names[one.run], *title_and_unit(quantity), *_last_and_best(quantity, one.curve))
-        for quantity, series in panels.items()
-        for one in series
-        if one.part == "val" and np.isfinite(one.curve.values).any()
-    ]
-    if not rows:
-        return ""
-    header = ("run", "validation", "unit", "last", "at step", "best", "at step")
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (header, *rows)
-    ]
-    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
-
-
-def _last_and_best(quantity: str, curve: Curve) -> tuple[str, str, str, str]:
-    best = best_index(quantity, curve.values)
-    return tuple(text for i in (-1, best) for text in (f"{curve.values[i]:.4g}", f"{int(curve.steps[i]):,}"))
+    ax.yaxis.set_major_locator(ticks)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mega.models import VQMAE, draw_hidden, load_vqmae, masked_cross_entropy, sample_unconditional, save_model
 from mega.rendering import draw_body, panel
-from mega.training.optim import ParameterGroup, adamw_warmup_cosine
+from mega.training.optim import ParameterGroup, adamw_warmup_cosine, schedule_of
 from mega.training.panels import log_picture
-from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, model_arguments, test
+from mega.training.run import check_mode, fit, load_run_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
+from mesh_vq_vae.distributed import draw_rows
 
 # Shares of tokens hidden at which a model is measured: little, half, everything.
 HIDDEN_SHARES = (0.25, 0.5, 1.0)
@@ -26,8 +27,7 @@ class VQMAETraining(L.LightningModule):
 
     Args:
         model: the masked transformer.
-        base_lr: rate for a batch of 256; the rate is base_lr * batch_size / 256 (published).
-        batch_size, warmup_steps, steps: of the schedule.
+        base_lr, batch_size, warmup_steps, steps: of the schedule, see `schedule_of`.
         weight_decay: of AdamW.
         label_smoothing: of the cross-entropy.
     """
@@ -37,26 +37,21 @@ class VQMAETraining(L.LightningModule):
         model: VQMAE,
         base_lr: float,
         batch_size: int,
-        warmup_steps: int,
-        steps: int,
+        warmup_steps: float,
+        steps: float,
         weight_decay: float = 0.05,
         label_smoothing: float = 0.0,
     ):
         super().__init__()
         self.model = model
-        self.optimizer_options = {
-            "lr": base_lr * batch_size / 256,
-            "warmup_steps": warmup_steps,
-            "steps": steps,
-            "weight_decay": weight_decay,
-        }
-        self.label_smoothing = label_smoothing
+        self.schedule = {"base_lr": base_lr, "batch_size": batch_size, "warmup_steps": warmup_steps, "steps": steps}
+        self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         tokens = batch["tokens"]
-        hidden = draw_hidden(*tokens.shape).to(tokens.device)
+        hidden = draw_rows(lambda n: draw_hidden(n, tokens.shape[1]), len(tokens)).to(tokens.device)
         loss = masked_cross_entropy(self.model(tokens, hidden), tokens, hidden, self.label_smoothing)
-        self.log("train/cross_entropy", loss, prog_bar=True)
+        self.log("train/cross_entropy", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
@@ -73,11 +68,17 @@ class VQMAETraining(L.LightningModule):
             logits = self.model(tokens, hidden)
             accuracy = (logits.argmax(-1) == tokens)[hidden].float().mean()
             name = f"{split}/{{}}_{round(100 * share)}_percent_hidden"
-            self.log(name.format("cross_entropy"), masked_cross_entropy(logits, tokens, hidden), batch_size=len(tokens))
-            self.log(name.format("token_accuracy"), accuracy, batch_size=len(tokens))
+            values = {
+                name.format("cross_entropy"): masked_cross_entropy(logits, tokens, hidden),
+                name.format("token_accuracy"): accuracy,
+            }
+            self.log_dict(values, batch_size=len(tokens), sync_dist=True)
 
     def configure_optimizers(self) -> dict:
-        return adamw_warmup_cosine([ParameterGroup(list(self.model.parameters()))], **self.optimizer_options)
+        schedule = schedule_of(self.trainer, **self.schedule)
+        return adamw_warmup_cosine(
+            [ParameterGroup(list(self.model.parameters()))], **schedule, weight_decay=self.weight_decay
+        )
 
 
 class RandomBodyPanels(L.Callback):
@@ -93,7 +94,7 @@ class RandomBodyPanels(L.Callback):
         self.folder, self.tokenizer, self.n_bodies = Path(folder), tokenizer, n_bodies
 
     def on_validation_end(self, trainer, module) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
         device = module.device
         generator = torch.Generator(device).manual_seed(0)
@@ -114,7 +115,7 @@ def run_pretraining(config: DictConfig) -> None:
         model = instantiate(config.model, n_tokens=tokenizer.n_tokens, codebook_size=tokenizer.codebook_size)
     module = instantiate(config.training)(model=model)
     if config.mode == "export":
-        load_module_weights(module, last_checkpoint(config.output))
+        load_run_weights(module, config.output, config.export_from)
         description = {"model": model_arguments(config.model, tokenizer)}
         save_model(module.model, config.weights, description, dtype=torch.float16)
         print(f"wrote {config.weights}")

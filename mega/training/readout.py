@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mesh_vq_vae import MeshVQVAE
+from mesh_vq_vae.distributed import masked_mean
 
 _FINER = 4  # maps of keypoints have so many cells, along either side, to a place of the features
 _SPREAD = 0.08  # of a keypoint's target in its map, in halves of the crop
@@ -79,7 +80,7 @@ class Readout(nn.Module):
         place = (reading.heat.softmax(-1) @ self.cells - on_crop).norm(dim=-1)
         return {
             "codes": ((reading.codes - codes) / self.std).square().mean(),
-            "heat": -(target * reading.heat.log_softmax(-1)).sum(-1)[inside].mean(),
-            "place": place[inside].mean(),
-            "depth": (reading.depth - depth).abs()[inside].mean(),
+            "heat": masked_mean(-(target * reading.heat.log_softmax(-1)).sum(-1), inside),
+            "place": masked_mean(place, inside),
+            "depth": masked_mean((reading.depth - depth).abs(), inside),
         }

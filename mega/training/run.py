@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
+from mega.training.checkpoints import BEST, LAST, Checkpoints, SeedEveryBatch, WholeFiles, find_checkpoint, say
+from mega.training.watching import DataWait, StopOnNaN, build_loggers
 from mesh_vq_vae import MeshVQVAE
 
-LAST = "last.ckpt"
 
-
-def last_checkpoint(output: str | Path) -> Path:
-    """Where the last training state of a run lies."""
-    return Path(output) / "checkpoints" / LAST
+def checkpoint_folder(output: str | Path) -> Path:
+    """Where the training states of a run lie."""
+    return Path(output) / "checkpoints"
 
 
 def check_mode(mode: str) -> None:
@@ -34,36 +35,48 @@ def model_arguments(config: DictConfig, tokenizer: MeshVQVAE) -> dict:
     return arguments | {"n_tokens": tokenizer.n_tokens, "codebook_size": tokenizer.codebook_size}
 
 
-def build_trainer(config: DictConfig, callbacks: Sequence[Callback] = ()) -> L.Trainer:
-    """The config's trainer, with loggers, and a checkpoint every `checkpoint_minutes`."""
-    checkpoints = ModelCheckpoint(
-        dirpath=last_checkpoint(config.output).parent,
-        filename=Path(LAST).stem,
-        train_time_interval=timedelta(minutes=config.checkpoint_minutes),
-        enable_version_counter=False,
-    )
-    loggers = [instantiate(logger) for logger in config.logger.values()]
-    every = [checkpoints, LearningRateMonitor("step"), TQDMProgressBar(refresh_rate=10), *callbacks]
-    return instantiate(config.trainer, logger=loggers, callbacks=every, default_root_dir=config.output)
+def build_trainer(config: DictConfig, checkpoints: Checkpoints, callbacks: Sequence[Callback] = ()) -> L.Trainer:
+    """The config's trainer with loggers, and the callbacks that every training has."""
+    every = [
+        SeedEveryBatch(config.seed),
+        LearningRateMonitor("step"),
+        TQDMProgressBar(refresh_rate=10),
+        StopOnNaN(Path(config.output)),
+        *callbacks,
+    ]
+    if config.ema_decay is not None:
+        every.append(EMAWeightAveraging(decay=config.ema_decay))
+    # Last of all: a state holds what the others did before the batch, and waiting is what is left of the time.
+    every += [DataWait(config.trainer.log_every_n_steps), checkpoints]
+    plugins: list = [WholeFiles()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # `Checkpoints` does
+    loggers = build_loggers(config.logger)
+    return instantiate(config.trainer, logger=loggers, callbacks=every, plugins=plugins, default_root_dir=config.output)
 
 
 def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule, callbacks=()) -> None:
     """Train, from the run's last checkpoint where there is one, and leave a checkpoint of the end."""
     L.seed_everything(config.seed, verbose=False)
-    trainer = build_trainer(config, callbacks)
-    last = last_checkpoint(config.output)
-    if last.is_file():
-        print(f"continuing from {last}")
+    folder = checkpoint_folder(config.output)
+    checkpoints = Checkpoints(folder, config.checkpoint_minutes, config.monitor, config.requeue)
+    trainer = build_trainer(config, checkpoints, callbacks)
+    dry = bool(trainer.fast_dev_run)
+    last = None if dry else find_checkpoint(folder)
+    if last is not None:
+        say(f"continuing from {last}")
+    # Lightning does not know that our loaders start where the epoch was left.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     try:
-        # Our own file: besides tensors it holds the state of Lightning's loops and callbacks.
-        trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=False)
+        trainer.fit(module, data, ckpt_path=last, weights_only=True)
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
         raise ValueError(
             f"{last} belongs to a model of other sizes: choose another output=…, or remove {config.output}. ({error})"
         ) from error
-    trainer.save_checkpoint(last)
+    if not dry:
+        checkpoints.save(trainer)
 
 
 def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
@@ -72,15 +85,20 @@ def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataMod
     trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False, default_root_dir=config.output)
     (results,) = trainer.test(module, data, verbose=False)
     width = max(map(len, results))
-    print("\n".join(f"{name:<{width}}  {value:10.3f}" for name, value in results.items()))
+    say("\n".join(f"{name:<{width}}  {value:10.3f}" for name, value in results.items()))
     return results
 
 
-def load_module_weights(module: L.LightningModule, checkpoint: Path) -> None:
-    """The weights of a training checkpoint into a module, strictly.
+def load_run_weights(module: L.LightningModule, output: str | Path, which: str = "last") -> None:
+    """The weights of a run into a module, strictly: `which` is "last" or "best".
 
-    Raises FileNotFoundError when the run has left none yet.
+    Raises FileNotFoundError when the run has left none yet, ValueError for another `which`.
     """
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"there is no training state {checkpoint} yet: run the script with mode=train first")
-    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"])
+    if which not in ("last", "best"):
+        raise ValueError(f"export_from={which} is not known: choose last or best")
+    folder = checkpoint_folder(output)
+    path = find_checkpoint(folder) if which == "last" else folder / BEST
+    if path is None or not path.is_file():
+        name = LAST if which == "last" else BEST
+        raise FileNotFoundError(f"there is no training state {folder / name} yet: run the script with mode=train first")
+    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])

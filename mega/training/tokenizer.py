@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mega.training.panels import MeshPanels
-from mega.training.run import check_mode, fit, last_checkpoint, load_module_weights, test
+from mega.training.run import check_mode, fit, load_run_weights, test
 from mesh_vq_vae import MeshVQVAE
 
 
@@ -26,7 +26,7 @@ def run_tokenizer(config: DictConfig) -> None:
     if config.mode == "train":
         fit(config, module, data, callbacks=[MeshPanels(Path(config.output) / "panels")])
         return
-    load_module_weights(module, last_checkpoint(config.output))
+    load_run_weights(module, config.output, config.export_from)
     Path(config.weights).parent.mkdir(parents=True, exist_ok=True)
     module.tokenizer.save(config.weights, dtype=torch.float16)
     print(f"wrote {config.weights}")

@@ -1,0 +1,55 @@
+"""What the processes of one training have to know of each other; with a single process nothing is done.
+
+Process r of W holds rows r*B … (r+1)*B - 1 of a global batch of W*B rows. Whatever depends on the whole batch is
+computed of the whole batch, on every process alike, so that W processes compute what a single one with W*B rows would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this one, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows (M, …) of every process, of equally many each, as (W*M, …). No gradient passes."""
+    if world_size() == 1:
+        return rows.detach()
+    everyone = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(everyone, rows.detach().contiguous())
+    return torch.cat(everyone)
+
+
+def own_rows(rows: Tensor) -> Tensor:
+    """Of the rows (W*M, …) of all processes those of this one (M, …)."""
+    return rows.chunk(world_size())[rank()]
+
+
+def draw_rows(draw: Callable[[int], Tensor], n: int) -> Tensor:
+    """This process's n rows of a random draw for all: `draw(m)` makes m rows, from a generator that all have alike."""
+    return own_rows(draw(world_size() * n))
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of `values` where `mask` holds.
+
+    With several processes the number of such values is averaged over them: the mean of what the processes return, and
+    so of their gradients, is then the mean over all values of the global batch, although their numbers differ.
+    """
+    count = mask.sum().to(values.dtype)
+    if world_size() > 1:
+        dist.all_reduce(count)
+        count = count / world_size()
+    return torch.where(mask, values, 0).sum() / count.clamp(min=1 / world_size())
