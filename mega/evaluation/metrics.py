@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from mega.evaluation.protocols import Protocol
-from mega.geometry import fit_similarity
-
-MM_PER_M = 1000.0
+from mega.geometry import fit_similarity, mean_distance
 
 
 def mesh_errors(predicted: Tensor, true: Tensor, regressor: Tensor, protocol: Protocol) -> dict[str, Tensor]:
@@ -48,11 +46,6 @@ def root_of(vertices: Tensor, joints: Tensor, protocol: Protocol) -> Tensor:
     return points.mean(dim=-2, keepdim=True)
 
 
-def mean_distance(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean distance of corresponding points (..., N, 3) in metres -> (...) mm."""
-    return MM_PER_M * (predicted - true).norm(dim=-1).mean(dim=-1)
-
-
 def keypoint2d_error(predicted: Tensor, true: Tensor, margin: float = 1.0) -> Tensor:
     """Mean distance of visible keypoints as a share of the longer side of the person's box.
 
@@ -74,19 +67,3 @@ def best_of(errors: Tensor, samples: int) -> Tensor:
     if not 1 <= samples <= errors.shape[1]:
         raise ValueError(f"The best of {samples} cannot be taken of {errors.shape[1]} samples.")
     return errors[:, :samples].min(dim=1).values
-
-
-def sample_spread(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """How much samples (..., Q, V, 3) m of one body differ.
-
-    Returns:
-        Mean distance of a vertex between two different samples, (...) mm; NaN for a single sample.
-        Mean distance of every vertex to its mean position over the samples, (..., V) mm.
-    """
-    n = samples.shape[-3]
-    apart = torch.zeros(samples.shape[:-3], dtype=samples.dtype, device=samples.device)
-    for i in range(1, n):  # pairs by rows: all at once would be Q^2 meshes
-        apart = apart + mean_distance(samples[..., i, None, :, :], samples[..., :i, :, :]).sum(dim=-1)
-    pairs = n * (n - 1) / 2
-    around = samples - samples.mean(dim=-3, keepdim=True)
-    return apart / pairs if pairs else apart * torch.nan, MM_PER_M * around.norm(dim=-1).mean(dim=-2)

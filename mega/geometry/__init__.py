@@ -1,4 +1,4 @@
-"""Rotations, cameras, boxes and crops, Procrustes: pure functions over any batch dimensions."""
+"""Rotations, cameras, boxes and crops, Procrustes, distances: pure functions over any batch dimensions."""
 
 from mega.geometry.cameras import (
     box_center_and_side,
@@ -10,10 +10,12 @@ from mega.geometry.cameras import (
     project_weak_perspective,
 )
 from mega.geometry.crops import crop_matrix, square_box, square_crop, warp_crop
+from mega.geometry.distances import MM_PER_M, mean_distance, sample_spread
 from mega.geometry.procrustes import Similarity, fit_similarity, procrustes_align
 from mega.geometry.rotations import matrix_to_rot6d, rot6d_to_matrix
 
 __all__ = [
+    "MM_PER_M",
     "Similarity",
     "box_center_and_side",
     "crop_camera_to_full",
@@ -22,11 +24,13 @@ __all__ = [
     "default_focal",
     "fit_similarity",
     "matrix_to_rot6d",
+    "mean_distance",
     "pixels_to_crop",
     "procrustes_align",
     "project_perspective",
     "project_weak_perspective",
     "rot6d_to_matrix",
+    "sample_spread",
     "square_box",
     "square_crop",
     "warp_crop",

@@ -13,7 +13,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mega.evaluation import sample_spread
+from mega.geometry import sample_spread
 from mega.inference.experiment import build_body
 from mega.inference.export import MESH_FORMATS, encode_mesh, encode_png, make_output_folder, write_together
 from mega.inference.images import InputError
