@@ -23,7 +23,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from mega.training.plots import run_plot
+from mega.training.plot_run import run_plot
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="plot_training")

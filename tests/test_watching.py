@@ -1,0 +1,281 @@
+"""Watching trainings: waiting for data, losses that are not finite, loggers, and curves from the logs."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import DataLoader, Dataset
+
+from mega.training.logs import Curve, LogError, read_run
+from mega.training.panels import log_picture
+from mega.training.plot_run import run_plot
+from mega.training.watching import DataWait, LossNotFiniteError, StopOnNaN, build_loggers
+
+ROOT = Path(__file__).parents[1]
+
+
+class Numbers(Dataset):
+    """Items {"x": (2,)}, each of which takes `seconds` to load; item `bad` is infinite."""
+
+    def __init__(self, n: int, seconds: float = 0.0, bad: int | None = None):
+        self.n, self.seconds, self.bad = n, seconds, bad
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> dict:
+        time.sleep(self.seconds)
+        return {"x": torch.full((2,), float("inf") if i == self.bad else float(i)), "name": f"item {i}"}
+
+
+class Line(L.LightningModule):
+    """A model of one layer whose steps, validations and checkpoints take as long as they are told."""
+
+    def __init__(self, step_seconds: float = 0.0, validation_seconds: float = 0.0, save_seconds: float = 0.0):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+        torch.nn.init.ones_(self.layer.weight)
+        self.step_seconds, self.validation_seconds, self.save_seconds = step_seconds, validation_seconds, save_seconds
+
+    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
+        time.sleep(self.step_seconds)
+        loss = self.layer(batch["x"]).square().mean()
+        self.log("train/square", loss)
+        return loss
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        time.sleep(self.validation_seconds)
+        self.log("val/square", self.layer(batch["x"]).square().mean())
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        time.sleep(self.save_seconds)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 1e-6)
+
+
+def trainer_for(folder: Path, *callbacks: L.Callback, **options) -> L.Trainer:
+    options = {"logger": CSVLogger(folder, "csv"), "log_every_n_steps": 1, "max_epochs": 1} | options
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    return L.Trainer(accelerator="cpu", default_root_dir=folder, callbacks=list(callbacks), **options, **quiet)
+
+
+@pytest.mark.parametrize(("loading", "working", "share"), [(0.03, 0.01, 75), (0.0, 0.03, 0)])
+def test_share_of_waiting(tmp_path, loading, working, share):
+    trainer = trainer_for(tmp_path, DataWait(steps=10), enable_checkpointing=False)
+    trainer.fit(Line(working), DataLoader(Numbers(12, loading), batch_size=1))
+    curves = read_run(tmp_path)
+    assert curves["train/data_wait_percent"].values[-1] == pytest.approx(share, abs=12)
+    # Sleeping takes no less than it should; on a busy machine everything takes longer.
+    assert 0.4 < curves["train/steps_per_second"].values[-1] * (loading + working) < 1.01
+    assert len(curves["train/data_wait_percent"].steps) == 12
+
+
+def test_validation_and_checkpoints_are_not_waiting(tmp_path):
+    """Both after some of the steps, each longer than all loading and all work together."""
+    checkpoints = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1)
+    trainer = trainer_for(tmp_path, DataWait(steps=100), checkpoints, val_check_interval=4, max_epochs=2)
+    module = Line(step_seconds=0.02, validation_seconds=0.3, save_seconds=0.3)
+    trainer.fit(module, DataLoader(Numbers(12), batch_size=1), DataLoader(Numbers(1), batch_size=1))
+    assert len(list(tmp_path.glob("*.ckpt"))) == 8
+    assert len(read_run(tmp_path)["val/square"].steps) == 6
+    assert read_run(tmp_path)["train/data_wait_percent"].values[-1] < 25
+
+
+def test_steps_of_several_batches_are_steps(tmp_path):
+    trainer = trainer_for(tmp_path, DataWait(), accumulate_grad_batches=3, enable_checkpointing=False)
+    trainer.fit(Line(0.02), DataLoader(Numbers(12), batch_size=1))
+    assert 0.4 < read_run(tmp_path)["train/steps_per_second"].values[-1] * 3 * 0.02 < 1.01
+
+
+def test_stop_at_a_loss_that_is_not_finite(tmp_path):
+    folder, checkpoints = tmp_path / "run", ModelCheckpoint(tmp_path, every_n_train_steps=1)
+    trainer = trainer_for(tmp_path, StopOnNaN(folder), checkpoints)
+    module = Line()
+    with pytest.raises(LossNotFiniteError) as error:
+        trainer.fit(module, DataLoader(Numbers(20, bad=7), batch_size=2))
+    (path,) = folder.iterdir()
+    assert path.name == "nan_batch_step_000003_rank0.pt"
+    for part in ("loss is inf at step 3, epoch 0", "train/square inf", str(path), "weights are still finite"):
+        assert part in str(error.value)
+    kept = torch.load(path, weights_only=True)
+    assert kept.keys() == {"batch", "step", "epoch", "batch_idx", "rank"}
+    assert (kept["step"], kept["epoch"], kept["batch_idx"], kept["rank"]) == (3, 0, 3, 0)
+    assert kept["batch"]["name"] == ["item 6", "item 7"]
+    assert torch.equal(kept["batch"]["x"], torch.tensor([[6.0, 6.0], [torch.inf, torch.inf]]))
+    assert all(weights.isfinite().all() for weights in module.parameters())
+    (checkpoint,) = tmp_path.glob("*.ckpt")
+    assert "step=3" in checkpoint.name
+
+
+def test_weights_that_broke_earlier_are_told_from_a_bad_batch(tmp_path):
+    module = Line()
+    torch.nn.init.constant_(module.layer.bias, torch.nan)
+    with pytest.raises(LossNotFiniteError, match=r"not finite before this step \(such as layer.bias\)"):
+        trainer_for(tmp_path, StopOnNaN(tmp_path)).fit(module, DataLoader(Numbers(2)))
+
+
+def composed(name: str, *overrides: str):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def test_loggers(tmp_path, monkeypatch):
+    config = composed("train_mega", f"output={tmp_path}")
+    assert [type(logger) for logger in build_loggers(config.logger)] == [CSVLogger, TensorBoardLogger]
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mega-hmr\[wandb\]'"):
+        build_loggers(composed("train_mega", f"output={tmp_path}", "logger=wandb").logger)
+
+
+def test_pictures_go_to_the_folder_and_to_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    picture = np.zeros((4, 6, 3), np.uint8)
+    picture[..., 0] = 200  # red
+    trainer = trainer_for(tmp_path, logger=[CSVLogger(tmp_path), TensorBoardLogger(tmp_path, "board")])
+    log_picture(trainer, tmp_path / "panels", picture)
+    trainer.loggers[1].experiment.flush()
+    assert np.array_equal(cv2.imread(str(tmp_path / "panels" / "step_000000.png"))[..., ::-1], picture)
+    events = EventAccumulator(trainer.loggers[1].log_dir).Reload()
+    (image,) = events.Images("panels")
+    assert np.array_equal(cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), 1)[..., ::-1], picture)
+
+
+def write_log(run: Path, version: int, rows: list[dict], end: str = "\n") -> Path:
+    path = run / "csv" / f"version_{version}" / "metrics.csv"
+    path.parent.mkdir(parents=True)
+    names = sorted(set().union(*rows))
+    lines = [",".join(names), *(",".join(str(row.get(name, "")) for name in names) for row in rows)]
+    path.write_text("\n".join(lines) + end)
+    return path
+
+
+def test_the_later_version_of_a_step_holds(tmp_path):
+    write_log(tmp_path, 2, [{"step": s, "train/loss": 1} for s in (5, 7)])
+    write_log(tmp_path, 10, [{"step": s, "train/loss": 2} for s in (7, 9)])  # after 2, though not in the alphabet
+    first = [{"step": s, "train/loss": 0, "epoch": 0} for s in (1, 3, 5)]
+    write_log(tmp_path, 0, [*first, {"step": 5, "val/PVE": 90.5}])
+    curves = read_run(tmp_path)
+    assert curves.keys() == {"train/loss", "val/PVE"}
+    assert curves["train/loss"].steps.tolist() == [1, 3, 5, 7, 9]
+    assert curves["train/loss"].values.tolist() == [0, 0, 1, 2, 2]
+    assert (curves["val/PVE"].steps.tolist(), curves["val/PVE"].values.tolist()) == ([5], [90.5])
+
+
+@pytest.mark.parametrize("cut", range(1, len("20,0.25,1\n") + 1))
+def test_half_a_last_line_is_left_out(tmp_path, cut):
+    path = write_log(tmp_path, 0, [{"step": 1, "train/loss": 0.5}, {"step": 20, "train/loss": 0.25, "val/x": 1}])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    curves = read_run(tmp_path)
+    assert curves.keys() == {"train/loss"}
+    assert (curves["train/loss"].steps.tolist(), curves["train/loss"].values.tolist()) == ([1], [0.5])
+
+
+@pytest.mark.parametrize("line", ["1,2,3", "x,2", ",2", "1"])
+def test_a_damaged_line_is_named(tmp_path, line):
+    path = write_log(tmp_path, 0, [{"step": 1, "train/loss": 0.5}] * 3)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], line, *lines[3:]]) + "\n")
+    with pytest.raises(LogError, match="is damaged in line 3") as error:
+        read_run(tmp_path)
+    assert str(path) in str(error.value)
+
+
+def test_smoothing():
+    values = np.array([2.0, np.nan, 4.0, 8.0])
+    curve = Curve(np.arange(4), values)
+    np.testing.assert_array_equal(curve.smoothed(0), values)
+    # Weighted means of what came before: 0.25, 0.5 and 1 for a weight of a half.
+    expected = [2, np.nan, (0.5 * 2 + 4) / 1.5, (0.25 * 2 + 0.5 * 4 + 8) / 1.75]
+    np.testing.assert_allclose(curve.smoothed(0.5), expected)
+
+
+@pytest.fixture
+def runs(tmp_path) -> Path:
+    """Two runs of one kind with losses, validations and learning rates; `b` was killed once."""
+    root = tmp_path / "runs"
+    for name, scale in (("a", 1.0), ("deep/b", 2.0)):
+        rows = [{"step": s, "epoch": 0, "train/loss": scale * 100 / (s + 10)} for s in range(0, 200, 10)]
+        rows += [{"step": s, "lr-AdamW/pg1": 0.1, "lr-AdamW/pg2": 0.01} for s in range(0, 200, 50)]
+        rows += [{"step": s, "val/PVE": scale * e} for s, e in ((50, 90), (100, 70), (150, 80))]
+        rows += [{"step": s, "val/token_accuracy_percent": scale * e} for s, e in ((50, 1), (100, 3), (150, 2))]
+        write_log(root / name, 0, rows)
+    write_log(root / "deep/b", 1, [{"step": 150, "val/PVE": 120}])
+    return root
+
+
+def colors_in(path: Path) -> set[str]:
+    picture = cv2.imread(str(path))[..., ::-1].reshape(-1, 3)
+    colors, counts = np.unique(picture, axis=0, return_counts=True)
+    return {"#" + bytes(c.tolist()).hex().upper() for c, n in zip(colors, counts, strict=True) if n > 20}
+
+
+def test_script_draws_every_run_and_prints_a_table(runs, tmp_path):
+    command = [sys.executable, "plot_training.py", f"root={runs}", f"output={tmp_path / 'out' / 'curves.png'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    table = [line.split() for line in result.stdout.splitlines()]
+    assert ["a", "PVE", "mm", "80", "150", "70", "100"] in table
+    assert ["b", "PVE", "mm", "120", "150", "120", "150"] in table
+    assert ["b", "token", "accuracy", "%", "4", "150", "6", "100"] in table
+    lines = result.stdout.splitlines()
+    assert len({len(line) for line in lines[:-1]}) == 1, "the columns line up"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["curves.png"]
+    assert {"#0072B2", "#D55E00"} <= colors_in(tmp_path / "out" / "curves.png")
+
+
+def plot(*overrides: str) -> int:
+    return run_plot(composed("plot_training", *overrides))
+
+
+def test_a_run_without_logs_is_named_and_the_others_drawn(runs, tmp_path, capsys):
+    output = tmp_path / "curves.png"
+    assert plot(f"runs=[{runs}/empty,{runs}/a]", f"output={output}", "metrics=[pve,lo*]", "log=true") == 1
+    printed = capsys.readouterr()
+    assert f"{runs}/empty holds no logs" in printed.err
+    assert "2 panels of 1 of 2 runs" in printed.out
+    assert "#0072B2" in colors_in(output)
+
+
+@pytest.mark.parametrize("suffix", ["svg", "pdf"])
+def test_other_formats(runs, tmp_path, suffix):
+    assert plot(f"runs={runs}/a", f"output={tmp_path / 'curves'}.{suffix}", "smooth=0", "columns=1") == 0
+    assert {"svg": b"<?xml", "pdf": b"%PDF-"}[suffix] == (tmp_path / f"curves.{suffix}").read_bytes()[:5]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("metrics=[PVE,MPJPE]", "No metric is called MPJPE. There are: loss, PVE, token_accuracy_percent, learning"),
+        ("output=curves.gif", "end it on .png, .pdf, .svg"),
+        ("smooth=1", "smooth=1"),
+        ("columns=0", "columns=0"),
+        ("log=maybe", "log=maybe"),
+        ("root=nowhere", "No run below nowhere/ has logs"),
+    ],
+)
+def test_wrong_options_are_named(runs, tmp_path, capsys, override, message):
+    assert plot(f"root={runs}", f"output={tmp_path}/c.png", override) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_values_that_are_not_finite_are_drawn_around(tmp_path, capsys):
+    run = tmp_path / "run"
+    write_log(run, 0, [{"step": s, "val/PVE": e} for s, e in ((1, 9), (2, "nan"), (3, "inf"))])
+    write_log(tmp_path / "none", 0, [{"step": 1, "val/PVE": "nan"}])
+    assert plot(f"root={tmp_path}", f"output={tmp_path / 'c.png'}") == 0
+    assert ["run", "PVE", "mm", "inf", "3", "9", "1"] in [line.split() for line in capsys.readouterr().out.splitlines()]
