@@ -153,6 +153,16 @@ def test_pictures_go_to_the_folder_and_to_tensorboard(tmp_path):
     assert np.array_equal(cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), 1)[..., ::-1], picture)
 
 
+def test_pictures_go_to_wandb(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = composed("train_mega", f"output={tmp_path}", "logger=wandb", "logger.wandb.offline=true")
+    trainer = trainer_for(tmp_path, logger=build_loggers(config.logger))
+    log_picture(trainer, tmp_path / "panels", np.zeros((4, 6, 3), np.uint8))
+    trainer.loggers[-1].experiment.finish()
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/panels_0_*.png"))) == 1
+
+
 def write_log(run: Path, version: int, rows: list[dict], end: str = "\n") -> Path:
     path = run / "csv" / f"version_{version}" / "metrics.csv"
     path.parent.mkdir(parents=True)
