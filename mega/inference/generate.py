@@ -1,10 +1,12 @@
-"""Random bodies out of the masked transformer's prior, on disk. What `generate.py` runs."""
+"""Random bodies and completions of bodies out of the masked transformer's prior, on disk. What `generate.py` runs."""
 
 from __future__ import annotations
 
 import inspect
 import io
+import json
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,21 +14,35 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import Tensor
 
-from mega.geometry import sample_spread
+from mega.inference.bodies_file import read_body_tokens
 from mega.inference.experiment import build_body
 from mega.inference.export import MESH_FORMATS, encode_mesh, encode_png, make_output_folder, write_together
 from mega.inference.images import InputError
 from mega.inference.options import check_choice, check_temperature, check_whole_number, read_device
+from mega.inference.parts import PARTS, token_parts, vertex_parts
+from mega.inference.plausibility import figures_table, measure_bodies
 from mega.models import VQMAE, load_into, load_tokenizer, load_vqmae, sample_unconditional
 from mega.models.samplers import RULES
-from mega.rendering import draw_body, panel
+from mega.rendering import draw_side_view, panel
 from mega.rendering.shading import palette_colors
 from mesh_vq_vae import MeshVQVAE
 
 _COLUMNS = 8
+_DRAWN_HEIGHT = 256  # px
 _DECODED_AT_ONCE = 16
+_REFERENCE_BODIES = 256
 _CANONICAL_TO_CAMERA = np.array([1, -1, -1], np.float32)
+
+
+@dataclass
+class _Partial:
+    """A body of which some parts are given."""
+
+    parts: list[str]
+    tokens: Tensor  # (N,)
+    hidden: Tensor  # (N,) bool, what is to be drawn
 
 
 def run_generation(config: DictConfig) -> int:
@@ -34,21 +50,31 @@ def run_generation(config: DictConfig) -> int:
     try:
         output, device = _checked(config)
         tokenizer, model = _load(config, device)
+        generator = torch.Generator(device).manual_seed(config.seed)
+        draw = partial(
+            sample_unconditional,
+            model,
+            steps=config.steps,
+            temperature=config.temperature,
+            generator=generator,
+            rule=config.rule,
+        )
+        reference = None
+        if config.reference is not None:
+            reference = read_body_tokens(config.reference, tokenizer, _REFERENCE_BODIES).to(device)
+        given = _partial_body(config, tokenizer, draw) if config.given else None
+        tokens = draw(config.n, given=None if given is None else (given.tokens, given.hidden))
+        figures = {"drawn": measure_bodies(tokens, tokenizer, model)}
+        if reference is not None:
+            figures["reference"] = measure_bodies(reference, tokenizer, model)
+        write_together(output, "bodies", _files(tokens, tokenizer, given, figures, config.export))
     except (InputError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    generator = torch.Generator(device).manual_seed(config.seed)
-    tokens = sample_unconditional(model, config.n, config.steps, config.temperature, generator, config.rule)
-    vertices = torch.cat([tokenizer.decode(part) for part in tokens.split(_DECODED_AT_ONCE)]).cpu()
-    faces = tokenizer.faces.cpu().numpy().astype(np.int32)
-    try:
-        files = _files(vertices.numpy(), faces, tokens.cpu().numpy(), config.export)
-        write_together(output, "bodies", files)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    apart, _ = sample_spread(vertices)
-    print(f"{config.n} bodies in {output}/" + (f", {apart:.0f} mm apart on average" if config.n > 1 else ""))
+    what = f"{config.n} bodies" if given is None else f"{config.n} bodies with {' and '.join(given.parts)} given"
+    apart = figures["drawn"]["apart_mm"]
+    print(f"{what} in {config.output}/" + ("" if apart is None else f", {apart:.0f} mm apart on average"))
+    print(figures_table(figures))
     return 0
 
 
@@ -58,6 +84,8 @@ def _checked(config: DictConfig) -> tuple[Path, torch.device]:
     check_temperature(config.temperature)
     check_choice(config, "export", MESH_FORMATS)
     check_choice(config, "rule", RULES)
+    check_whole_number(config, "person", 0)
+    _check_given(config)
     return make_output_folder(config.output), read_device(config.device)
 
 
@@ -81,16 +109,76 @@ def _load(config: DictConfig, device: torch.device) -> tuple[MeshVQVAE, VQMAE]:
     return tokenizer.eval().to(device), model.eval().to(device)
 
 
-def _files(vertices: np.ndarray, faces: np.ndarray, tokens: np.ndarray, mesh_format: str) -> dict[str, bytes]:
-    """{file name: content}: a mesh each, a sheet with all, the arrays."""
-    color = palette_colors(1)[0]
+def _check_given(config: DictConfig) -> None:
+    """`given` must be some of the parts, not all; `source` makes sense with them only."""
+    given = _given_parts(config)
+    if unknown := [part for part in given if part not in PARTS]:
+        raise InputError(
+            f"given={', '.join(map(str, unknown))} is no part of the body; choose from {', '.join(PARTS)}."
+        )
+    if set(given) == set(PARTS):
+        raise InputError("given names every part, so there is nothing to draw: leave one out.")
+    if config.source is not None and not given:
+        raise InputError("source needs to know which of its parts to keep, for example given=head.")
+
+
+def _given_parts(config: DictConfig) -> list[str]:
+    """One part may be given without brackets."""
+    return [config.given] if isinstance(config.given, str) else list(config.given or [])
+
+
+def _partial_body(config: DictConfig, tokenizer: MeshVQVAE, draw: partial) -> _Partial:
+    """Body number `person` of the file `source`, or of those that are drawn when no part is given."""
+    if config.source is None:
+        bodies, where = draw(config.n), f"the n={config.n} bodies drawn at seed={config.seed}"
+    else:
+        bodies, where = read_body_tokens(config.source, tokenizer).to(tokenizer.template.device), str(config.source)
+    if config.person >= len(bodies):
+        raise InputError(f"person={config.person} is not there: {where} has {len(bodies)}, counted from 0.")
+    parts, part_of_token = _given_parts(config), token_parts(tokenizer)
+    kept = torch.isin(part_of_token, part_of_token.new_tensor([PARTS.index(part) for part in parts]))
+    if not 0 < kept.sum() < len(kept):
+        raise InputError(f"{int(kept.sum())} of the {len(kept)} tokens belong to {', '.join(parts)}: name other parts.")
+    return _Partial(parts, bodies[config.person], ~kept)
+
+
+def _files(
+    tokens: Tensor, tokenizer: MeshVQVAE, given: _Partial | None, figures: dict, mesh_format: str
+) -> dict[str, bytes]:
+    """{file name: content}: a mesh each, a sheet with all, the figures, the arrays."""
+    vertices = torch.cat([tokenizer.decode(part) for part in tokens.split(_DECODED_AT_ONCE)]).cpu().numpy()
+    faces = tokenizer.faces.cpu().numpy().astype(np.int32)
     digits = max(2, len(str(len(vertices) - 1)))
     files = {
-        f"body_{i:0{digits}}.{mesh_format}": encode_mesh(body * _CANONICAL_TO_CAMERA, faces, color, mesh_format)
+        f"body_{i:0{digits}}.{mesh_format}": encode_mesh(
+            body * _CANONICAL_TO_CAMERA, faces, palette_colors(1)[0], mesh_format
+        )
         for i, body in enumerate(vertices)
     }
-    drawn = [(draw_body(body, faces), "") for body in vertices]
-    files["bodies.png"] = encode_png(panel([drawn[i : i + _COLUMNS] for i in range(0, len(drawn), _COLUMNS)]))
+    arrays = {"vertices": vertices.astype(np.float32), "faces": faces, "tokens": tokens.cpu().numpy()}
+    sheet = [(body, "") for body in vertices]
+    if given is not None:
+        arrays |= {"source_tokens": given.tokens.cpu().numpy(), "given": ~given.hidden.cpu().numpy()}
+        source = tokenizer.decode(given.tokens[None])[0].cpu().numpy()
+        sheet = [(source, "source"), *((body, f"{i}") for i, body in enumerate(vertices))]
+    files["bodies.png"] = encode_png(_draw_sheet(sheet, faces, _vertex_colors(tokenizer, given)))
+    files["figures.json"] = (json.dumps(figures, indent=2) + "\n").encode()
     buffer = io.BytesIO()
-    np.savez(buffer, vertices=vertices.astype(np.float32), faces=faces, tokens=tokens)
+    np.savez(buffer, **arrays)
     return files | {"bodies.npz": buffer.getvalue()}
+
+
+def _vertex_colors(tokenizer: MeshVQVAE, given: _Partial | None) -> np.ndarray:
+    """(V, 3) sRGB in [0, 1]: another colour for the parts that are given."""
+    drawn, kept = palette_colors(2)
+    is_given = np.isin(vertex_parts(tokenizer).cpu(), [PARTS.index(part) for part in given.parts] if given else [])
+    return np.where(is_given[:, None], kept, drawn)
+
+
+def _draw_sheet(bodies: list[tuple[np.ndarray, str]], faces: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Canonical bodies (V, 3) with captions, seen from in front, in rows: (h, w, 3) uint8 RGB."""
+    cells = []
+    for (x, y, z), caption in ((body.T, caption) for body, caption in bodies):
+        facing_right = np.stack([z, -y, x], axis=1)  # in a camera's axes; the side view looks from the right
+        cells.append((draw_side_view(facing_right[None], faces, _DRAWN_HEIGHT, colors[None]), caption))
+    return panel([cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)])

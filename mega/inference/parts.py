@@ -6,6 +6,8 @@ the part of the vertex that it is centred on in the mesh hierarchy. Bones are dr
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -91,7 +93,7 @@ def _bones(part: str, names: tuple[str, ...]) -> list[tuple[_End, _End]]:
     joints = ("shoulder", "elbow", "wrist") if limb == "arm" else ("hip", "knee", "ankle", "toe")
     toe = "foot" if "left_foot" in names else "big_toe"
     chain = [(f"{side}_{toe if joint == 'toe' else joint}",) for joint in joints]
-    return list(zip(chain, chain[1:], strict=False))
+    return list(pairwise(chain))
 
 
 def _distance_to_segment(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
