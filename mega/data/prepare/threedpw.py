@@ -1,0 +1,139 @@
+"""3DPW: `sequenceFiles/{train,validation,test}/*.pkl` -> annotation files.
+
+Source: von Marcard et al., Recovering Accurate 3D Human Pose in The Wild Using IMUs and a Moving Camera, ECCV 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from mega.data.prepare.annotate import annotate, skip_missing_pictures
+from mega.data.prepare.boxes import smooth_boxes
+from mega.data.prepare.cameras import is_rigid, project, turn_to_camera, world_to_camera
+from mega.data.prepare.frames import Frames, gender_letter, joined, repeated
+from mega.data.prepare.pickles import as_numbers, load_pickle, pick, take
+
+SPLITS = ("train", "validation", "test")
+
+
+def prepare_3dpw(
+    folder: str, splits: Sequence[str] = SPLITS, sequences: Sequence[str] | None = None, subset: str | None = None
+) -> int:
+    """Write `folder/3dpw_{split}.npz`, or with a `subset` one file of that name for all the splits.
+
+    Args:
+        folder: with `sequenceFiles/` and `imageFiles/`, from the project's root.
+        splits: train, validation, test.
+        sequences: names or patterns of the sequences to take (courtyard_*); None for all.
+        subset: name of the file of chosen sequences.
+
+    Returns:
+        How many problems there were; each is printed.
+
+    Raises:
+        FileNotFoundError: if a split is not there.
+        ValueError: for an unknown split, sequences without the name of their subset, or one that matches nothing.
+    """
+    if unknown := [split for split in splits if split not in SPLITS]:
+        raise ValueError(f"3DPW has no split {', '.join(unknown)}: its splits are {', '.join(SPLITS)}.")
+    if (sequences is None) != (subset is None):
+        raise ValueError("Give dataset.sequences and dataset.subset, the name of their file, or neither.")
+    found = {split: _sequence_files(Path(folder), split) for split in splits}
+    if subset is not None:
+        files = [file for split in found.values() for file in split]
+        chosen = [file for file in files if any(fnmatchcase(file.stem, pattern) for pattern in sequences)]
+        for pattern in sequences:
+            if not any(fnmatchcase(file.stem, pattern) for file in files):
+                raise ValueError(f"No sequence of {', '.join(splits)} in {folder} is called {pattern}.")
+        found = {subset: chosen}
+    else:
+        found = {f"3dpw_{split}": files for split, files in found.items()}
+    return sum(
+        annotate(files, lambda file: (file.stem, read_sequence(file, Path(folder))), Path(folder) / f"{name}.npz")
+        for name, files in found.items()
+    )
+
+
+def _sequence_files(folder: Path, split: str) -> list[Path]:
+    files = sorted((folder / "sequenceFiles" / split).glob("*.pkl"))
+    if not files:
+        raise FileNotFoundError(
+            f"There are no sequences in {folder / 'sequenceFiles' / split}. Unpack sequenceFiles.zip and "
+            f"imageFiles.zip of https://virtualhumans.mpi-inf.mpg.de/3DPW in {folder}, or leave the split out "
+            "(dataset.splits)."
+        )
+    return files
+
+
+def read_sequence(file: Path, folder: Path) -> Frames:
+    """Every person in every frame of a sequence; rows that cannot be used have a reason.
+
+    Raises ValueError that names file and field.
+    """
+    content = load_pickle(file)
+    people = [_read_person(content, person, file, folder) for person in range(len(_list(content, file, "poses")))]
+    if not people:
+        raise ValueError(f"{file} holds no people.")
+    return joined(people)
+
+
+def _read_person(content: dict, person: int, file: Path, folder: Path) -> Frames:
+    def of_person(name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        values = _list(content, file, name)
+        if person >= len(values):
+            raise ValueError(f"{file}: the field {name} lacks person {person}.")
+        return as_numbers(values[person], file, f"{name}[{person}]", shape)
+
+    cam_ext = take(content, file, "cam_poses", (None, 4, 4))
+    n = len(cam_ext)
+    poses, trans = of_person("poses", (n, 72)), of_person("trans", (n, 3))
+    joints = of_person("jointPositions", (n, 72)).reshape(n, 24, 3)
+    betas = of_person("betas", (None,))
+    if len(betas) < 10:
+        raise ValueError(f"{file}: the field betas[{person}] has {len(betas)} values, 10 are needed.")
+    genders = _list(content, file, "genders")
+    try:
+        gender = gender_letter(genders[person])
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"{file}: the field genders has no usable entry for person {person}: {error}") from error
+    cam_int = repeated(take(content, file, "cam_intrinsics", (3, 3)), n)
+    center, side, boxed = smooth_boxes(of_person("poses2d", (n, 3, 18)).transpose(0, 2, 1))
+    in_camera = world_to_camera(joints, cam_ext)
+    # SMPL turns about its pelvis, which stands where its joint is: J0 + trans. So the raw file tells the rest pelvis.
+    rest_pelvis = np.median(joints[:, 0] - trans, axis=0)
+    frame = np.arange(n)
+    frames = Frames(
+        sequence=repeated(file.stem, n),
+        person=repeated(person, n),
+        frame=frame,
+        imgname=np.array([(folder / "imageFiles" / file.stem / f"image_{i:05d}.jpg").as_posix() for i in frame], str),
+        gender=repeated(gender, n),
+        center=center,
+        side=side,
+        root_orient=turn_to_camera(poses[:, :3], cam_ext),
+        pose_body=poses[:, 3:66],
+        betas=repeated(betas[:10], n),
+        trans=trans,
+        j2d=np.concatenate([project(in_camera, cam_int), np.ones((n, 24, 1))], axis=2),
+        cam_int=cam_int,
+        cam_ext=cam_ext,
+        trans_cam=in_camera[:, 0] - rest_pelvis,
+        reason=repeated("", n),
+    )
+    valid = of_person("campose_valid", (n,)).astype(bool)
+    frames = frames.skip(~valid | ~is_rigid(cam_ext), "invalid camera pose").skip(~boxed, "no confident 2D joints")
+    return skip_missing_pictures(frames.skip_not_finite())
+
+
+def _list(content: dict, file: Path, name: str) -> list:
+    """A list with an entry a person."""
+    value = pick(content, file, name)
+    if not isinstance(value, list | tuple | np.ndarray):
+        raise ValueError(
+            f"{file}: the field {name} is a {type(value).__name__}, expected a list with an entry a person."
+        )
+    return list(value)
