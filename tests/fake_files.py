@@ -97,3 +97,11 @@ def write_data_sets(folder: Path) -> None:
         for i in range(2):
             picture = rng.integers(0, 255, (200, 200, 3), dtype=np.uint8)
             cv2.imwrite(str((folder / "datasets" / path).parent / "images" / f"{i}.jpg"), picture)
+
+
+def write_mixture(folder: Path) -> None:
+    """COCO's annotations and pictures, from `write_data_sets`, once more as those of the other three data sets."""
+    for path in ("mpii/mpii", "h36m_train/h36m_train", "mpi-inf-3dhp/mpi_inf_3dhp_train"):
+        target = folder / "datasets" / f"{path}.npz"
+        shutil.copytree(folder / "datasets" / "coco", target.parent)
+        (target.parent / "coco.npz").rename(target)
