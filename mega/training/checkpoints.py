@@ -83,10 +83,9 @@ class Checkpoints(L.Callback):
 
     Args:
         folder: for the files.
-        minutes: between two states.
+        minutes: between two states; 0 saves before every batch.
         monitor: a logged validation metric whose least value is the best; None keeps no best weights.
         requeue: on a cluster that is about to end the job for its time (SIGUSR1), ask SLURM to run it again.
-        every_batch: save before every batch, for tests.
     """
 
     def __init__(
@@ -95,10 +94,8 @@ class Checkpoints(L.Callback):
         minutes: float = 10.0,
         monitor: str | None = None,
         requeue: bool = True,
-        every_batch: bool = False,
     ):
         self.folder, self.seconds, self.monitor, self.requeue = Path(folder), 60 * minutes, monitor, requeue
-        self.every_batch = every_batch
         self.best = float("inf")
         self._saved_at = time.monotonic()
         self._signal = 0
@@ -129,7 +126,7 @@ class Checkpoints(L.Callback):
         if batch_idx % trainer.accumulate_grad_batches != 0:
             return  # gradients of the batches before would be lost
         new_epoch = batch_idx == 0 and trainer.current_epoch > 0
-        due = new_epoch or self.every_batch or time.monotonic() - self._saved_at > self.seconds
+        due = new_epoch or time.monotonic() - self._saved_at >= self.seconds
         # The processes must agree: a signal may have reached one only, and clocks differ.
         wanted = max(self._signal, _SAVE if due else 0)
         if trainer.world_size > 1:

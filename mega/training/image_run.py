@@ -15,7 +15,7 @@ from mega.models import CVQMAE, load_cvqmae, load_into, load_pretrained_vqmae, l
 from mega.training.checkpoints import find_checkpoint
 from mega.training.image import CVQMAETraining
 from mega.training.panels import PicturePanels
-from mega.training.run import check_mode, checkpoint_folder, fit, load_run_weights, model_arguments, test
+from mega.training.run import begin, checkpoint_folder, fit, load_run_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
 from mesh_vq_vae.files import is_released, weights_format
 
@@ -25,7 +25,7 @@ _TRAINING_ONLY = ("_target_", "pretrained", "weights", "frozen_stages", "frozen_
 
 def run_image_training(config: DictConfig) -> None:
     """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
-    check_mode(config.mode)
+    begin(config)
     body = instantiate(config.body)
     tokenizer = load_tokenizer(config.tokenizer_weights, partial(instantiate(config.tokenizer), body=body))
     model, crop = _model_to_test(config, tokenizer) if config.mode == "test" else _new_model(config, tokenizer)

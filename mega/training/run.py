@@ -23,10 +23,14 @@ def checkpoint_folder(output: str | Path) -> Path:
     return Path(output) / "checkpoints"
 
 
-def check_mode(mode: str) -> None:
-    """Raise ValueError for a mode that the training scripts do not have."""
-    if mode not in ("train", "test", "export"):
-        raise ValueError(f"unknown mode '{mode}': choose train, test or export")
+def begin(config: DictConfig) -> None:
+    """To be called before anything is built: initial weights follow from the seed.
+
+    Raises ValueError for a mode that the training scripts do not have.
+    """
+    if config.mode not in ("train", "test", "export"):
+        raise ValueError(f"unknown mode '{config.mode}': choose train, test or export")
+    L.seed_everything(config.seed, verbose=False)
 
 
 def model_arguments(config: DictConfig, tokenizer: MeshVQVAE) -> dict:
@@ -57,7 +61,6 @@ def build_trainer(config: DictConfig, checkpoints: Checkpoints, callbacks: Seque
 
 def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule, callbacks=()) -> None:
     """Train, from the run's last checkpoint where there is one, and leave a checkpoint of the end."""
-    L.seed_everything(config.seed, verbose=False)
     folder = checkpoint_folder(config.output)
     checkpoints = Checkpoints(folder, config.checkpoint_minutes, config.monitor, config.requeue)
     trainer = build_trainer(config, checkpoints, callbacks)
@@ -81,7 +84,6 @@ def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModu
 
 def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
     """Measure a module on the test split and print a table of the numbers."""
-    L.seed_everything(config.seed, verbose=False)
     trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False, default_root_dir=config.output)
     (results,) = trainer.test(module, data, verbose=False)
     width = max(map(len, results))
