@@ -70,14 +70,14 @@ def trainer_for(folder: Path, *callbacks: L.Callback, **options) -> L.Trainer:
     return L.Trainer(accelerator="cpu", default_root_dir=folder, callbacks=list(callbacks), **options, **quiet)
 
 
-@pytest.mark.parametrize(("loading", "working", "share"), [(0.03, 0.01, 75), (0.0, 0.03, 0)])
-def test_share_of_waiting(tmp_path, loading, working, share):
+@pytest.mark.parametrize(("loading", "working", "least", "most"), [(0.08, 0.02, 50, 90), (0.0, 0.08, 0, 30)])
+def test_share_of_waiting(tmp_path, loading, working, least, most):
     trainer = trainer_for(tmp_path, DataWait(steps=10), enable_checkpointing=False)
     trainer.fit(Line(working), DataLoader(Numbers(12, loading), batch_size=1))
     curves = read_run(tmp_path)
-    assert curves["train/data_wait_percent"].values[-1] == pytest.approx(share, abs=12)
+    assert least <= curves["train/data_wait_percent"].values[-1] <= most
     # Sleeping takes no less than it should; on a busy machine everything takes longer.
-    assert 0.4 < curves["train/steps_per_second"].values[-1] * (loading + working) < 1.01
+    assert 0.3 < curves["train/steps_per_second"].values[-1] * (loading + working) < 1.01
     assert len(curves["train/data_wait_percent"].steps) == 12
 
 
@@ -85,17 +85,17 @@ def test_validation_and_checkpoints_are_not_waiting(tmp_path):
     """Both after some of the steps, each longer than all loading and all work together."""
     checkpoints = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1)
     trainer = trainer_for(tmp_path, DataWait(steps=100), checkpoints, val_check_interval=4, max_epochs=2)
-    module = Line(step_seconds=0.02, validation_seconds=0.3, save_seconds=0.3)
+    module = Line(step_seconds=0.05, validation_seconds=0.4, save_seconds=0.4)
     trainer.fit(module, DataLoader(Numbers(12), batch_size=1), DataLoader(Numbers(1), batch_size=1))
     assert len(list(tmp_path.glob("*.ckpt"))) == 8
     assert len(read_run(tmp_path)["val/square"].steps) == 6
-    assert read_run(tmp_path)["train/data_wait_percent"].values[-1] < 25
+    assert read_run(tmp_path)["train/data_wait_percent"].values[-1] < 40
 
 
 def test_steps_of_several_batches_are_steps(tmp_path):
     trainer = trainer_for(tmp_path, DataWait(), accumulate_grad_batches=3, enable_checkpointing=False)
     trainer.fit(Line(0.02), DataLoader(Numbers(12), batch_size=1))
-    assert 0.4 < read_run(tmp_path)["train/steps_per_second"].values[-1] * 3 * 0.02 < 1.01
+    assert 0.3 < read_run(tmp_path)["train/steps_per_second"].values[-1] * 3 * 0.02 < 1.01
 
 
 def test_stop_at_a_loss_that_is_not_finite(tmp_path):
