@@ -1,22 +1,36 @@
-"""Raw files of 3DPW and EMDB, made up: the true formats, senseless people.
+"""Raw files of 3DPW and EMDB, made up: the true formats, senseless people; and the script that reads them.
 
 Everyone stands as their joints in rest, turned and moved as a whole by the root, so that the joints follow from the
 pose by hand. Every frame carries its number: in the picture's brightness, in the first angle of the body, and in where
 the person stands.
 """
 
+import contextlib
 import io
 import pickle
+import runpy
 import struct
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import numpy as np
+import pytest
 from scipy.spatial.transform import Rotation
 
+SCRIPT = Path(__file__).resolve().parents[1] / "prepare_data.py"
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
 INTRINSICS = np.array([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
+
+
+def prepare_data(folder: Path, *arguments: str) -> int:
+    """Run the real script with `folder` for the project's; its exit status."""
+    with contextlib.chdir(folder), patch.object(sys, "argv", [SCRIPT.name, *arguments]):
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        return end.value.code
 
 
 class _Python2Pickler(pickle._Pickler):

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,36 +12,25 @@ from scipy.spatial.transform import Rotation
 from mega.data.prepare.boxes import smooth_boxes
 from mega.data.prepare.frames import Frames
 from mega.data.published import PublishedAnnotations
-from tests.raw_files import angle_of, project, python2_pickle, write_3dpw, write_emdb
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.raw_files import angle_of, prepare_data, project, python2_pickle, write_3dpw, write_emdb
 
 
 @pytest.fixture
-def prepare(tmp_path: Path, monkeypatch, capsys):
+def prepare(tmp_path: Path, capsys):
     """prepare("3dpw", …) -> (exit status, what was printed, errors), with `tmp_path` for the project's folder."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["prepare_data.py", *arguments])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(ROOT / "prepare_data.py"), run_name="__main__")
-        return end.value.code, *capsys.readouterr()
-
-    return run
+    return lambda *arguments: (prepare_data(tmp_path, *arguments), *capsys.readouterr())
 
 
 def raw(path: Path) -> dict:
     return dict(np.load(path, allow_pickle=False))
 
 
-def check_rows_agree(annotations: PublishedAnnotations, file: dict, worlds: list[dict], first: int) -> None:
+def check_rows_agree(root: Path, annotations: PublishedAnnotations, file: dict, world: dict, first: int) -> None:
     """Picture, pose, joints and camera of every row are those of one and the same frame."""
     for row, imgname in enumerate(annotations.imgname):
         frame = int(Path(imgname).stem[-5:])
         assert frame == file["frame"][row]
-        assert cv2.imread(imgname).mean() == pytest.approx(5 * frame % 256, abs=1)
-        world = worlds[0]
+        assert cv2.imread(str(root / imgname)).mean() == pytest.approx(5 * frame % 256, abs=1)
         person = int(file["person"][row])
         assert annotations.pose[row, 1, 0] == pytest.approx(angle_of(frame))
         assert annotations.betas[row] == pytest.approx(world["betas"][person])
@@ -67,7 +54,7 @@ def test_3dpw_rows_agree_when_the_first_frames_are_not_used(tmp_path: Path, prep
     assert code == 0
     path = folder / "3dpw_test.npz"
     annotations, file = PublishedAnnotations.load(path), raw(path)
-    check_rows_agree(annotations, file, [world], first=7)
+    check_rows_agree(tmp_path, annotations, file, world, first=7)
     # 20 and 21 lie between frames with joints: their boxes are interpolated.
     used = [i for i in range(7, 39) if i != 30]
     assert file["frame"].tolist() == 2 * used
@@ -134,7 +121,7 @@ def test_emdb_keeps_good_frames_with_a_valid_box(tmp_path: Path, prepare) -> Non
     assert code == 0
     path = folder / "emdb_test.npz"
     annotations, file = PublishedAnnotations.load(path), raw(path)
-    check_rows_agree(annotations, file, [world], first=3)
+    check_rows_agree(tmp_path, annotations, file, world, first=3)
     assert file["frame"].tolist() == [i for i in range(3, 20) if i not in (7, 10)]
     assert set(annotations.gender) == {"female"}
     assert set(file["gender"]) == {"f"}
