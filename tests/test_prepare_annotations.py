@@ -108,9 +108,25 @@ def test_boxes_are_smooth_and_ignore_what_is_not_confident() -> None:
     noisy = points + rng.normal(0, 4, points.shape) * [1, 1, 0]
     shaken, _, _ = smooth_boxes(noisy)
     assert (shaken - center).std() < 0.3 * (noisy[..., :2].mean(axis=1) - center).std()
+    broken = np.concatenate([points, np.tile([np.nan, 5, 0.9], (200, 1, 1))], axis=1)
+    np.testing.assert_array_equal(smooth_boxes(broken)[0], center)
     nobody = smooth_boxes(points * [1, 1, 0])
     assert not nobody[2].any()
     assert np.isfinite(nobody[1]).all()
+
+
+def test_who_cannot_be_projected_is_left_out_with_the_reason(tmp_path: Path, prepare) -> None:
+    folder = tmp_path / "datasets" / "3dpw"
+    world = write_3dpw(folder, frames=10, genders=("m",))
+    trans, joints = world["trans"][0].copy(), world["joints"][0].copy()
+    joints[4, 7, 2] = 50  # the world's z points at the camera
+    trans[6] = np.nan
+    file = folder / "sequenceFiles" / "test" / "downtown_made_up_00.pkl"
+    change(file, trans=[trans], jointPositions=[joints.reshape(10, 72)])
+    assert prepare("3dpw", "dataset.splits=[test]")[0] == 0
+    assert raw(folder / "3dpw_test.npz")["frame"].tolist() == [0, 1, 2, 3, 5, 7, 8, 9]
+    report = json.loads((folder / "3dpw_test_report.json").read_text())
+    assert report["kept"] == {"kept": 8, "joints behind the camera": 1, "not finite": 1}
 
 
 def test_emdb_keeps_good_frames_with_a_valid_box(tmp_path: Path, prepare) -> None:

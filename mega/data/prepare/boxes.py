@@ -25,7 +25,7 @@ def smooth_boxes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
     Source: Kanazawa et al., Learning 3D Human Dynamics from Video, CVPR 2019, for the size and the smoothing.
     """
-    confident = points[..., 2:] > _CONFIDENT
+    confident = (points[..., 2:] > _CONFIDENT) & np.isfinite(points).all(axis=2, keepdims=True)
     low = np.where(confident, points[..., :2], np.inf).min(axis=1)
     high = np.where(confident, points[..., :2], -np.inf).max(axis=1)
     seen = confident.any(axis=(1, 2))

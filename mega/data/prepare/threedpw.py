@@ -104,7 +104,7 @@ def _read_person(content: dict, person: int, file: Path, folder: Path) -> Frames
     center, side, boxed = smooth_boxes(of_person("poses2d", (n, 3, 18)).transpose(0, 2, 1))
     in_camera = world_to_camera(joints, cam_ext)
     # SMPL turns about its pelvis, which stands where its joint is: J0 + trans. So the raw file tells the rest pelvis.
-    rest_pelvis = np.median(joints[:, 0] - trans, axis=0)
+    rest_pelvis = np.nanmedian(joints[:, 0] - trans, axis=0)
     frame = np.arange(n)
     frames = Frames(
         sequence=repeated(file.stem, n),
@@ -126,6 +126,7 @@ def _read_person(content: dict, person: int, file: Path, folder: Path) -> Frames
     )
     valid = of_person("campose_valid", (n,)).astype(bool)
     frames = frames.skip(~valid | ~is_rigid(cam_ext), "invalid camera pose").skip(~boxed, "no confident 2D joints")
+    frames = frames.skip((in_camera[..., 2] <= 0).any(axis=1), "joints behind the camera")
     return skip_missing_pictures(frames.skip_not_finite())
 
 
