@@ -105,3 +105,19 @@ def write_mixture(folder: Path) -> None:
         target = folder / "datasets" / f"{path}.npz"
         shutil.copytree(folder / "datasets" / "coco", target.parent)
         (target.parent / "coco.npz").rename(target)
+
+
+def write_animations(folder: Path, motions: int = 12, frames: int = 40) -> Path:
+    """`folder/datasets/bedlam_animations` with motions of both forms and all genders, a shape, and a broken file."""
+    animations = folder / "datasets" / "bedlam_animations"
+    rng = np.random.default_rng(0)
+    spellings = ("male", "f", "neutral", "m", "female")
+    for i in range(motions):
+        path = animations / f"person_{i % 3}" / f"{i:04}" / "motion_seq.npz"
+        path.parent.mkdir(parents=True)
+        columns, betas = ((165, 11), (72, 10))[i % 2]
+        pose = 0.2 * rng.standard_normal((frames + i, columns))
+        np.savez(path, poses=pose, betas=rng.standard_normal(betas), gender=spellings[i % 5], trans=pose[:, :3])
+    np.savez(animations / "person_0" / "shape.npz", betas=np.zeros(10))
+    (animations / "person_0" / "broken.npz").write_bytes(path.read_bytes()[:1000])
+    return animations

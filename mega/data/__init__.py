@@ -1,4 +1,4 @@
-"""Data: random bodies, annotated pictures."""
+"""Data: random bodies, motions, annotated pictures."""
 
 from mega.data.annotations import Annotations
 from mega.data.augmentation import Augmentation
@@ -6,6 +6,8 @@ from mega.data.body_meshes import BodyChunks, BodyMeshData
 from mega.data.body_tokens import BodyTokenData
 from mega.data.image_data import ImageData
 from mega.data.image_dataset import ImageDataset
+from mega.data.motion_data import MotionMeshData, MotionTokenData
+from mega.data.motions import MotionDataset, Motions
 from mega.data.published_images import PublishedImageData, PublishedImages
 
 __all__ = [
@@ -16,6 +18,10 @@ __all__ = [
     "BodyTokenData",
     "ImageData",
     "ImageDataset",
+    "MotionDataset",
+    "MotionMeshData",
+    "MotionTokenData",
+    "Motions",
     "PublishedImageData",
     "PublishedImages",
 ]

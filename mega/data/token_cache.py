@@ -20,14 +20,14 @@ def cached_tokens(
     path: str | Path,
     tokenizer: MeshVQVAE,
     body: BodyModel,
-    batches: Iterable[dict[str, Tensor]],
+    batches: Iterable[dict],
     key: str,
     points: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
     """Tokens of the bodies in `batches`, from the file at `path` where it was made from the same.
 
     Args:
-        batches: {"pose": (B, J, 3), "shape": (B, S)} each.
+        batches: {"pose": (B, J, 3), "shape": (B, S)} each, and "gender": B names, if the body takes them.
         key: names the bodies; with the tokenizer's weights and `points` it tells whether the file still holds.
         points: (S,) vertices to keep besides the tokens.
 
@@ -44,7 +44,8 @@ def cached_tokens(
     body = body.to(device)
     with torch.no_grad():
         for batch in tqdm(batches, desc=f"tokens for {path.name}", unit="batch"):
-            vertices = body(batch["pose"].to(device), batch["shape"].to(device))
+            gender = {"gender": batch["gender"]} if "gender" in batch else {}
+            vertices = body(batch["pose"].to(device), batch["shape"].to(device), **gender)
             columns["tokens"].append(tokenizer.encode(vertices).to(torch.int16).cpu().numpy())
             if points is not None:
                 columns["points"].append(vertices[:, points].half().cpu().numpy())

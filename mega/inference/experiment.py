@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mega.inference.predictor import Predictor
+from mega.launch import build
 
 if TYPE_CHECKING:
     from mega.bodies import BodyModel
 
 
 def build_body(config: DictConfig) -> BodyModel:
-    """The config's body; raises what its constructor raises, which Hydra wraps."""
-    try:
-        return instantiate(config.body)
-    except InstantiationException as error:
-        raise error.__cause__ or error from None
+    """The config's body."""
+    return build(config.body)
 
 
 def load_experiment(config: DictConfig, **options) -> Predictor:

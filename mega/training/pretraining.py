@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -10,13 +11,24 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mega.models import VQMAE, draw_hidden, load_vqmae, masked_cross_entropy, sample_unconditional, save_model
+from mega.launch import build, say_missing_files
+from mega.models import (
+    VQMAE,
+    draw_hidden,
+    load_into,
+    load_tokenizer,
+    load_vqmae,
+    masked_cross_entropy,
+    sample_unconditional,
+    save_model,
+)
 from mega.rendering import draw_body, panel
 from mega.training.optim import ParameterGroup, adamw_warmup_cosine, schedule_of
 from mega.training.panels import log_picture
-from mega.training.run import check_mode, fit, load_run_weights, model_arguments, test
+from mega.training.run import begin, fit, load_run_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
 from mesh_vq_vae.distributed import draw_rows
+from mesh_vq_vae.files import is_released, weights_format
 
 # Shares of tokens hidden at which a model is measured: little, half, everything.
 HIDDEN_SHARES = (0.25, 0.5, 1.0)
@@ -105,23 +117,38 @@ class RandomBodyPanels(L.Callback):
         log_picture(trainer, self.folder, panel([row]))
 
 
+@say_missing_files
 def run_pretraining(config: DictConfig) -> None:
     """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
-    check_mode(config.mode)
-    tokenizer = MeshVQVAE.load(config.tokenizer_weights)
-    if config.mode == "test":
-        model, _ = load_vqmae(config.weights)
-    else:
-        model = instantiate(config.model, n_tokens=tokenizer.n_tokens, codebook_size=tokenizer.codebook_size)
-    module = instantiate(config.training)(model=model)
+    begin(config)
+    body = build(config.body)
+    tokenizer = load_tokenizer(config.tokenizer_weights, partial(instantiate(config.tokenizer), body=body))
+    module = instantiate(config.training)(model=_model(config, tokenizer))
     if config.mode == "export":
-        load_run_weights(module, config.output, config.export_from)
-        description = {"model": model_arguments(config.model, tokenizer)}
-        save_model(module.model, config.weights, description, dtype=torch.float16)
-        print(f"wrote {config.weights}")
+        _export(config, module, tokenizer)
         return
-    data = instantiate(config.data)(body=instantiate(config.body), tokenizer=tokenizer)
+    data = instantiate(config.data)(body=body, tokenizer=tokenizer)
     if config.mode == "test":
         test(config, module, data)
     else:
         fit(config, module, data, callbacks=[RandomBodyPanels(Path(config.output) / "panels", tokenizer)])
+
+
+def _model(config: DictConfig, tokenizer: MeshVQVAE) -> VQMAE:
+    """A new model, or the one to test: a file of ours says itself what it is, the config what a released one is."""
+    if config.mode == "test" and weights_format(config.weights) is not None:
+        return load_vqmae(config.weights)[0]
+    model = instantiate(config.model, n_tokens=tokenizer.n_tokens, codebook_size=tokenizer.codebook_size)
+    return load_into(model, config.weights) if config.mode == "test" else model
+
+
+def _export(config: DictConfig, module: VQMAETraining, tokenizer: MeshVQVAE) -> None:
+    if is_released(config.weights):
+        raise ValueError(
+            f"{config.weights} is a released file and is not overwritten: say where to write, weights=FILE."
+        )
+    load_run_weights(module, config.output, config.export_from)
+    Path(config.weights).parent.mkdir(parents=True, exist_ok=True)
+    description = {"model": model_arguments(config.model, tokenizer)}
+    save_model(module.model, config.weights, description, dtype=getattr(torch, config.export_dtype))
+    print(f"wrote {config.weights}")

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mega.launch import build, say_missing_files
+from mega.models import load_tokenizer
 from mega.training.panels import MeshPanels
-from mega.training.run import check_mode, fit, load_run_weights, test
-from mesh_vq_vae import MeshVQVAE
+from mega.training.run import begin, fit, load_run_weights, test
+from mesh_vq_vae.files import is_released
+from mesh_vq_vae.training import MeshVQVAETraining
 
 
+@say_missing_files
 def run_tokenizer(config: DictConfig) -> None:
     """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
-    check_mode(config.mode)
-    body = instantiate(config.body)
+    begin(config)
+    body = build(config.body)
+    new_tokenizer = partial(instantiate(config.tokenizer), body=body)
+    testing = config.mode == "test"
+    tokenizer = load_tokenizer(config.weights, new_tokenizer) if testing else new_tokenizer()
+    module = instantiate(config.training)(tokenizer=tokenizer)
+    if config.mode == "export":
+        _export(config, module)
+        return
     data = instantiate(config.data)(body=body)
-    if config.mode == "test":
-        module = instantiate(config.training)(tokenizer=MeshVQVAE.load(config.weights))
+    if testing:
         test(config, module, data)
-        return
-    module = instantiate(config.training)(tokenizer=instantiate(config.tokenizer)(body=body))
-    if config.mode == "train":
+    else:
         fit(config, module, data, callbacks=[MeshPanels(Path(config.output) / "panels")])
-        return
+
+
+def _export(config: DictConfig, module: MeshVQVAETraining) -> None:
+    if is_released(config.weights):
+        raise ValueError(
+            f"{config.weights} is a released file and is not overwritten: say where to write, weights=FILE."
+        )
     load_run_weights(module, config.output, config.export_from)
     Path(config.weights).parent.mkdir(parents=True, exist_ok=True)
-    module.tokenizer.save(config.weights, dtype=torch.float16)
+    module.tokenizer.save(config.weights, dtype=getattr(torch, config.export_dtype))
     print(f"wrote {config.weights}")

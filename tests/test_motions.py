@@ -1,0 +1,328 @@
+"""Motions: reading and packing what users hold, splits, frames, and the two published trainings on them."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from mega.bodies.smplh import GENDERS, SMPLHBody
+from mega.data import MotionDataset, MotionMeshData, Motions, MotionTokenData
+from mega.data.motion_files import motion_files, read_motion
+from mega.models import VQMAE
+from tests.fake_files import ROOT, composed, needs_template, write_animations, write_body, write_released
+
+GOOD = {"poses": np.zeros((3, 72)), "betas": np.zeros(10), "gender": "neutral"}
+SHARES = {"val": 0.2, "test": 0.2}
+# What makes the published setups small enough for tests.
+SMALL_TOKENIZER = (
+    "tokenizer.channels=[4,4,4,4,4,4,9,4,4,4,4,4,4,3]",
+    "tokenizer.n_bases=[2,0,2,0,2,0,2,2,0,2,0,2,0,2]",
+)
+SMALL_PRIOR = ("model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1")
+
+
+@pytest.fixture
+def animations(tmp_path) -> Path:
+    return write_animations(tmp_path)
+
+
+@pytest.fixture
+def motions(animations, tmp_path) -> Motions:
+    return Motions.load(animations, tmp_path / "cache")
+
+
+def test_frames_are_those_of_the_files(animations, motions) -> None:
+    """Pose without the root, ten betas and the body's own gender, whichever form the file has."""
+    assert len(motions) == 12
+    frames = MotionDataset(motions)
+    assert len(frames) == sum(40 + i for i in range(12))
+    start = 0
+    for motion in motions.motions:
+        with np.load(animations / motion.path) as file:
+            poses, betas, gender = file["poses"], file["betas"], file["gender"].item()
+        for nth in (0, 17, len(poses) - 1):
+            item = frames[start + nth]
+            np.testing.assert_allclose(item["pose"], poses[nth, 3:66].reshape(21, 3), rtol=1e-6)
+            np.testing.assert_allclose(item["betas"], betas[:10], rtol=1e-6)
+            assert GENDERS[item["gender"]][0] == gender[0]
+        start += len(poses)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"gender": "robot"}, "'robot' is none of"),
+        ({"poses": np.zeros((3, 63))}, r"shape \(3, 63\), expected \(T, 66\)"),
+        ({"poses": np.zeros((0, 72))}, "one frame at least"),
+        ({"poses": np.full((3, 72), np.nan)}, "poses is not finite"),
+        ({"betas": np.zeros(9)}, r"betas has shape \(9,\)"),
+        ({"betas": None}, "betas is not a file in the archive"),
+        ({"gender": np.array(["m", "f"])}, "expected one word"),
+        ({"poses": np.array([{}])}, "allow_pickle=False"),
+    ],
+)
+def test_files_that_are_not_right_are_refused(tmp_path, change, reason) -> None:
+    np.savez(tmp_path / "good.npz", **GOOD)
+    assert read_motion(tmp_path / "good.npz")[0].shape == (3, 63)
+    np.savez(tmp_path / "bad.npz", **{k: v for k, v in (GOOD | change).items() if v is not None})
+    with pytest.raises(ValueError, match=reason):
+        read_motion(tmp_path / "bad.npz")
+    motions = Motions.load(tmp_path, tmp_path / "cache")
+    assert [motion.path for motion in motions.motions] == ["good.npz"]
+    (problem,) = motions.problems
+    assert problem.startswith(f"{tmp_path / 'bad.npz'}: ")
+
+
+def test_shapes_are_no_motions_whatever_the_folder_is_called(tmp_path) -> None:
+    folder = tmp_path / "shape_study"
+    (folder / "p" / "shape").mkdir(parents=True)
+    for name in ("a", "p/shape/b", "p/my_shape"):
+        np.savez(folder / f"{name}.npz", **GOOD)
+    assert list(motion_files(folder)) == ["a.npz"]
+
+
+def test_without_motions_one_is_told_where_they_come_from(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere is missing: BEDLAM's animations, from https://bedlam"):
+        motion_files(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no motions"):
+        motion_files(tmp_path)
+    (tmp_path / "a.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"None of the 1 files in .* can be used:\n.*a\.npz: it cannot be read"):
+        Motions.load(tmp_path, tmp_path / "cache")
+
+
+def test_only_what_changed_is_read_again(animations, tmp_path, monkeypatch) -> None:
+    cache, read = tmp_path / "cache", []
+    before = Motions.load(animations, cache)
+    content = {path.name: path.read_bytes() for path in cache.iterdir()}
+    monkeypatch.setattr("mega.data.motion_files.read_motion", lambda path: (read.append(path), read_motion(path))[1])
+    animations.chmod(0o500)  # nothing is written there
+    assert Motions.load(animations, cache).problems == before.problems
+    assert not read
+    animations.chmod(0o700)
+
+    changed, removed = (animations / motion.path for motion in before.motions[3:5])
+    poses = np.ones((7, 72))
+    np.savez(changed, poses=poses, betas=np.zeros(10), gender="f")
+    removed.unlink()
+    np.savez(animations / "aaa.npz", **GOOD)
+    after = Motions.load(animations, cache)
+    assert sorted(read) == sorted([changed, animations / "aaa.npz"])
+    assert len(after) == 12
+    # The others' poses have moved along.
+    old = {motion.path: i for i, motion in enumerate(before.motions)}
+    for motion in after.motions:
+        pose = after.poses[motion.row : motion.row + motion.frames]
+        if animations / motion.path == changed:
+            assert (pose == 1).all()
+            assert pose.shape == (7, 63)
+        elif motion.path != "aaa.npz":
+            was = before.motions[old[motion.path]]
+            np.testing.assert_array_equal(pose, before.poses[was.row : was.row + was.frames])
+    assert len(list(cache.iterdir())) == 2
+
+    # A cache that is no longer whole is made anew.
+    (packed,) = cache.glob("*.f32")
+    half = packed.read_bytes()[:100]
+    packed.unlink()  # `after` has it mapped
+    packed.write_bytes(half)
+    again = Motions.load(animations, cache)
+    np.testing.assert_array_equal(again.poses, after.poses)
+    assert content.keys() != {path.name for path in cache.iterdir()}
+
+
+def test_a_motion_is_in_one_split_and_stays_there(animations, motions, tmp_path) -> None:
+    splits = {name: {m.path for m in motions.split(name, SHARES).motions} for name in ("train", "val", "test")}
+    assert sum(map(len, splits.values())) == len(set.union(*splits.values())) == 12
+    for i in range(400):
+        np.savez(animations / f"more_{i}.npz", **GOOD)
+    more = Motions.load(animations, tmp_path / "cache")
+    for name, paths in splits.items():
+        split = {m.path for m in more.split(name, SHARES).motions}
+        assert paths <= split
+        share = SHARES.get(name, 0.6)
+        assert abs(len(split) - share * 412) < 4 * np.sqrt(412 * share * (1 - share))
+    with pytest.raises(ValueError, match="falls into the val split, with a share of 0"):
+        more.split("val", {"val": 0, "test": 0.1})
+    with pytest.raises(ValueError, match="together less than 1"):
+        more.split("val", {"val": 0.5, "test": 0.5})
+
+
+def test_every_frame_is_seen_over_the_epochs(motions) -> None:
+    epochs = [MotionDataset(motions, every=5, epoch=e) for e in range(5)]
+    assert len({len(frames) for frames in epochs}) == 1
+    seen = np.concatenate([frames.place for frames in epochs])
+    assert len(set(seen.tolist())) == len(seen)
+    counts = motions.frames // 5 * 5
+    assert len(seen) == counts.sum()  # all but the rest of each motion's division
+    # Places are those of the data set of all frames; a motion shorter than `every` still gives a frame.
+    everything, some = MotionDataset(motions), MotionDataset(motions, every=1000, epoch=777)
+    assert len(some) == len(motions)
+    for i, place in enumerate(some.place):
+        assert torch.equal(some[i]["pose"], everything[int(place)]["pose"])
+    limited = MotionDataset(motions, limit=3)
+    assert limited.place.tolist() == [0, round((len(everything) - 1) / 2), len(everything) - 1]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """Body, animations, and small tokenizer and prior where the released ones belong."""
+    folder = tmp_path_factory.mktemp("project")
+    write_body(folder)
+    bodies = folder / "body_models" / "smplh"
+    for gender, scale in (("m", 1.1), ("f", 0.9)):
+        (bodies / gender).mkdir()
+        with np.load(bodies / "neutral" / "model.npz") as file:
+            np.savez(bodies / gender / "model.npz", **dict(file) | {"v_template": scale * file["v_template"]})
+    write_animations(folder)
+    config = composed("train_mesh_vqvae", "experiment=mesh_vqvae_54", *SMALL_TOKENIZER)
+    tokenizer = instantiate(config.tokenizer)(body=SMPLHBody(folder / "body_models"))
+    write_released(tokenizer, folder / "checkpoint" / "MESH_VQVAE" / "mesh_vqvae_54")
+    prior = VQMAE(dim=32, encoder_depth=1, decoder_depth=1)
+    write_released(prior, folder / "checkpoint" / "VQMAE" / "mega_pretrained")
+    return folder
+
+
+def fake_trainer(training: bool = True, fast_dev_run: bool = False) -> SimpleNamespace:
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    return SimpleNamespace(training=training, fast_dev_run=fast_dev_run, strategy=strategy)
+
+
+@needs_template
+def test_meshes_have_their_gender(project) -> None:
+    body = SMPLHBody(project / "body_models")
+    data = MotionMeshData(body, project / "datasets" / "bedlam_animations", project / "cache", batch_size=4)
+    data.prepare_data()
+    frames = MotionDataset(data.motions)
+    items = [frames[int(np.flatnonzero(data.motions.gender[frames.motion] == gender)[5])] for gender in (0, 1, 2)]
+    batch = data.on_after_batch_transfer(torch.utils.data.default_collate(items), 0)
+    assert len(set(batch["gender"].tolist())) == 3
+    for item, vertices in zip(items, batch["vertices"], strict=True):
+        alone = body(item["pose"][None], item["betas"][None], GENDERS[item["gender"]])[0]
+        torch.testing.assert_close(vertices, alone, atol=1e-5, rtol=0)
+    assert vertices.mean(0).abs().max() < 1e-4
+
+
+@needs_template
+def test_cached_tokens_are_those_made_for_each_batch(project, monkeypatch) -> None:
+    monkeypatch.setattr("mega.data.motion_data._SHARD", 128)
+    config = composed("pretrain_mega", "experiment=mega_pretrained", *SMALL_TOKENIZER)
+    body = SMPLHBody(project / "body_models")
+    tokenizer = instantiate(config.tokenizer)(body=body).eval()
+    folder, cache = project / "datasets" / "bedlam_animations", project / "tokens"
+    options = {"folder": folder, "cache": cache, "batch_size": 8, "every": 7, "shares": SHARES}
+    cached, fresh = (MotionTokenData(body, tokenizer, cache_tokens=c, **options) for c in (True, False))
+    cached.trainer = fresh.trainer = fake_trainer()
+    items = [MotionDataset(cached.motions)[i] for i in range(0, 480, 60)]
+    bodies = MotionMeshData.on_after_batch_transfer(fresh, torch.utils.data.default_collate(items), 0)["vertices"]
+    with torch.no_grad():  # untrained codes would all be far off
+        tokenizer.codebook.copy_(tokenizer.encode_latents(bodies).flatten(0, 1).repeat(2, 1)[: len(tokenizer.codebook)])
+    cached.prepare_data()
+    shards = sorted(cache.glob("motions_train_*.npz"))
+    assert len(shards) > 1
+    for epoch in (0, 3):
+        cached.trainer.current_epoch = epoch
+        ours, theirs = cached.train_dataset(), fresh.train_dataset()
+        assert len(ours) == len(theirs)
+        rows = (0, len(ours) // 2, len(ours) - 1)
+        batch = torch.utils.data.default_collate([theirs[i] for i in rows])
+        made = fresh.on_after_batch_transfer(batch, 0)["tokens"]
+        assert torch.equal(torch.stack([ours[i]["tokens"] for i in rows]), made)
+        assert len(made.unique(dim=0)) == 3
+
+    # A stopped computation goes on: what is there is kept.
+    kept = shards[0].stat().st_mtime_ns
+    shards[-1].unlink()
+    again = MotionTokenData(body, tokenizer, **options)
+    again.trainer = fake_trainer()
+    again.prepare_data()
+    assert shards[-1].is_file()
+    assert shards[0].stat().st_mtime_ns == kept
+
+
+@pytest.fixture
+def run(project, monkeypatch, capsys):
+    """run("train_mesh_vqvae.py", "mode=test", …) -> what was said, in the project's folder."""
+
+    def run_script(script: str, *arguments: str, folder: Path = project) -> str:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                pytest.fail(f"{end.code}\n{capsys.readouterr().err}")
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    return run_script
+
+
+PUBLISHED = (("train_mesh_vqvae.py", "mesh_vqvae_54"), ("pretrain_mega.py", "mega_pretrained"))
+FEW = ("data.every=20", "data.shares={val: 0.2, test: 0.2}", "data.val_frames=4", "data.test_frames=4")
+
+
+@needs_template
+def test_tokenizer_is_trained_measured_and_exported(run, project) -> None:
+    options = ("experiment=mesh_vqvae_54", *SMALL_TOKENIZER, *FEW, "data.batch_size=4")
+    said = run("train_mesh_vqvae.py", *options, "trainer.max_epochs=2")
+    assert "1 motion file(s) cannot be used and are left out" in said
+    assert "broken.npz: it cannot be read" in said
+    state = torch.load(project / "runs" / "mesh_vqvae_54" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] > 2
+    assert re.search(r"test/vertex_error_mm +\d+", run("train_mesh_vqvae.py", *options, "mode=test"))
+
+    released = project / "checkpoint" / "MESH_VQVAE" / "mesh_vqvae_54"
+    before = released.read_bytes()
+    with pytest.raises(pytest.fail.Exception, match="is a released file and is not overwritten"):
+        run("train_mesh_vqvae.py", *options, "mode=export")
+    assert released.read_bytes() == before
+    run("train_mesh_vqvae.py", *options, "mode=export", "weights=own/tokenizer.safetensors")
+    assert "vertex_error_mm" in run("train_mesh_vqvae.py", *options, "mode=test", "weights=own/tokenizer.safetensors")
+    # The next step takes it; a dry run makes no tokens but its own.
+    prior = ("experiment=mega_pretrained", *SMALL_PRIOR, *FEW, "data.batch_size=4", "data.cache=dry")
+    run("pretrain_mega.py", *prior, "tokenizer_weights=own/tokenizer.safetensors", "trainer.fast_dev_run=true")
+    assert [path.name for path in (project / "dry").iterdir()] == ["motions"]
+
+
+@needs_template
+def test_prior_is_trained_measured_and_exported(run, project) -> None:
+    options = ("experiment=mega_pretrained", *SMALL_TOKENIZER, *SMALL_PRIOR, *FEW, "data.batch_size=4")
+    run("pretrain_mega.py", *options, "trainer.max_epochs=2")
+    assert list((project / "runs" / "cache").glob("motions_train_*.npz"))
+    assert "test/cross_entropy_50_percent_hidden" in run("pretrain_mega.py", *options, "mode=test")
+    with pytest.raises(pytest.fail.Exception, match="is a released file and is not overwritten"):
+        run("pretrain_mega.py", *options, "mode=export")
+    own = "weights=own/vqmae.safetensors"
+    run("pretrain_mega.py", *options, "mode=export", own)
+    assert "test/cross_entropy_50_percent_hidden" in run("pretrain_mega.py", *options, "mode=test", own)
+
+
+@needs_template
+@pytest.mark.parametrize(("script", "experiment"), PUBLISHED)
+def test_at_true_size(run, tmp_path, project, script, experiment) -> None:
+    """A step of training and of validation."""
+    for name in ("body_models", "datasets"):
+        (tmp_path / name).symlink_to(project / name)
+    config = composed("train_mesh_vqvae", "experiment=mesh_vqvae_54")
+    tokenizer = instantiate(config.tokenizer)(body=SMPLHBody(project / "body_models"))
+    write_released(tokenizer, tmp_path / config.weights)
+    arguments = (f"experiment={experiment}", "trainer.fast_dev_run=true", "data.batch_size=2", *FEW)
+    run(script, *arguments, folder=tmp_path)
+
+
+@needs_template
+@pytest.mark.parametrize(("script", "experiment"), PUBLISHED)
+def test_a_missing_folder_is_one_sentence(run, project, tmp_path, script, experiment) -> None:
+    for name in ("body_models", "checkpoint"):
+        (tmp_path / name).symlink_to(project / name)
+    with pytest.raises(pytest.fail.Exception) as said:
+        run(script, f"experiment={experiment}", *SMALL_TOKENIZER, *SMALL_PRIOR, folder=tmp_path)
+    assert str(said.value).startswith("datasets/bedlam_animations is missing: BEDLAM's animations, from https://bedlam")
+    assert len(str(said.value).strip().splitlines()) == 1
