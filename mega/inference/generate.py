@@ -15,6 +15,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
+from tqdm import tqdm
 
 from mega.inference.bodies_file import read_body_tokens
 from mega.inference.experiment import build_body
@@ -50,32 +51,49 @@ def run_generation(config: DictConfig) -> int:
     try:
         output, device = _checked(config)
         tokenizer, model = _load(config, device)
-        generator = torch.Generator(device).manual_seed(config.seed)
-        draw = partial(
-            sample_unconditional,
-            model,
-            steps=config.steps,
-            temperature=config.temperature,
-            generator=generator,
-            rule=config.rule,
-        )
         reference = None
         if config.reference is not None:
             reference = read_body_tokens(config.reference, tokenizer, _REFERENCE_BODIES).to(device)
-        given = _partial_body(config, tokenizer, draw) if config.given else None
-        tokens = draw(config.n, given=None if given is None else (given.tokens, given.hidden))
-        figures = {"drawn": measure_bodies(tokens, tokenizer, model)}
-        if reference is not None:
-            figures["reference"] = measure_bodies(reference, tokenizer, model)
-        write_together(output, "bodies", _files(tokens, tokenizer, given, figures, config.export))
+        generator = torch.Generator(device).manual_seed(config.seed)
+        given = _partial_body(config, tokenizer, model, generator) if config.given else None
     except (InputError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    tokens = _draw(config, model, generator, given)
+    vertices = _decode(tokens, tokenizer)
+    figures = {"drawn": measure_bodies(tokens, vertices, tokenizer, model)}
+    if reference is not None:
+        figures["reference"] = measure_bodies(reference, _decode(reference, tokenizer), tokenizer, model)
+    try:
+        write_together(output, "bodies", _files(tokens, vertices, tokenizer, given, figures, config.export))
+    except InputError as error:
         print(error, file=sys.stderr)
         return 1
     what = f"{config.n} bodies" if given is None else f"{config.n} bodies with {' and '.join(given.parts)} given"
     apart = figures["drawn"]["apart_mm"]
-    print(f"{what} in {config.output}/" + ("" if apart is None else f", {apart:.0f} mm apart on average"))
+    print(f"{what} in {output}/" + ("" if apart is None else f", {apart:.0f} mm apart on average"))
     print(figures_table(figures))
     return 0
+
+
+def _draw(config: DictConfig, model: VQMAE, generator: torch.Generator, given: _Partial | None = None) -> Tensor:
+    """Tokens (n, N) as the config says."""
+    with tqdm(total=config.steps, desc="drawing", unit="step", leave=False) as bar:
+        return sample_unconditional(
+            model,
+            config.n,
+            config.steps,
+            config.temperature,
+            generator,
+            config.rule,
+            watch=lambda *_: bar.update(),
+            given=None if given is None else (given.tokens, given.hidden),
+        )
+
+
+def _decode(tokens: Tensor, tokenizer: MeshVQVAE) -> Tensor:
+    """Tokens (P, N) -> vertices (P, V, 3)."""
+    return torch.cat([tokenizer.decode(part) for part in tokens.split(_DECODED_AT_ONCE)])
 
 
 def _checked(config: DictConfig) -> tuple[Path, torch.device]:
@@ -127,10 +145,10 @@ def _given_parts(config: DictConfig) -> list[str]:
     return [config.given] if isinstance(config.given, str) else list(config.given or [])
 
 
-def _partial_body(config: DictConfig, tokenizer: MeshVQVAE, draw: partial) -> _Partial:
+def _partial_body(config: DictConfig, tokenizer: MeshVQVAE, model: VQMAE, generator: torch.Generator) -> _Partial:
     """Body number `person` of the file `source`, or of those that are drawn when no part is given."""
     if config.source is None:
-        bodies, where = draw(config.n), f"the n={config.n} bodies drawn at seed={config.seed}"
+        bodies, where = _draw(config, model, generator), f"the n={config.n} bodies drawn at seed={config.seed}"
     else:
         bodies, where = read_body_tokens(config.source, tokenizer).to(tokenizer.template.device), str(config.source)
     if config.person >= len(bodies):
@@ -143,10 +161,15 @@ def _partial_body(config: DictConfig, tokenizer: MeshVQVAE, draw: partial) -> _P
 
 
 def _files(
-    tokens: Tensor, tokenizer: MeshVQVAE, given: _Partial | None, figures: dict, mesh_format: str
+    tokens: Tensor,
+    vertices: Tensor,
+    tokenizer: MeshVQVAE,
+    given: _Partial | None,
+    figures: dict,
+    mesh_format: str,
 ) -> dict[str, bytes]:
     """{file name: content}: a mesh each, a sheet with all, the figures, the arrays."""
-    vertices = torch.cat([tokenizer.decode(part) for part in tokens.split(_DECODED_AT_ONCE)]).cpu().numpy()
+    vertices = vertices.cpu().numpy()
     faces = tokenizer.faces.cpu().numpy().astype(np.int32)
     digits = max(2, len(str(len(vertices) - 1)))
     files = {
@@ -178,7 +201,8 @@ def _vertex_colors(tokenizer: MeshVQVAE, given: _Partial | None) -> np.ndarray:
 def _draw_sheet(bodies: list[tuple[np.ndarray, str]], faces: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Canonical bodies (V, 3) with captions, seen from in front, in rows: (h, w, 3) uint8 RGB."""
     cells = []
-    for (x, y, z), caption in ((body.T, caption) for body, caption in bodies):
+    for body, caption in tqdm(bodies, desc="pictures", unit="body", leave=False):
+        x, y, z = body.T
         facing_right = np.stack([z, -y, x], axis=1)  # in a camera's axes; the side view looks from the right
         cells.append((draw_side_view(facing_right[None], faces, _DRAWN_HEIGHT, colors[None]), caption))
     return panel([cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)])

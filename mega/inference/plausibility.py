@@ -40,18 +40,23 @@ _LABELS = {
 }
 
 
-def measure_bodies(tokens: Tensor, tokenizer: MeshVQVAE, model: VQMAE) -> dict[str, float | None]:
-    """The figures of bodies with tokens (P, N), by the names of the module's docstring; None where one body has none.
+def measure_bodies(
+    tokens: Tensor, vertices: Tensor, tokenizer: MeshVQVAE, model: VQMAE
+) -> dict[str, float | int | None]:
+    """The figures of bodies, by the names of the module's docstring; None where a single body has none.
 
     Besides them `apart_{part}_mm` for each of `PARTS`, and `bodies`, their number.
+
+    Args:
+        tokens: (P, N).
+        vertices: (P, V, 3) m, the tokens decoded.
+        tokenizer, model: of the tokens; the prior.
     """
-    vertices, again, surprises = [], [], []
-    for part in tqdm(tokens.split(_BODIES_AT_ONCE), desc="figures", unit="batch", leave=False):
-        decoded = tokenizer.decode(part)
-        vertices.append(decoded)
-        again.append(mean_distance(tokenizer.decode(tokenizer.encode(decoded)), decoded))
-        surprises.append(_surprise(part, model))
-    vertices = torch.cat(vertices)  # (P, V, 3)
+    reencoding, surprise = [], []
+    batches = list(zip(tokens.split(_BODIES_AT_ONCE), vertices.split(_BODIES_AT_ONCE), strict=True))
+    for codes, bodies in tqdm(batches, desc="figures", unit="batch", leave=False):
+        reencoding.append(mean_distance(tokenizer.decode(tokenizer.encode(bodies)), bodies))
+        surprise.append(_surprise(codes, model))
     limbs = limb_lengths(tokenizer, vertices)  # (P, 4, 2)
     parts = vertex_parts(tokenizer)
     apart = {f"apart_{name}_mm": _apart(vertices[:, parts == i]) for i, name in enumerate(PARTS)}
@@ -61,8 +66,8 @@ def measure_bodies(tokens: Tensor, tokenizer: MeshVQVAE, model: VQMAE) -> dict[s
         "limb_spread_percent": (100 * limbs.std(dim=0) / limbs.mean(dim=0)).mean() if len(limbs) > 1 else math.nan,
         "asymmetry_percent": (100 * (limbs[..., 0] - limbs[..., 1]).abs() / limbs.mean(dim=-1)).mean(),
         "stretched_edges_percent": 100 * _stretched(vertices, tokenizer),
-        "reencoding_mm": torch.cat(again).mean(),
-        "surprise_nats": torch.cat(surprises).mean(),
+        "reencoding_mm": torch.cat(reencoding).mean(),
+        "surprise_nats": torch.cat(surprise).mean(),
     }
     numbers = {name: float(value) for name, value in figures.items()}
     return {"bodies": len(tokens)} | {k: None if math.isnan(v) else v for k, v in numbers.items()}
