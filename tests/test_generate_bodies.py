@@ -41,73 +41,6 @@ def decoded(anny, drawn) -> Tensor:
     return anny[0].decode(drawn)
 
 
-# --- the sampler
-
-
-def toy_prior(n_tokens: int) -> VQMAE:
-    torch.manual_seed(0)
-    size = {"n_tokens": n_tokens, "codebook_size": N_CODES, "dim": 32, "encoder_depth": 1, "encoder_heads": 2}
-    model = VQMAE(**size, decoder_depth=1, decoder_heads=2).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
-
-
-@pytest.mark.parametrize("rule", ["default", "published"])
-@pytest.mark.parametrize("n_hidden", [1, 2, 7, 12])
-@pytest.mark.parametrize("steps", [1, 4, 30])
-def test_given_tokens_never_change(rule: str, n_hidden: int, steps: int) -> None:
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(1, N_CODES, (12,), generator=generator)
-    hidden = torch.randperm(12, generator=generator) < n_hidden
-    states = []
-
-    def watch(now: Tensor, still_hidden: Tensor) -> None:
-        states.append((now[0].clone(), still_hidden[0].clone()))
-
-    model = toy_prior(12)
-    drawn = sample_unconditional(model, 5, steps, 1.0, generator, rule, watch=watch, given=(tokens, hidden))
-    assert len(states) == steps
-    for now, still_hidden in states:
-        assert (now[:, ~hidden] == tokens[~hidden]).all()
-        assert not still_hidden[:, ~hidden].any()
-    # The schedule is that of the hidden tokens: after the first step a share cos(pi / 2n) of them.
-    left = states[0][1].sum(dim=1)
-    last = steps == 1 and rule == "default"
-    expected = 0 if last else max(1, min(n_hidden - 1, int(n_hidden * np.cos(np.pi / 2 / steps))))
-    assert (left == expected).all()
-    assert (states[-1][1].sum(dim=1) == (1 if rule == "published" else 0)).all()
-    assert torch.equal(states[-1][0], drawn)
-
-
-def test_nothing_given_is_unconditional() -> None:
-    model = toy_prior(12)
-    state = torch.zeros(12, dtype=torch.int64), torch.ones(12, dtype=torch.bool)
-    free, none_given = (
-        sample_unconditional(model, 4, generator=torch.Generator().manual_seed(2), given=given)
-        for given in (None, state)
-    )
-    assert torch.equal(free, none_given)
-
-
-def test_nothing_to_draw_is_refused() -> None:
-    given = torch.zeros(12, dtype=torch.int64), torch.zeros(12, dtype=torch.bool)
-    with pytest.raises(ValueError, match="no token is hidden"):
-        sample_unconditional(toy_prior(12), 1, given=given)
-
-
-def test_what_is_given_matters(anny, drawn) -> None:
-    """Given the rest of a body, the prior's likeliest leg is more like the body's own than like another body's."""
-    tokenizer, model = anny
-    hidden = token_parts(tokenizer) == PARTS.index("left_leg")
-    right = 0
-    for own, other in zip(drawn, drawn.roll(1, dims=0), strict=True):
-        leg = sample_unconditional(model, 1, steps=1, temperature=0.0, given=(own, hidden))[0, hidden]
-        right += int((leg == own[hidden]).sum()) > int((leg == other[hidden]).sum())
-    assert right >= 4
-
-
 # --- parts
 
 
@@ -177,6 +110,17 @@ def test_other_keypoints_are_refused(anny) -> None:
     other.keypoint_regressor = None
     with pytest.raises(ValueError, match="stores no template and keypoints"):
         token_parts(other)
+
+
+def test_what_is_given_matters(anny, drawn) -> None:
+    """Given the rest of a body, the prior's likeliest leg is more like the body's own than like another body's."""
+    tokenizer, model = anny
+    hidden = token_parts(tokenizer) == PARTS.index("left_leg")
+    right = 0
+    for own, other in zip(drawn, drawn.roll(1, dims=0), strict=True):
+        leg = sample_unconditional(model, 1, steps=1, temperature=0.0, given=(own, hidden))[0, hidden]
+        right += int((leg == own[hidden]).sum()) > int((leg == other[hidden]).sum())
+    assert right >= 4
 
 
 # --- figures
