@@ -16,6 +16,7 @@ from statistics import median
 
 import torch
 import trimesh
+from torch import Tensor
 
 from mesh_vq_vae import SMPL_SEEDS, SMPL_STEPS, MeshVQVAE, build_hierarchy, vertex_error
 
@@ -38,6 +39,28 @@ def timed(work: Callable[[], object], repeats: int) -> float:
     return median(times)
 
 
+def made_up_tokenizer(template: str) -> tuple[MeshVQVAE, Tensor]:
+    """The published tokenizer, with made-up weights, and the vertices (V, 3) of the template, centred."""
+    torch.manual_seed(0)
+    mesh = trimesh.load(template, process=False)
+    hierarchy = build_hierarchy(mesh.faces, len(mesh.vertices), SMPL_STEPS, SMPL_SEEDS)
+    centred = torch.tensor(mesh.vertices - mesh.vertices.mean(0), dtype=torch.float32)
+    return MeshVQVAE(hierarchy, **LAYERS), centred
+
+
+def training_step(model: MeshVQVAE, vertices: Tensor) -> Callable[[], None]:
+    """What trains the tokenizer on vertices (B, V, 3) for one step, as published."""
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-5)
+
+    def step() -> None:
+        result = model.train()(vertices)
+        (vertex_error(result.vertices, vertices).mean() + result.quantized.loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--template", required=True)
@@ -45,13 +68,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
 
-    torch.manual_seed(0)
-    mesh = trimesh.load(options.template, process=False)
-    hierarchy = build_hierarchy(mesh.faces, len(mesh.vertices), SMPL_STEPS, SMPL_SEEDS)
-    model = MeshVQVAE(hierarchy, **LAYERS)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-5)
-    template = torch.tensor(mesh.vertices - mesh.vertices.mean(0), dtype=torch.float32)
-
+    model, template = made_up_tokenizer(options.template)
     matrix = torch.randn(2048, 2048)
     product = timed(lambda: matrix @ matrix, options.repeats)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, 2048³ product {product * 1e3:.0f} ms")
@@ -59,18 +76,11 @@ def main() -> None:
     for batch in options.batch:
         vertices = template.repeat(batch, 1, 1) + 0.01 * torch.randn(batch, 1, 3)
         tokens = model.eval().encode(vertices)
-
-        def step(vertices=vertices) -> None:
-            result = model.train()(vertices)
-            (vertex_error(result.vertices, vertices).mean() + result.quantized.loss).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
         works = {
             "encode": lambda vertices=vertices: model.encode(vertices),
             "decode": lambda tokens=tokens: model.decode(tokens),
             "encode + decode": lambda vertices=vertices: model.decode(model.encode(vertices)),
-            "training step": step,
+            "training step": training_step(model, vertices),
         }
         for name, work in works.items():
             seconds = timed(work, options.repeats)
