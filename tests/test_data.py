@@ -1,5 +1,6 @@
 """Annotated pictures: reading them, and that a crop and what is known about it stay together."""
 
+import pickle
 from pathlib import Path
 
 import cv2
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 import roma
 import torch
+from hydra.utils import instantiate
 from torchvision.transforms import v2
 
 from mega.bodies import MIRRORED_KEYPOINTS
 from mega.data import Annotations, Augmentation, ImageDataset
 from mega.geometry import crop_to_pixels
+from tests.fake_files import composed
 
 PEOPLE = 6
 LOOK = (v2.ColorJitter(0.5, 0.5, 0.5, 0.1), v2.RandomErasing(0.5))
@@ -128,6 +131,31 @@ def test_item_depends_on_seed_epoch_and_index_only(folder: Path) -> None:
     assert not torch.equal(first["image"], dataset.at_epoch(1)[2]["image"])
     assert not torch.equal(first["image"], ImageDataset(folder, "train", augmentation=WILD, seed=1)[2]["image"])
     assert dataset.epoch == 0
+
+
+@pytest.mark.parametrize("experiment", [(), ("experiment=mega_hrnet",), ("experiment=mega_vit_mixture",)])
+def test_configured_looks(experiment: tuple[str, ...]) -> None:
+    """They keep a crop's size and kind, are all drawn, and say the same for the same numbers, wherever they run."""
+    config = composed("train_mega", *experiment)
+    augmentation, size = instantiate(config.data.augmentation), config.crop.size
+    ramp = np.linspace(0, 255, size * size * 3).reshape(3, size, size).astype(np.uint8)
+    crop = torch.from_numpy(ramp + np.random.default_rng(0).integers(0, 40, ramp.shape, dtype=np.uint8))
+    before, state = crop.clone(), torch.get_rng_state()
+    elsewhere = pickle.loads(pickle.dumps(augmentation))
+    drawn = []
+    for i in range(60):
+        look = augmentation.draw_look(crop, np.random.default_rng(i))
+        assert (look.shape, look.dtype) == (crop.shape, torch.uint8)
+        torch.manual_seed(i)
+        assert torch.equal(look, elsewhere.draw_look(crop, np.random.default_rng(i)))
+        drawn.append(look)
+    assert torch.equal(crop, before)
+    brightness = torch.stack(drawn).float().mean((1, 2, 3))
+    assert len(brightness.unique()) == len(drawn)
+    assert 5 < brightness.std() < 40
+    torch.set_rng_state(state)
+    augmentation.draw_look(crop, np.random.default_rng(0))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_workers_change_nothing(folder: Path) -> None:
