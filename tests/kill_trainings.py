@@ -1,12 +1,12 @@
 """Kill trainings at random moments, restart them by the same command, and compare the end with that of an unbroken run.
 
-    python benchmarks/kill_test.py [--stages tokenizer pretraining image] [--kills 20] [--seed 0]
+    python -m tests.kill_trainings [--stages tokenizer pretraining image] [--kills 20] [--seed 0]
 
 Each stage is trained for some dozens of steps with small networks on made-up bodies: once in peace, once with SIGKILL
 at random moments (in one case of five while the script still starts). A state is saved before every step, so many
 kills hit a file being written. In the end every tensor of weights, codebook and optimizer must be the same to the last
-bit.
-The exit status is 1 if one is not.
+bit. The exit status is 1
+if one is not.
 """
 
 from __future__ import annotations
@@ -24,33 +24,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1"]
-KEPT = ["checkpoint_minutes=0", "trainer.log_every_n_steps=1", "trainer.max_steps=-1", "trainer.precision=32-true"]
-
-
-def stages(folder: Path) -> dict[str, list[str]]:
-    """{stage: command} of the trainings, their data in a folder."""
-    tokens = f"data.cache={folder / 'tokens'}"
-    bodies = ["data.batch_size=4", "data.batches_per_epoch=12", "data.val_meshes=8", "training.unquantized_steps=5"]
-    rows = ["data.train_bodies=192", "data.val_bodies=32", "data.batch_size=16", "training.warmup_steps=10"]
-    pictures = [f"data.folder={folder / 'pictures'}", "data.batch_size=4", "crop.size=64", "loss_points=8"]
-    pictures += ["training.backbone_steps=5", "training.warmup_steps=5", "training.decoded_every=2"]
-    # The published rule never moves dead codes; ours does, at random.
-    return {
-        "tokenizer": ["train_mesh_vqvae.py", *bodies, "training.steps=48", "trainer.max_epochs=4"],
-        "pretraining": ["pretrain_mega.py", tokens, *rows, *SMALL, "training.steps=48", "trainer.max_epochs=4"],
-        "image": [
-            *["train_mega.py", tokens, *pictures, *SMALL, "pretrained=null"],
-            *["training.steps=48", "trainer.max_epochs=4"],
-        ],
-    }
+from tests.small_trainings import ROOT, make_pictures, small_trainings
 
 
 def start(command: list[str], output: Path) -> subprocess.Popen:
     """A training in a process group of its own, so that its workers die with it."""
     log = (output.parent / f"{output.name}.log").open("a")
-    full = [sys.executable, *command, *KEPT, f"output={output}"]
+    # A state before every step: many kills hit a file being written.
+    full = [sys.executable, *command, "checkpoint_minutes=0", f"output={output}"]
     return subprocess.Popen(full, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
@@ -106,15 +87,9 @@ def main() -> None:
     print(f"{'stage':<12} {'kills':>5} {'starts':>6} {'minutes':>7}  end")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        commands = stages(folder)
+        commands = small_trainings(folder)
         if "image" in options.stages:
-            splits = "splits={train: 24, val: 4, test: 2}"  # each once more in a mirror: 12 steps an epoch
-            subprocess.run(
-                [sys.executable, "make_synthetic.py", f"folder={folder / 'pictures'}", splits, "processes=1"],
-                cwd=ROOT,
-                check=True,
-                capture_output=True,
-            )
+            make_pictures(folder)
         for stage in options.stages:
             peaceful, killed = folder / f"{stage}_peaceful", folder / f"{stage}_killed"
             seconds = finish(commands[stage], peaceful)
