@@ -37,12 +37,12 @@ def test_given_tokens_never_change(rule: str, n_hidden: int, steps: int) -> None
     for now, still_hidden in states:
         assert (now[:, ~hidden] == tokens[~hidden]).all()
         assert not still_hidden[:, ~hidden].any()
-    # The schedule is that of the hidden tokens: after the first step a share cos(pi / 2n) of them.
-    left = states[0][1].sum(dim=1)
-    last = steps == 1 and rule == "default"
-    expected = 0 if last else max(1, min(n_hidden - 1, int(n_hidden * np.cos(np.pi / 2 / steps))))
-    assert (left == expected).all()
-    assert (states[-1][1].sum(dim=1) == (1 if rule == "published" else 0)).all()
+    # The schedule is that of the hidden tokens: after step k a share cos(pi k / 2n) of them, always fewer than before.
+    left = n_hidden
+    for step, (_, still_hidden) in enumerate(states, start=1):
+        left = max(1, min(left - 1, int(n_hidden * np.cos(np.pi / 2 * step / steps))))
+        last = step == steps and rule == "default"
+        assert (still_hidden.sum(dim=1) == (0 if last else left)).all()
     assert torch.equal(states[-1][0], drawn)
 
 
