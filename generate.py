@@ -9,12 +9,12 @@
     n=16 steps=20 temperature=1.3 seed=0            how many, and how they are drawn
     rule=default           default | published, whose last step leaves one token out
     given=[]               parts to keep, the others are drawn: head, torso, left_arm, right_arm, left_leg, right_leg
-                           (arms with hands, legs with feet). Their tokens stay; their surface moves a little with what
-                           is drawn beside it, and with the body's centre
+                           (arms with hands, legs with feet). Their tokens stay; their surface moves a little where
+                           something else is drawn beside it
     source=null person=0   whose parts: a body of an .npz with `tokens` (of demo.py, generate.py), or with `vertices`
                            (P, V, 3) m, root rotation zero, y up, facing +z; null for the bodies drawn without `given`
     reference=null         an .npz like `source`: the same figures for its first 256 bodies, e.g. those of
-                           runs/tokens/bodies_test.npz, random real bodies that `pretrain_mega.py mode=test` leaves
+                           runs/tokens/bodies_test.npz, the unseen bodies of `pretrain_mega.py mode=test`
     output=generated       folder for bodies.png (the given parts in another colour), body_00.glb …, figures.json, and
                            bodies.npz: vertices (n, V, 3) m, y up, faces (F, 3), tokens (n, N), and with `given` also
                            source_tokens (N,) and given (N,) bool

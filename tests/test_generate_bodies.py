@@ -213,7 +213,7 @@ def test_completions_of_a_file(generate, anny, drawn, tmp_path) -> None:
     np.savez(tmp_path / "tokens.npz", tokens=drawn.numpy().astype(np.int16))
     status, said, errors = generate("given=[left_leg,torso]", f"source={tmp_path / 'tokens.npz'}", "person=3", "n=3")
     assert status == 0, errors
-    assert said.startswith(f"3 bodies with left_leg and torso given in {tmp_path / 'out'}/, ")
+    assert said.startswith(f"3 bodies with left_leg, torso given in {tmp_path / 'out'}/, ")
     kept = np.isin(token_parts(tokenizer), [PARTS.index("left_leg"), PARTS.index("torso")])
     with np.load(tmp_path / "out" / "bodies.npz") as file:
         assert (file["given"] == kept).all()

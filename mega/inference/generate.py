@@ -69,7 +69,7 @@ def run_generation(config: DictConfig) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
-    what = f"{config.n} bodies" if given is None else f"{config.n} bodies with {' and '.join(given.parts)} given"
+    what = f"{config.n} bodies" if given is None else f"{config.n} bodies with {', '.join(given.parts)} given"
     apart = figures["drawn"]["apart_mm"]
     print(f"{what} in {output}/" + ("" if apart is None else f", {apart:.0f} mm apart on average"))
     print(figures_table(figures))

@@ -5,12 +5,12 @@
     asymmetry_percent        difference of a left limb and the right one, in percent of their mean; mean of 4 limbs
     stretched_edges_percent  share of the edges that are more than twice as long as the template's: torn surface
     reencoding_mm            mean distance of a vertex to where it comes back when the body is encoded and decoded:
-                             the tokenizer was trained on real bodies, so what is none comes back changed
+                             the tokenizer was trained on true bodies, so what is none comes back changed
     surprise_nats            the prior's cross-entropy of half the tokens, given the other half: the number that
-                             `pretrain_mega.py mode=test` measures on real bodies
+                             `pretrain_mega.py mode=test` measures on unseen bodies
 
 Limbs are upper arm, forearm, thigh and shin. The last four are low for good bodies; of the first two none is better in
-itself: they should be near those of real bodies. Drawn tokens that all say "standing" have a small surprise, too, and
+itself: they should be near those of true bodies (`reference`). Drawn tokens that all say "standing" have a small surprise, too, and
 are no good prior: read it beside `apart_mm`.
 """
 
