@@ -10,8 +10,8 @@
                              `pretrain_mega.py mode=test` measures on unseen bodies
 
 Limbs are upper arm, forearm, thigh and shin. The last four are low for good bodies; of the first two none is better in
-itself: they should be near those of true bodies (`reference`). Drawn tokens that all say "standing" have a small surprise, too, and
-are no good prior: read it beside `apart_mm`.
+itself: they should be near those of true bodies (`reference` of generate.py). Bodies that all stand still surprise
+little, too, and make no good prior: read `surprise_nats` beside `apart_mm`.
 """
 
 from __future__ import annotations
