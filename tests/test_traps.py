@@ -36,8 +36,9 @@ from torchvision.transforms import v2
 
 import mega.training.image
 from mega.data import Augmentation, ImageData, PublishedImageData, PublishedImages
+from mega.data.mixture import Mixture
 from mega.data.published import PublishedAnnotations
-from mega.data.published_images import Mixture, Source
+from mega.data.published_images import Source
 from mega.geometry.annotated import annotated_crop, patch_crop
 from mega.inference import Predictor, Sampling
 from mega.training.image import CVQMAETraining

@@ -8,7 +8,8 @@ from mega.data.image_data import ImageData
 from mega.data.image_dataset import ImageDataset
 from mega.data.motion_data import MotionMeshData, MotionTokenData
 from mega.data.motions import MotionDataset, Motions
-from mega.data.published_images import PublishedImageData, PublishedImages
+from mega.data.published_data import PublishedImageData
+from mega.data.published_images import PublishedImages
 
 __all__ = [
     "Annotations",
