@@ -9,6 +9,7 @@ from torch import nn
 
 from mega.backbones import HRNetW48, ResNet50, ViT, load_pretrained
 from mega.bodies.smplh import read_regressor, read_smplh
+from mega.data.motion_files import motion_files, read_motion
 from mega.data.published import PublishedAnnotations
 from mega.models import CVQMAE, VQMAE
 from mega.user_files import FILES, UserFile
@@ -86,9 +87,17 @@ def _check(path: Path, file: UserFile, experiment: str) -> None:
                 _check_weights(path, CVQMAE(_BACKBONES[experiment]()))
             case "backbone":
                 load_pretrained(_BACKBONES[experiment](), path)
-            case "folder":
-                if not any(path.iterdir()):
-                    raise ValueError(f"{path} is empty.")
+            case "motions":
+                _check_motions(path)
+
+
+def _check_motions(path: Path) -> None:
+    """There are motions, and the first can be read; all of them are looked at when they are trained on."""
+    first = path / next(iter(motion_files(path)))
+    try:
+        read_motion(first)
+    except ValueError as error:
+        raise ValueError(f"{first}: {error}") from error
 
 
 def _check_weights(path: Path, model: nn.Module) -> None:

@@ -28,7 +28,7 @@ class UserFile:
         source: site, page and file name.
         how: what to do with what was fetched.
         kind: what it is checked as: smplh, regressor24, regressor17, tokenizer, vqmae, cvqmae, backbone, annotations,
-            folder.
+            motions.
         needed_for: the steps that cannot do without: demo, pretraining, training, evaluation. What the demo needs, all
             others but the pre-training need too.
         experiments: that need it; empty for all.
@@ -107,7 +107,7 @@ FILES = (
         "BEDLAM's animations",
         'https://bedlam.is.tue.mpg.de (free account), page Downloads, "SMPL neutral" of the animation files',
         "extract it in datasets/ and rename the folder",
-        "folder",
+        "motions",
         ("pretraining",),
     ),
     _annotations("datasets/coco/coco.npz", "COCO with BEDLAM's labels"),

@@ -107,7 +107,7 @@ def write_mixture(folder: Path) -> None:
         (target.parent / "coco.npz").rename(target)
 
 
-def write_animations(folder: Path, motions: int = 12, frames: int = 40) -> Path:
+def write_animations(folder: Path, motions: int = 12, frames: int = 20) -> Path:
     """`folder/datasets/bedlam_animations` with motions of both forms and all genders, a shape, and a broken file."""
     animations = folder / "datasets" / "bedlam_animations"
     rng = np.random.default_rng(0)

@@ -71,6 +71,11 @@ class MotionData(L.LightningDataModule):
             self._motions = Motions.load(self.folder, self.cache / "motions")
         return self._motions
 
+    @property
+    def problems(self) -> list[str]:
+        """What of the animations could not be used: a line a file, on the first process alone."""
+        return self.motions.problems if self.trainer.is_global_zero else []
+
     def frames(self, split: str, every: int = 1, epoch: int = 0) -> MotionDataset:
         """The frames of a split; for training all of them by default."""
         return MotionDataset(self.motions.split(split, self.shares), every, epoch, self.n_frames.get(split))
