@@ -32,6 +32,15 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(everyone)
 
 
+def gather_list(items: list) -> list:
+    """The lists of all processes as one."""
+    if world_size() == 1:
+        return items
+    everyone: list = [None] * world_size()
+    dist.all_gather_object(everyone, items)
+    return [item for part in everyone for item in part]
+
+
 def own_rows(rows: Tensor) -> Tensor:
     """Of the rows (W*M, …) of all processes those of this one (M, …)."""
     return rows.chunk(world_size())[rank()]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mega.models.cvqmae import CVQMAE
+from mega.models.vqmae import VQMAE
 
 PRECISIONS = ("fp32", "bf16")
 # Nine numbers a person and the logits: next to no work, and in bf16 millimetres and ties.
@@ -32,13 +33,24 @@ def speed_up(model: CVQMAE, precision: str = "fp32", compile: bool = False) -> C
         use_bfloat16(model)
     model.encoder.freeze()
     if compile:
-        compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # torch.compile's own choice
-        if model.decoder.mask_token.device.type == "cpu" and shutil.which(compiler) is None:
-            raise FileNotFoundError(f"compile=true needs a C++ compiler, and there is no {compiler} here.")
-        # In place, so the names in the state dict stay. The blocks are alike: what is compiled for one serves for all.
-        for part in (model.backbone, *model.encoder.transformer, *model.decoder.transformer):
-            part.compile()
+        compile_blocks(model, on_cpu=model.decoder.mask_token.device.type == "cpu")
     return model
+
+
+def compile_blocks(model: VQMAE | CVQMAE, on_cpu: bool) -> None:
+    """Send the transformer's blocks, and the backbone where there is one, through torch.compile when they are next run.
+
+    It is done in place, so the names in the state dict stay. The blocks are alike: what is compiled for one serves for
+    all.
+
+    Raises FileNotFoundError if the model is going to run on the CPU and there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # torch.compile's own choice
+    if on_cpu and shutil.which(compiler) is None:
+        raise FileNotFoundError(f"compile=true needs a C++ compiler, and there is no {compiler} here.")
+    backbone = [model.backbone] if isinstance(model, CVQMAE) else []
+    for part in (*backbone, *model.encoder.transformer, *model.decoder.transformer):
+        part.compile()
 
 
 def use_bfloat16(model: CVQMAE) -> None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mega.backbones import load_pretrained
 from mega.evaluation import PROTOCOLS
+from mega.launch import build, say_missing_files
 from mega.models import CVQMAE, load_cvqmae, load_into, load_pretrained_vqmae, load_tokenizer, read_state, save_model
 from mega.training.checkpoints import find_checkpoint
 from mega.training.image import CVQMAETraining
@@ -23,10 +24,11 @@ from mesh_vq_vae.files import is_released, weights_format
 _TRAINING_ONLY = ("_target_", "pretrained", "weights", "frozen_stages", "frozen_blocks")
 
 
+@say_missing_files
 def run_image_training(config: DictConfig) -> None:
     """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
     begin(config)
-    body = instantiate(config.body)
+    body = build(config.body)
     tokenizer = load_tokenizer(config.tokenizer_weights, partial(instantiate(config.tokenizer), body=body))
     model, crop = _model_to_test(config, tokenizer) if config.mode == "test" else _new_model(config, tokenizer)
     if config.mode == "train" and find_checkpoint(checkpoint_folder(config.output)) is None:
@@ -41,8 +43,8 @@ def run_image_training(config: DictConfig) -> None:
     data = instantiate(config.data)(body=body, tokenizer=tokenizer, points=points, **sizes)
     # Losses and errors look at the keypoints that the pictures are annotated with.
     tokenizer.keypoint_regressor = data.keypoint_regressor
-    build, protocol = instantiate(config.training), PROTOCOLS[config.protocol]
-    module: CVQMAETraining = build(model=model, tokenizer=tokenizer, points=points, crop=crop, protocol=protocol)
+    parts = {"model": model, "tokenizer": tokenizer, "points": points, "crop": crop}
+    module: CVQMAETraining = instantiate(config.training)(**parts, protocol=PROTOCOLS[config.protocol])
     match config.mode:
         case "test":
             test(config, module, data)

@@ -13,9 +13,11 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRa
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
+from mega.models.speed import compile_blocks
 from mega.training.checkpoints import BEST, LAST, Checkpoints, SeedEveryBatch, WholeFiles, find_checkpoint, say
 from mega.training.watching import DataWait, StopOnNaN, build_loggers
 from mesh_vq_vae import MeshVQVAE
+from mesh_vq_vae.distributed import gather_list
 
 
 def checkpoint_folder(output: str | Path) -> Path:
@@ -64,6 +66,8 @@ def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModu
     folder = checkpoint_folder(config.output)
     checkpoints = Checkpoints(folder, config.checkpoint_minutes, config.monitor, config.requeue)
     trainer = build_trainer(config, checkpoints, callbacks)
+    if config.compile:
+        compile_network(module, on_cpu=config.trainer.accelerator == "cpu")
     dry = bool(trainer.fast_dev_run)
     last = None if dry else find_checkpoint(folder)
     if last is not None:
@@ -80,6 +84,19 @@ def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModu
         ) from error
     if not dry:
         checkpoints.save(trainer)
+    problems = gather_list(getattr(data, "problems", []))
+    if problems and trainer.is_global_zero:
+        print("\n".join(problems))
+        raise SystemExit(
+            f"trained to the end, but {len(problems)} problem(s) with the data were passed over, see above"
+        )
+
+
+def compile_network(module: L.LightningModule, on_cpu: bool) -> None:
+    """Send what a training module trains through torch.compile; raises as `compile_blocks`."""
+    if not hasattr(module, "model"):
+        raise ValueError("compile=true is for the masked transformers; the tokenizer's sparse products gain nothing")
+    compile_blocks(module.model, on_cpu)
 
 
 def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:

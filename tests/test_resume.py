@@ -1,0 +1,117 @@
+"""A training that is killed, told to stop or finds a broken state ends as if nothing had happened, to the last bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from mega.training.checkpoints import BEST, LAST, PREVIOUS, Checkpoints, WholeFiles, find_checkpoint
+from tests.kill_trainings import differences, finish, kill_at_random, start
+from tests.small_trainings import ROOT, make_pictures, small_trainings
+
+
+def state(output: Path) -> Path:
+    return output / "checkpoints" / LAST
+
+
+def test_a_killed_training_ends_the_same(tmp_path):
+    """The whole test, with more kills and all stages, is `python -m tests.kill_trainings`."""
+    make_pictures(tmp_path)
+    command = [*small_trainings(tmp_path)["image"], "trainer.max_epochs=2"]
+    finish(command, tmp_path / "peaceful")
+    process = start(command, tmp_path / "killed")
+    assert kill_at_random(process, state(tmp_path / "killed"), startup=0.0, window=1.0, rng=random.Random(0))
+    finish(command, tmp_path / "killed")
+    assert "continuing from" in (tmp_path / "killed.log").read_text()
+    assert differences(state(tmp_path / "peaceful"), state(tmp_path / "killed")) == []
+
+
+@pytest.mark.parametrize("asked_by", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_training_that_is_told_to_stop_saves_first(asked_by, tmp_path):
+    """With averaged weights and gathered gradients; and it goes on from the state before, the last one being broken."""
+    command = [*small_trainings(tmp_path)["pretraining"], "trainer.max_epochs=3", "ema_decay=0.9"]
+    command += ["trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=1"]
+    finish(command, tmp_path / "peaceful")
+    full = [sys.executable, *command, "checkpoint_minutes=60", f"output={tmp_path / 'told'}"]
+    process = subprocess.Popen(full, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    before = tmp_path / "told" / "checkpoints" / LAST  # of the start of the second epoch
+    deadline = time.monotonic() + 120
+    while not before.exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, asked_by)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + asked_by
+    assert f"{asked_by.name}: saved step" in said
+    assert "the same command continues" in said
+    last = state(tmp_path / "told")
+    assert last.with_name(PREVIOUS).exists()
+    steps = torch.load(last, weights_only=True)["global_step"]
+    assert 0 < steps < 18
+    last.write_bytes(last.read_bytes()[:-1000])
+    finish(command, tmp_path / "told")
+    log = (tmp_path / "told.log").read_text()
+    assert f"{last} is broken" in log
+    assert f"continuing from {last.with_name(PREVIOUS)}" in log
+    assert differences(state(tmp_path / "peaceful"), last) == []
+    kept = torch.load(last.with_name(PREVIOUS), weights_only=True)
+    averaged, current = kept["state_dict"], kept["current_model_state"]
+    assert any(not torch.equal(averaged[name], current[name]) for name in averaged)
+
+
+class Line(L.LightningModule):
+    """Learns a number; its validation error falls and then rises."""
+
+    def __init__(self):
+        super().__init__()
+        self.value, self.scores = torch.nn.Parameter(torch.zeros(())), [3.0, 1.0, 2.0]
+
+    def training_step(self, batch, batch_idx):
+        return (self.value - batch[0].mean()).square()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/error", self.scores[self.current_epoch])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_best_weights_stay(tmp_path):
+    data = DataLoader(TensorDataset(torch.arange(4.0)), 2)
+    values = []
+
+    class Remember(L.Callback):
+        def on_validation_end(self, trainer, module):
+            values.append(module.value.detach().clone())
+
+    callbacks = [Remember(), Checkpoints(tmp_path, monitor="val/error")]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
+    trainer = L.Trainer(accelerator="cpu", max_epochs=3, callbacks=callbacks, plugins=[WholeFiles()], **quiet)
+    trainer.fit(Line(), data, data)
+    best = torch.load(tmp_path / BEST, weights_only=True)["state_dict"]["value"]
+    assert torch.equal(best, values[1])
+    assert not torch.equal(best, values[2])
+
+
+def test_broken_states_are_passed_over(tmp_path, capsys):
+    assert find_checkpoint(tmp_path) is None
+    for step in (1, 2):
+        WholeFiles().save_checkpoint({"step": step, "weights": torch.zeros(1000)}, tmp_path / LAST)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, PREVIOUS]
+    assert torch.load(find_checkpoint(tmp_path), weights_only=True)["step"] == 2
+    damaged = bytearray((tmp_path / LAST).read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # one bit, somewhere in the weights
+    (tmp_path / LAST).write_bytes(damaged)
+    found = find_checkpoint(tmp_path)
+    assert torch.load(found, weights_only=True)["step"] == 1
+    assert f"{tmp_path / LAST} is broken" in capsys.readouterr().out
+    found.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"every training state in .* is broken"):
+        find_checkpoint(tmp_path)
