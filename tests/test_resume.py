@@ -92,8 +92,9 @@ def test_best_weights_stay(tmp_path):
             values.append(module.value.detach().clone())
 
     callbacks = [Remember(), Checkpoints(tmp_path, monitor="val/error")]
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
-    trainer = L.Trainer(accelerator="cpu", max_epochs=3, callbacks=callbacks, plugins=[WholeFiles()], **quiet)
+    quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
+    options = {"accelerator": "cpu", "max_epochs": 3, "num_sanity_val_steps": 0, "plugins": [WholeFiles()]}
+    trainer = L.Trainer(callbacks=callbacks, **options, **quiet)
     trainer.fit(Line(), data, data)
     best = torch.load(tmp_path / BEST, weights_only=True)["state_dict"]["value"]
     assert torch.equal(best, values[1])

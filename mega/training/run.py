@@ -58,7 +58,8 @@ def build_trainer(config: DictConfig, checkpoints: Checkpoints, callbacks: Seque
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # `Checkpoints` does
     loggers = build_loggers(config.logger)
-    return instantiate(config.trainer, logger=loggers, callbacks=every, plugins=plugins, default_root_dir=config.output)
+    options = {"enable_checkpointing": False, "default_root_dir": config.output}  # `Checkpoints` writes, nobody else
+    return instantiate(config.trainer, logger=loggers, callbacks=every, plugins=plugins, **options)
 
 
 def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule, callbacks=()) -> None:
