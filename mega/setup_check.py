@@ -78,7 +78,10 @@ def _check(path: Path, file: UserFile, experiment: str) -> None:
             case "regressor17":
                 read_regressor(path, 17)
             case "annotations":
-                _check_pictures(path)
+                _check_pictures(path, path.parent, skip_bad_rows=True)
+            case "test_annotations":
+                # Their names start from the project's folder: datasets/3dpw/….
+                _check_pictures(path, path.parents[2], skip_bad_rows=False)
             case "tokenizer":
                 _check_tokenizer(path)
             case "vqmae":
@@ -113,10 +116,10 @@ def _check_tokenizer(path: Path) -> None:
             raise ValueError(f"{path} is not the released tokenizer: {key} is {found}, expected {shape}.")
 
 
-def _check_pictures(path: Path) -> None:
+def _check_pictures(path: Path, root: Path, skip_bad_rows: bool) -> None:
     """Every annotated picture is there."""
-    names = dict.fromkeys(PublishedAnnotations.load(path).imgname)
-    lacking = [name for name in names if not (path.parent / name).is_file()]
+    names = dict.fromkeys(PublishedAnnotations.load(path, skip_bad_rows).imgname)
+    lacking = [name for name in names if not (root / name).is_file()]
     if lacking:
         raise ValueError(
             f"{len(lacking)} of {len(names)} annotated pictures are not in {path.parent}, e.g. {lacking[0]}"

@@ -28,7 +28,7 @@ class UserFile:
         source: site, page and file name.
         how: what to do with what was fetched.
         kind: what it is checked as: smplh, regressor24, regressor17, tokenizer, vqmae, cvqmae, backbone, annotations,
-            motions.
+            test_annotations, motions.
         needed_for: the steps that cannot do without: demo, pretraining, training, evaluation. What the demo needs, all
             others but the pre-training need too.
         experiments: that need it; empty for all.
@@ -114,6 +114,22 @@ FILES = (
     _annotations("datasets/mpii/mpii.npz", "MPII with BEDLAM's labels"),
     _annotations("datasets/h36m_train/h36m_train.npz", "H36M with BEDLAM's labels"),
     _annotations("datasets/mpi-inf-3dhp/mpi_inf_3dhp_train.npz", "MPI-INF-3DHP with BEDLAM's labels"),
+    UserFile(
+        "datasets/3dpw/3dpw_test.npz",
+        "3DPW's test people",
+        "https://virtualhumans.mpi-inf.mpg.de/3DPW (free account), imageFiles and sequenceFiles",
+        "extract both in datasets/3dpw, then: python prepare_data.py 3dpw",
+        "test_annotations",
+        ("evaluation",),
+    ),
+    UserFile(
+        "datasets/emdb/emdb_test.npz",
+        "EMDB 1's people",
+        "https://eth-ait.github.io/emdb (free account)",
+        "extract it in datasets/emdb, then: python prepare_data.py emdb",
+        "test_annotations",
+        ("evaluation",),
+    ),
 )
 
 

@@ -15,7 +15,16 @@ import torch
 from mega.bodies import smplh
 from mega.setup_check import check_setup
 from mega.user_files import FILES
-from tests.fake_files import ROOT, SMALL, needs_template, write_data_sets, write_project
+from tests.fake_files import (
+    PRIOR,
+    ROOT,
+    SMALL,
+    SMALL_VIT,
+    needs_template,
+    write_data_sets,
+    write_mixture,
+    write_project,
+)
 
 pytestmark = needs_template
 
@@ -91,7 +100,9 @@ def script(annotated, monkeypatch, capsys):
 
     def run(name: str, *arguments: str) -> str:
         monkeypatch.chdir(annotated)
-        monkeypatch.setattr(sys, "argv", [name, "experiment=mega_resnet", *SMALL, *arguments])
+        chosen = any(argument.startswith("experiment=") for argument in arguments)
+        experiment = [] if chosen else ["experiment=mega_resnet"]
+        monkeypatch.setattr(sys, "argv", [name, *experiment, *SMALL, *arguments])
         try:
             runpy.run_path(str(ROOT / name), run_name="__main__")
         except SystemExit as end:
@@ -133,6 +144,20 @@ def test_training_and_evaluation_with_released_files(script, annotated) -> None:
     assert {k: float(v) for k, v in found.items()} == pytest.approx({k: float(v) for k, v in again.items()}, abs=0.02)
 
 
+@pytest.mark.parametrize("stage", ["", "_mixture"])
+@pytest.mark.parametrize("backbone", ["hrnet", "resnet", "vit"])
+def test_every_training_config_has_a_dry_run(script, annotated, backbone, stage) -> None:
+    if not (annotated / "datasets" / "mpii").exists():
+        write_mixture(annotated)
+    small = SMALL_VIT if backbone == "vit" else ()
+    # The second stage starts from what the first has learned, which is not there; the prior of both is.
+    start = (f"pretrained={PRIOR}", "backbone_weights=null")
+    script(
+        "train_mega.py", f"experiment=mega_{backbone}{stage}", *TRAINING, *small, *start, "trainer.fast_dev_run=true"
+    )
+    assert not (annotated / "runs" / f"mega_{backbone}{stage}").exists()
+
+
 def test_random_bodies_of_the_released_prior(script, annotated) -> None:
     said = script("generate.py", "n=2", "steps=3")
     assert re.match(r"2 bodies in generated/, \d+ mm apart on average\n +drawn\napart +mm ", said)
@@ -155,7 +180,7 @@ def test_setup_is_told(files, capsys) -> None:
     resnet = output.split("experiment=")[2]
     assert "files for demo: 1 missing or wrong" in resnet  # its transformer is small
     assert "wrong    checkpoint/CVQMAE/mega_resnet" in output
-    assert "missing  datasets/mpii/mpii.npz" in output
+    assert "missing  datasets/bedlam_animations" in output
 
 
 def test_at_true_size(tmp_path) -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-PRIMARY = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+PRIMARY = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "training_defaults")
 GROUPS = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("*/*.yaml"))
 
 
@@ -71,6 +71,16 @@ def test_every_group_composes(choice):
     for name in users:
         config = composed(name, [f"{group}={option}"])
         assert check_targets(config[group]) > 0
+
+
+def test_a_training_composes_for_slurm():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        overrides = ["hydra/launcher=slurm", "trainer=slurm", "output=runs/x"]
+        config = compose("train_mega", overrides, return_hydra_config=True)
+    assert get_class(config.hydra.launcher._target_).__name__ == "SlurmLauncher"
+    assert config.hydra.launcher.tasks_per_node == config.hydra.launcher.gpus_per_node
+    assert config.hydra.sweep.dir == "runs/x/jobs"
+    assert config.trainer.num_nodes == 1
 
 
 @pytest.mark.parametrize("script", [path.name for path in sorted(ROOT.glob("*.py"))])
