@@ -4,7 +4,8 @@ import pytest
 import roma
 import torch
 
-from mega.evaluation import COCO17, MEGA, Protocol, best_of, keypoint2d_error, mesh_errors, sample_spread
+from mega.geometry import sample_spread
+from mega.metrics import COCO17, MEGA, Protocol, best_of, keypoint2d_error, mesh_errors
 
 
 def gen(seed: int = 0) -> torch.Generator:

@@ -11,6 +11,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader, TensorDataset
 
 from mega.training.checkpoints import BEST, LAST, PREVIOUS, Checkpoints, WholeFiles, find_checkpoint
@@ -83,6 +84,12 @@ class Line(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+def trainer_for_lines(callbacks: list[L.Callback], **options) -> L.Trainer:
+    quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
+    usual = {"accelerator": "cpu", "max_epochs": 3, "num_sanity_val_steps": 0, "plugins": [WholeFiles()]}
+    return L.Trainer(callbacks=callbacks, **usual, **quiet, **options)
+
+
 def test_best_weights_stay(tmp_path):
     data = DataLoader(TensorDataset(torch.arange(4.0)), 2)
     values = []
@@ -92,13 +99,30 @@ def test_best_weights_stay(tmp_path):
             values.append(module.value.detach().clone())
 
     callbacks = [Remember(), Checkpoints(tmp_path, monitor="val/error")]
-    quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
-    options = {"accelerator": "cpu", "max_epochs": 3, "num_sanity_val_steps": 0, "plugins": [WholeFiles()]}
-    trainer = L.Trainer(callbacks=callbacks, **options, **quiet)
-    trainer.fit(Line(), data, data)
+    trainer_for_lines(callbacks).fit(Line(), data, data)
     best = torch.load(tmp_path / BEST, weights_only=True)["state_dict"]["value"]
     assert torch.equal(best, values[1])
     assert not torch.equal(best, values[2])
+
+
+def test_the_best_average_stays(tmp_path):
+    data = DataLoader(TensorDataset(torch.arange(4.0)), 2)
+    validated = []
+
+    class Averaged(Line):
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            validated.append(self.value.detach().clone())
+
+    callbacks = [EMAWeightAveraging(decay=0.9), Checkpoints(tmp_path, monitor="val/error")]
+    trainer_for_lines(callbacks, limit_val_batches=1).fit(Averaged(), data, data)
+    assert torch.equal(torch.load(tmp_path / BEST, weights_only=True)["state_dict"]["value"], validated[1])
+
+
+def test_a_dry_run_leaves_no_best_weights(tmp_path):
+    data = DataLoader(TensorDataset(torch.arange(4.0)), 2)
+    trainer_for_lines([Checkpoints(tmp_path, monitor="val/error")], fast_dev_run=True).fit(Line(), data, data)
+    assert not list(tmp_path.iterdir())
 
 
 def test_broken_states_are_passed_over(tmp_path, capsys):

@@ -14,6 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.multiprocessing import ProcessRaisedException
 from torch.utils.data import DataLoader, Dataset
 
 from mega.training.logs import Curve, LogError, read_run
@@ -116,6 +117,27 @@ def test_stop_at_a_loss_that_is_not_finite(tmp_path):
     assert all(weights.isfinite().all() for weights in module.parameters())
     (checkpoint,) = tmp_path.glob("*.ckpt")
     assert "step=3" in checkpoint.name
+
+
+class KeepError(L.Callback):
+    """Writes what a process fails of to `folder/rank0.txt` and so on."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        (self.folder / f"rank{trainer.global_rank}.txt").write_text(str(exception))
+
+
+def test_all_processes_stop_when_the_loss_of_one_is_not_finite(tmp_path):
+    callbacks = [StopOnNaN(tmp_path / "run"), KeepError(tmp_path)]
+    trainer = trainer_for(tmp_path, *callbacks, strategy="ddp_spawn", devices=2, enable_checkpointing=False)
+    with pytest.raises(ProcessRaisedException):  # the second process gets items 1, 3, 5, 7 …
+        trainer.fit(Line(), DataLoader(Numbers(20, bad=7), batch_size=2, shuffle=False))
+    (path,) = (tmp_path / "run").iterdir()
+    assert torch.load(path, weights_only=True)["rank"] == 1
+    assert "the loss of another process is not finite at step 1" in (tmp_path / "rank0.txt").read_text()
+    assert f"The batch is kept in {path}" in (tmp_path / "rank1.txt").read_text()
 
 
 def test_weights_that_broke_earlier_are_told_from_a_bad_batch(tmp_path):

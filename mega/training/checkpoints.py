@@ -21,6 +21,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -40,7 +41,7 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f"{path.name}.tmp")  # what a killed run left of it is written over
         with temporary.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
@@ -139,9 +140,14 @@ class Checkpoints(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
-        if score is not None and float(score) < self.best:
+        if score is not None and float(score) < self.best and not trainer.fast_dev_run:
             self.best = float(score)
-            trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+            state = {"state_dict": trainer.strategy.lightning_module_state_dict()}
+            for callback in trainer.callbacks:
+                if isinstance(callback, WeightAveraging):  # the average is what was validated
+                    callback.on_save_checkpoint(trainer, module, state)
+            trainer.strategy.save_checkpoint({"state_dict": state["state_dict"]}, self.folder / BEST)
+            trainer.strategy.barrier()
 
     def save(self, trainer: L.Trainer) -> None:
         """Write the state as the last one."""

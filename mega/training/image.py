@@ -8,8 +8,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from mega.evaluation import COCO17, Protocol, keypoint2d_error, mean_distance, mesh_errors
-from mega.geometry import procrustes_align, project_weak_perspective, rot6d_to_matrix
+from mega.geometry import mean_distance, procrustes_align, project_weak_perspective, rot6d_to_matrix
+from mega.metrics import COCO17, Protocol, keypoint2d_error, mesh_errors
 from mega.models import CVQMAE, Prediction, codes_to_decode, predict_deterministic, sample
 from mega.models.masking import draw_hidden
 from mega.training.losses import neighbour_targets, soft_cross_entropy

@@ -10,8 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mega.backbones import load_pretrained
-from mega.evaluation import PROTOCOLS
 from mega.launch import build, say_missing_files
+from mega.metrics import PROTOCOLS
 from mega.models import CVQMAE, load_cvqmae, load_into, load_pretrained_vqmae, load_tokenizer, read_state, save_model
 from mega.training.checkpoints import find_checkpoint
 from mega.training.image import CVQMAETraining

@@ -43,9 +43,9 @@ class MeshPanels(L.Callback):
 def log_picture(trainer: L.Trainer, folder: Path, picture: np.ndarray) -> None:
     """Write an RGB picture (H, W, 3) to the folder, named by the step, and to each logger that takes pictures.
 
-    Of several processes only the first writes.
+    Of several processes only the first writes; a dry run writes nothing.
     """
-    if not trainer.is_global_zero:
+    if not trainer.is_global_zero or trainer.fast_dev_run:
         return
     folder.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(folder / f"step_{trainer.global_step:06d}.png"), picture[..., ::-1])

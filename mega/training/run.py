@@ -85,7 +85,7 @@ def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModu
         ) from error
     if not dry:
         checkpoints.save(trainer)
-    problems = gather_list(getattr(data, "problems", []))
+    problems = list(dict.fromkeys(gather_list(getattr(data, "problems", []))))  # processes may tell the same ones
     if problems and trainer.is_global_zero:
         print("\n".join(problems))
         raise SystemExit(

@@ -86,7 +86,9 @@ class StopOnNaN(L.Callback):
     """Stops a training before a loss that is not finite reaches the weights, and keeps the batch that led to it.
 
     The batch is written to `folder/nan_batch_step_000123_rank0.pt`: {batch (tensors on the CPU), step (optimizer steps
-    done), epoch, batch_idx, rank}. The loss is looked at in every step, for which a GPU has to finish its queue.
+    done), epoch, batch_idx, rank}. The loss is looked at in every step, for which a GPU has to finish its queue. Of
+    several processes all stop, each whose own loss is not finite after keeping its batch: those that went on would wait
+    for the others' gradients for ever.
 
     Args:
         folder: of the run; made if need be.
@@ -107,9 +109,16 @@ class StopOnNaN(L.Callback):
         self._batch = None  # or its memory stays taken while the next one is fetched
 
     def on_before_backward(self, trainer, module, loss: Tensor) -> None:
-        if torch.isfinite(loss).all():
+        finite = bool(torch.isfinite(loss).all())
+        if not _anywhere(trainer, loss, not finite):
             return
-        path = self._save_batch(trainer)
+        path = None if finite else self._save_batch(trainer)
+        trainer.strategy.barrier()  # the first process that ends may take the others with it
+        if path is None:
+            raise LossNotFiniteError(
+                f"the loss of another process is not finite at step {trainer.global_step}: it says why, and its batch "
+                f"is kept in {self.folder}"
+            )
         # Of this step: training_step has logged its terms already.
         terms = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("train/")}
         terms.pop("train/data_wait_percent", None)
@@ -137,6 +146,13 @@ class StopOnNaN(L.Callback):
         finally:
             temporary.unlink(missing_ok=True)
         return path
+
+
+def _anywhere(trainer: L.Trainer, like: Tensor, holds: bool) -> bool:
+    """Whether something holds in one of the processes at least; `like` is on their devices."""
+    if trainer.world_size == 1:
+        return holds
+    return bool(trainer.strategy.reduce(torch.tensor(float(holds), device=like.device), reduce_op="max"))
 
 
 def _advice(module: L.LightningModule) -> str:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mega.evaluation import MEGA, mesh_errors, sample_spread
-from mega.geometry import MM_PER_M, procrustes_align, project_weak_perspective, rot6d_to_matrix
+from mega.geometry import MM_PER_M, procrustes_align, project_weak_perspective, rot6d_to_matrix, sample_spread
+from mega.metrics import MEGA, mesh_errors
 from tests.golden.golden import Arrays, assert_close, golden_cases, load
 
 

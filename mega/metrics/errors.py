@@ -6,8 +6,8 @@ All functions take any batch dimensions, so samples (B, Q, ...) against the trut
 import torch
 from torch import Tensor
 
-from mega.evaluation.protocols import Protocol
 from mega.geometry import fit_similarity, mean_distance
+from mega.metrics.protocols import Protocol
 
 
 def mesh_errors(predicted: Tensor, true: Tensor, regressor: Tensor, protocol: Protocol) -> dict[str, Tensor]:
