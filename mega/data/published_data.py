@@ -14,11 +14,9 @@ from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.data.augmentation import Augmentation
 from mega.data.loading import evaluation_loader, training_loader
 from mega.data.mixture import Mixture
-from mega.data.published_images import BadPictureError, PublishedImages, Source
+from mega.data.published_images import BadPictureError, PublishedImages, Source, keypoint_regressor
 from mesh_vq_vae import MeshVQVAE
 
-# Rows of the H36M regressor in the order of the real images' 17 keypoints.
-_H36M_ORDER = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class PublishedImageData(L.LightningDataModule):
     @property
     def keypoint_regressor(self) -> Tensor:
         """(41, V), of the keypoints that the items have."""
-        return torch.cat([self.body.h36m_regressor[list(_H36M_ORDER)], self.body.keypoint_regressor])
+        return keypoint_regressor(self.body)
 
     @property
     def problems(self) -> list[str]:

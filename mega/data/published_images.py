@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mega.bodies.smplh import GENDERS
+from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.data.augmentation import Augmentation
 from mega.data.published import PublishedAnnotations, read_published_rgb
 from mega.geometry.annotated import (
@@ -30,6 +30,8 @@ from mega.geometry.annotated import (
 )
 
 _N_H36M, _N_SMPL = 17, 24
+# Rows of the H36M regressor in the order of the real images' 17 keypoints.
+_H36M_ORDER = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
 N_KEYPOINTS = _N_H36M + _N_SMPL
 # A box of more than so many times the picture's longer side is a mistake, and takes the machine's memory.
 _LARGEST_BOX = 10
@@ -170,6 +172,11 @@ class PublishedImages(Dataset):
             keypoints = mirror_keypoints(keypoints, MIRRORED_SMPL if known.smpl_joints else MIRRORED_PART17)
             pose = mirror_pose(pose)
         return torch.from_numpy(keypoints).float(), torch.from_numpy(pose).float()
+
+
+def keypoint_regressor(body: SMPLHBody) -> Tensor:
+    """(41, V), of the keypoints that the items have."""
+    return torch.cat([body.h36m_regressor[list(_H36M_ORDER)], body.keypoint_regressor])
 
 
 def _among_all(keypoints: Tensor, smpl_joints: bool) -> Tensor:

@@ -1,0 +1,142 @@
+"""The errors of one group of people: everything that an evaluation writes down of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mega.evaluation.predict import Predicted, draw, predict, sampled_canonical
+from mega.evaluation.results import METRICS
+from mega.evaluation.subject import Subject
+from mega.evaluation.testsets import TestSet
+from mega.geometry import MM_PER_M, project_weak_perspective, sample_spread
+from mega.metrics import Protocol, best_of, keypoint2d_error, mesh_errors, root_of
+
+#: Of how many samples, from the same draw, the best, the mean and so on are reported.
+SAMPLE_COUNTS = (1, 5, 10, 25)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How people are predicted, see test_mega.py.
+
+    Attributes:
+        samples: Q hypotheses a person; 0 is the deterministic mode.
+        steps, temperature, sampler, seed: of the draws.
+        decode, average: of deterministic predictions.
+    """
+
+    samples: int = 0
+    steps: int = 5
+    temperature: float = 1.0
+    sampler: str = "default"
+    decode: str = "argmax"
+    average: str = "none"
+    seed: int = 0
+
+
+class Measuring:
+    """Measures groups of people of a test set with a model.
+
+    Args:
+        protocols: by name; joints and vertices one by one are measured by the first.
+    """
+
+    def __init__(self, subject: Subject, people: TestSet, protocols: dict[str, Protocol], options: Options):
+        self.subject, self.people, self.protocols, self.options = subject, people, protocols, options
+        self.first = next(iter(protocols.values()))
+        self.regressors = {name: regressor.to(subject.device) for name, regressor in people.regressors.items()}
+        self.regressor2d = people.regressor2d.to(subject.device)
+
+    @torch.no_grad()
+    def __call__(self, batch: dict, group: int) -> dict[str, Tensor]:
+        """Errors of a group of B people whose batch is on the device.
+
+        Returns:
+            {column of `per_sample.csv`: (B,), "joint_error", "joint_spread", "joint_visible": (B, J),
+            "vertex_error", "vertex_spread": (V,) sums over the people, mm}.
+        """
+        truth = self.people.truth(batch)  # (B, V, 3)
+        predicted = predict(self.subject, batch["image"], self.options.decode, self.options.average)
+        found = self._errors("deterministic", predicted.mesh, truth)
+        found["deterministic/2d/keypoints"] = self._on_crop(predicted, batch)
+        joints, vertices = self._centred(predicted.mesh)
+        true_joints, true_vertices = self._centred(truth)
+        found["joint_error"] = MM_PER_M * (joints - true_joints).norm(dim=-1)
+        found["vertex_error"] = MM_PER_M * (vertices - true_vertices).norm(dim=-1).double().sum(0)
+        visible = self.people.visible(batch, self.first)
+        if visible is not None:
+            found["joint_visible"] = visible
+        if self.options.samples:
+            found |= self._of_samples(batch, predicted, truth, group)
+        return found
+
+    def _errors(self, variant: str, mesh: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """{VARIANT/PROTOCOL/METRIC: (B,)} of meshes (B, V, 3)."""
+        return {
+            f"{variant}/{name}/{metric}": values
+            for name, protocol in self.protocols.items()
+            for metric, values in mesh_errors(mesh, truth, self.regressors[protocol.regressor], protocol).items()
+        }
+
+    def _on_crop(self, predicted: Predicted, batch: dict) -> Tensor:
+        """Mean distance (B,) of visible keypoints, percent of the box's longer side; NaN where none is visible."""
+        on_crop = project_weak_perspective(self.regressor2d @ predicted.mesh, predicted.cam)
+        return 100 * keypoint2d_error(on_crop, batch["keypoints2d"], self.people.margin)
+
+    def _centred(self, mesh: Tensor) -> tuple[Tensor, Tensor]:
+        """Joints (..., J, 3) and vertices (..., V, 3) about the root of the first protocol."""
+        joints = self.regressors[self.first.regressor] @ mesh
+        root = root_of(mesh, joints, self.first)
+        return (joints - root)[..., list(self.first.joints), :], mesh - root
+
+    def _of_samples(self, batch: dict, predicted: Predicted, truth: Tensor, group: int) -> dict[str, Tensor]:
+        options = self.options
+        # The noise follows from the group, not from what was drawn before.
+        generator = torch.Generator(self.subject.device).manual_seed(options.seed * 2**32 + group)
+        drawing = (options.samples, options.steps, options.temperature, options.sampler, generator)
+        tokens, score = draw(self.subject, batch["image"], *drawing)
+        across = predicted.rotation.transpose(1, 2)
+        meshes = torch.stack([mesh @ across for mesh in sampled_canonical(self.subject, tokens)], 1)  # (B, Q, V, 3)
+        each = [self._errors("", mesh, truth) for mesh in meshes.unbind(1)]
+        errors = {name: torch.stack([e[name] for e in each], 1) for name in each[0]}  # (B, Q)
+        likeliest = score.argmax(1, keepdim=True)
+        found = {}
+        for count in counts_of(options.samples):
+            found |= {f"best_of_{count}{name}": best_of(values, count) for name, values in errors.items()}
+            found |= self._errors(f"mean_of_{count}", meshes[:, :count].mean(1), truth)
+        found |= {
+            f"likeliest_of_{options.samples}{name}": values.gather(1, likeliest)[:, 0]
+            for name, values in errors.items()
+        }
+        found["spread/apd"], _ = sample_spread(meshes)
+        joints, vertices = self._centred(meshes)
+        found["joint_spread"] = _standard_deviation(joints)
+        by_vertex = _standard_deviation(vertices)  # (B, V)
+        found["spread/std"] = by_vertex.mean(1)
+        found["vertex_spread"] = by_vertex.double().sum(0)
+        return found
+
+
+def counts_of(samples: int) -> Sequence[int]:
+    """Of how many samples things are reported, when so many are drawn."""
+    return sorted({count for count in SAMPLE_COUNTS if count < samples} | {samples})
+
+
+def columns_of(protocols: Sequence[str], samples: int) -> list[str]:
+    """The columns of `per_sample.csv`, in their order."""
+    variants = ["deterministic"]
+    for kind in ("best", "mean") if samples else ():
+        variants += [f"{kind}_of_{count}" for count in counts_of(samples)]
+    variants += [f"likeliest_of_{samples}"] if samples else []
+    errors = [f"{variant}/{name}/{metric}" for variant in variants for name in protocols for metric in METRICS]
+    return [*errors, "deterministic/2d/keypoints", *(["spread/apd", "spread/std"] if samples else [])]
+
+
+def _standard_deviation(samples: Tensor) -> Tensor:
+    """(B, Q, N, 3) m -> (B, N) mm: root of the mean squared distance to the mean."""
+    around = samples - samples.mean(1, keepdim=True)
+    return MM_PER_M * around.square().sum(-1).mean(1).sqrt()

@@ -1,0 +1,45 @@
+"""Evaluation of an image model on a test set, with a report.
+
+    python test_mega.py                                         the shipped weights on datasets/synthetic/test
+    python test_mega.py mode=stochastic samples=25              several hypotheses a person, and what they are worth
+    python test_mega.py experiment=mega_hrnet data=3dpw_test    the published model on your files
+    python test_mega.py data=datasets/mine/test/annotations.npz limit=500
+    torchrun --nproc-per-node=4 test_mega.py …                  on several GPUs, every person exactly once
+
+    data=synthetic_test    synthetic_test | 3dpw_test | 3dpw_occ | 3dpw_pc | emdb_test | FILE.npz, of either form of
+                           annotations; data.batch_size=16 data.workers=1: how pictures are read, which changes no
+                           number
+    protocol=null          mega | standard | hips | coco17 or a list; null takes all that the test set has
+                           (docs/evaluation.md)
+    limit=null             only the first so many people
+    mode=deterministic     deterministic | stochastic, which adds samples to it
+    samples=25 steps=5 temperature=1 sampler=default seed=0     of the stochastic mode; sampler=published leaves one
+                           token undrawn, as the published numbers were made
+    decode=null            argmax | soft: the mesh of the likeliest codes, as published, or of the mean codes; null
+                           leaves it to the weights
+    average=none           none | flip | shift | flip+shift: mean over crops that are mirrored or moved
+                           (docs/predictions.md)
+    weights=checkpoint/anny_lite                                folder, or with an experiment its released file
+    device=auto precision=fp32 compile=false                    as demo.py
+    output=null            folder of the report; null is outputs/test/WEIGHTS_DATA_MODE
+
+The output folder gets report.md with its pictures, summary.json and per_sample.csv (a row a person, a column an error).
+An interrupted evaluation goes on by the same command. `python compare_reports.py A B` compares two.
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from mega.evaluation.run import name_file, run_evaluation
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="test_mega")
+def main(config: DictConfig) -> None:
+    sys.exit(run_evaluation(config))
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = name_file(sys.argv[1:])
+    main()
