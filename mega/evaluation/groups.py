@@ -1,7 +1,7 @@
 """An evaluation in groups of people: each is computed once, by any process, and kept until all are there.
 
 A group is a fixed run of rows. The network always sees whole groups, so its rounding, and with it the last digit of
-every error, depends neither on how many pictures are read at a time nor on the number of processes nor on interruptions.
+every error, depends neither on how many pictures are read at a time nor on processes nor on interruptions.
 """
 
 from __future__ import annotations
