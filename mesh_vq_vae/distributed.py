@@ -27,9 +27,17 @@ def gather_rows(rows: Tensor) -> Tensor:
     """Rows (M, …) of every process, of equally many each, as (W*M, …). No gradient passes."""
     if world_size() == 1:
         return rows.detach()
+    rows = rows.detach().contiguous()
     everyone = [torch.empty_like(rows) for _ in range(world_size())]
-    dist.all_gather(everyone, rows.detach().contiguous())
+    dist.all_gather(everyone, rows)
     return torch.cat(everyone)
+
+
+def share_from_first(*values: Tensor) -> None:
+    """Overwrite tensors with those of process 0, in place."""
+    if world_size() > 1:
+        for value in values:
+            dist.broadcast(value, src=0)
 
 
 def gather_list(items: list) -> list:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .distributed import gather_rows, own_rows
+from .distributed import gather_rows, own_rows, share_from_first
 
 
 class Quantized(NamedTuple):
@@ -85,7 +85,9 @@ class VectorQuantizerEMA(nn.Module):
 
     def assign(self, flat: Tensor) -> Tensor:
         """Nearest code (M,) of latents (M, D); the first index wins a tie."""
-        distances = flat.square().sum(1, keepdim=True) + self.codebook.square().sum(1) - 2 * flat @ self.codebook.t()
+        with torch.autocast(flat.device.type, enabled=False):  # near codes differ in digits that bfloat16 lacks
+            products = flat @ self.codebook.t()
+        distances = flat.square().sum(1, keepdim=True) + self.codebook.square().sum(1) - 2 * products
         return distances.argmin(1)
 
     def lookup(self, indices: Tensor) -> Tensor:
@@ -102,6 +104,8 @@ class VectorQuantizerEMA(nn.Module):
         self.codebook.copy_(self._ema_w / size[:, None])
         if self.restart_below > 0:
             self._restart(flat, size < self.restart_below)
+        # A GPU adds in any order: without this the codebooks would drift apart, and codes be restarted on some only.
+        share_from_first(self.codebook, self._ema_w, self._ema_cluster_size)
 
     @torch.no_grad()
     def _start(self, flat: Tensor) -> None:
