@@ -1,4 +1,4 @@
-"""Numbers about an evaluation's errors: means with intervals, paired differences, and whether the doubt is worth anything.
+"""Numbers about an evaluation's errors: means with intervals, differences, and whether the doubt is worth anything.
 
 Intervals are percentile bootstraps over people (Efron & Tibshirani, *An Introduction to the Bootstrap*, chapter 13):
 people are drawn again and again with replacement, with all that belongs to a person, from a fixed seed. Pictures count
@@ -41,8 +41,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float
 
 def summarise(results: Results) -> dict[str, dict[str, float]]:
     """{column: {"mean", "median", "low", "high", "n"}} of all columns; n people have a number, the others are NaN."""
-    values = {name: np.asarray(column, float) for name, column in results.columns.items()}
-    return summarise_columns(values)
+    return summarise_columns({name: np.asarray(column, float) for name, column in results.columns.items()})
 
 
 def summarise_columns(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
@@ -63,7 +62,7 @@ def summarise_columns(columns: dict[str, np.ndarray]) -> dict[str, dict[str, flo
 
 
 def by_visibility(results: Results) -> dict[str, dict[str, float]]:
-    """{"all", "visible", "hidden": {"error", "spread", "n"}}: means over joints, mm, and how many joints.
+    """{"all", "visible", "hidden": {"error", "spread", "n"}}: means over the n joints of people with an error, mm.
 
     Empty without joint errors; only "all" where the visibility is not known; spread is NaN without samples.
     """
@@ -74,7 +73,7 @@ def by_visibility(results: Results) -> dict[str, dict[str, float]]:
         name: {
             "error": _mean(results.joint_error[chosen]),
             "spread": np.nan if spread is None else _mean(spread[chosen]),
-            "n": int(chosen.sum()),
+            "n": int((chosen & np.isfinite(results.joint_error)).sum()),
         }
         for name, chosen in _joint_groups(results).items()
     }

@@ -1,0 +1,96 @@
+"""Pictures of an evaluation: where on the body the errors are, and the best, a middling and the worst prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from mega.evaluation.results import Results
+from mega.rendering import draw_people, draw_side_view, panel
+from mega.rendering.panels import color_bar
+from mega.rendering.shading import heat_colors
+
+_BODY_HEIGHT = 560  # px
+_EXAMPLE_SIDE = 260  # px
+_WELL_BELOW = 0.98  # share of the vertices below the end of a scale, lest a few wild fingers fade the rest
+
+
+def draw_errors_on_body(results: Results, faces: np.ndarray, template: np.ndarray) -> np.ndarray | None:
+    """The template (V, 3) m, Y up, in the colours of the mean error by vertex, front and back, and of the spread.
+
+    Returns:
+        (H, W, 3) uint8, or None without errors by vertex.
+    """
+    cells = []
+    for name, values in (("error", results.vertex_error), ("spread", results.vertex_spread)):
+        if values is None or not np.isfinite(values).any():
+            continue
+        metres = np.nan_to_num(np.asarray(values, float)) / 1000
+        limit = _scale_end(metres)
+        colors = heat_colors(metres, limit)[None]
+        for side, sign in (("front", 1), ("back", -1)):
+            seen = _facing(template, sign)
+            cells.append((draw_side_view(seen, faces, _BODY_HEIGHT, colors), f"{name}, {side}"))
+        cells.append((color_bar(_BODY_HEIGHT, limit), ""))
+    return panel([cells]) if cells else None
+
+
+def draw_examples(examples: Sequence[dict], faces: np.ndarray) -> np.ndarray | None:
+    """A row an example: picture, truth, prediction, and the error in colours, in place and from the side.
+
+    Args:
+        examples: "title": text; "image": (S, S, 3) uint8 RGB; "prediction", "truth": (V, 3) m, in the camera frame of
+            the picture, placed; "focal": px; "centre": (2,) px, principal point.
+        faces: (F, 3).
+
+    Returns:
+        (H, W, 3) uint8, or None without examples. All rows have the same scale of colours.
+    """
+    if not examples:
+        return None
+    errors = [_centred_error(example["prediction"], example["truth"]) for example in examples]
+    limit = _scale_end(np.concatenate(errors))
+    rows = [
+        _example_row(example, faces, error, limit, first=i == 0)
+        for i, (example, error) in enumerate(zip(examples, errors, strict=True))
+    ]
+    return panel(rows)
+
+
+def _example_row(example: dict, faces: np.ndarray, error: np.ndarray, limit: float, first: bool) -> list:
+    image, truth, prediction = example["image"], example["truth"][None], example["prediction"][None]
+    scale = _EXAMPLE_SIDE / image.shape[0]
+    picture = cv2.resize(image, (round(image.shape[1] * scale), _EXAMPLE_SIDE), interpolation=cv2.INTER_CUBIC)
+    # Pixel centres lie at whole numbers, so the corner at -0.5 is what stays in place.
+    camera = (example["focal"] * scale, (np.asarray(example["centre"]) + 0.5) * scale - 0.5)
+    heat = heat_colors(error, limit)[None]
+    paper = np.full_like(picture, 244)
+    side = draw_side_view(np.concatenate([truth, prediction]), faces, _EXAMPLE_SIDE)
+    return [
+        (picture, example["title"]),
+        (draw_people(picture, truth, faces, *camera), "truth"),
+        (draw_people(picture, prediction, faces, *camera), "prediction"),
+        (side, "both from the side"),
+        (draw_people(paper, prediction, faces, *camera, colors=heat), "error"),
+        (color_bar(_EXAMPLE_SIDE, limit), ""),
+    ]
+
+
+def _centred_error(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(V,) m, of meshes (V, 3) that are centred on their vertices."""
+    return np.linalg.norm((prediction - prediction.mean(0)) - (truth - truth.mean(0)), axis=1)
+
+
+def _facing(template: np.ndarray, sign: int) -> np.ndarray:
+    """(1, V, 3): a canonical mesh turned so that the side view shows its front (sign 1) or its back (-1)."""
+    x, y, z = np.asarray(template, np.float32).T
+    return np.stack([sign * z, -y, sign * x], 1)[None]
+
+
+def _scale_end(metres: np.ndarray) -> float:
+    """A figure of few digits that nearly all values stay below, in metres."""
+    value = max(float(np.quantile(metres, _WELL_BELOW)), 1e-3)
+    step = 0.2 * 10 ** np.floor(np.log10(value))
+    return float(np.ceil(value / step - 1e-9) * step)
