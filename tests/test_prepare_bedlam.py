@@ -62,7 +62,9 @@ BAD_MOTIONS = {
     "empty": ({"poses": np.zeros((0, 165)), "trans": None}, "poses holds no frames"),
     "nan": ({"poses": np.where(np.arange(7)[:, None] == 4, np.nan, np.zeros((7, 165)))}, "in 1 rows, the first is 4"),
     "none": ({"poses": None, "trans": None}, "lacks poses"),
-    "betas": ({"betas": np.zeros(9)}, "betas has shape (1, 9)"),
+    "betas": ({"betas": np.zeros(9)}, "betas has shape (9,)"),
+    "betas_of_frames": ({"betas": np.zeros((7, 10))}, "betas has shape (7, 10)"),
+    "two_genders": ({"gender": np.array(["m", "f"])}, "gender has shape (2,), expected one word"),
     "gender": ({"gender": np.array("x")}, "gender is 'x'"),
     "no_gender": ({"gender": None}, "lacks gender"),
     "trans": ({"trans": np.zeros((6, 3))}, "trans has shape (6, 3), expected 7 rows"),
@@ -80,9 +82,9 @@ def test_every_bad_animation_is_named_with_the_reason(tmp_path: Path, check) -> 
     code, printed, errors = check("dataset.report=report.json")
     assert code == 1
     assert f"{len(BAD_MOTIONS) + 1} problems" in errors
-    assert "11 files, 1 fine" in printed
+    assert f"{len(BAD_MOTIONS) + 2} files, 1 fine" in printed
     said = json.loads((tmp_path / "report.json").read_text())["files"]
-    assert len(said) == 11
+    assert len(said) == len(BAD_MOTIONS) + 2
     for name, (_, words) in BAD_MOTIONS.items():
         file = f"datasets/bedlam_animations/{name}/motion_seq.npz"
         assert words in said[file]

@@ -69,9 +69,14 @@ def check_animation(file: Path, folder: Path) -> Counter:
     if "trans" in arrays:
         wrong += _wrong_rows("trans", arrays["trans"], frames, 3)
     if "betas" in arrays:
-        betas = np.atleast_2d(arrays["betas"])  # one a sequence, or one a frame
-        wrong += _wrong_rows("betas", betas, len(betas), N_BETAS)
+        betas = arrays["betas"]  # one body a sequence, as `mega.data.motion_files.read_motion` wants it
+        if betas.ndim != 1 or len(betas) < N_BETAS:
+            wrong.append(f"betas has shape {betas.shape}, expected ({N_BETAS},) or more")
+        else:
+            wrong += _wrong_rows("betas", betas[None], 1, N_BETAS)
     genders, unknown = _genders(arrays.get("gender", np.empty(0)))
+    if "gender" in arrays and arrays["gender"].size != 1:
+        wrong.append(f"gender has shape {arrays['gender'].shape}, expected one word")
     if wrong or unknown:
         raise ValueError("; ".join(wrong + unknown))
     return Counter(frames=frames) + genders
