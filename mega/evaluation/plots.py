@@ -20,6 +20,8 @@ GREY = "#555555"
 DPI = 110
 _SHOWN_METRICS = METRICS[:3]
 _PANEL = (3.7, 2.6)  # inches
+_SMALL = {"fontsize": 8, "color": GREY}
+_TICKS = {"nbins": 5, "steps": [1, 2, 2.5, 5, 10]}
 
 
 def to_png(figure: Figure) -> bytes:
@@ -33,7 +35,7 @@ def error_histograms(results: Results) -> Figure | None:
     protocols = protocols_of(results)
     if not protocols:
         return None
-    figure, axes = _grid(len(protocols), len(_SHOWN_METRICS))
+    figure, axes = _grid(len(protocols), len(_SHOWN_METRICS), sharex="col")
     for row, protocol in zip(axes, protocols, strict=True):
         for ax, metric in zip(row, _SHOWN_METRICS, strict=True):
             values = _known(results.columns.get(f"deterministic/{protocol}/{metric}"))
@@ -44,6 +46,9 @@ def error_histograms(results: Results) -> Figure | None:
             end = np.quantile(values, 0.99) if len(values) > 100 else values.max()
             bins = np.linspace(min(values.min(), 0), max(end, 1), min(40, 8 + len(values) // 10))
             ax.hist(np.minimum(values, bins[-1]), bins, color=SKY, edgecolor="white", lw=0.5)
+            ax.tick_params(labelbottom=True)
+            if values.max() > bins[-1]:
+                ax.annotate("and more", (bins[-1], 0.13), xycoords=ax.get_xaxis_transform(), ha="right", **_SMALL)
             for value, name, style in ((values.mean(), "mean", "-"), (np.median(values), "median", "--")):
                 ax.axvline(value, color=VERMILION, ls=style, lw=1.6, label=f"{name} {value:.0f} mm")
             ax.legend(frameon=False, fontsize=8.5)
@@ -138,12 +143,12 @@ def joint_bars(summary: dict) -> Figure | None:
     _style(ax, "Error by joint", "mm", "")
     place = np.arange(len(names))
     bars = np.nan_to_num(np.stack([mean - low, high - mean]))
-    ax.barh(place, mean, 0.7, color=SKY, xerr=bars, error_kw={"ecolor": GREY, "lw": 1})
+    ax.barh(place, mean, 0.7, color="#cfe6f5", xerr=bars, error_kw={"ecolor": GREY, "lw": 1})
     for values, name, color, marker in ((visible, "where seen", BLUE, "o"), (hidden, "where hidden", VERMILION, "s")):
         if np.isfinite(values).any():
             ax.plot(values, place, marker, color=color, ms=5, mec="white", mew=0.6, label=name)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=9)
+        ax.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
     ax.set_yticks(place, [name.replace("_", " ") for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(False, axis="y")
@@ -165,8 +170,8 @@ def _style(ax: Axes, title: str, x: str, y: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color("#bbbbbb")
     ax.tick_params(labelsize=9, color="#bbbbbb", labelcolor=GREY)
-    ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_locator(MaxNLocator(**_TICKS))
+    ax.yaxis.set_major_locator(MaxNLocator(**_TICKS))
 
 
 def _violin(ax: Axes, values: np.ndarray, place: int, color: str) -> None:
