@@ -48,7 +48,6 @@ class MeshVQVAETraining(L.LightningModule):
         self.edge_weight = edge_weight
         edges = unique_edges(tokenizer.faces) if edge_weight > 0 else None
         self.register_buffer("edges", edges, persistent=False)
-        self.register_buffer("codes_seen", torch.zeros(tokenizer.codebook_size), persistent=False)
 
     def forward(self, vertices: Tensor) -> Tensor:
         """Vertices (B, V, 3) -> their reconstruction from tokens (B, V, 3)."""
@@ -73,7 +72,7 @@ class MeshVQVAETraining(L.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self.codes_seen.zero_()
+        self._forget_codes()
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         self._evaluate(batch, "val")
@@ -82,7 +81,7 @@ class MeshVQVAETraining(L.LightningModule):
         self._report_codes("val")
 
     def on_test_epoch_start(self) -> None:
-        self.codes_seen.zero_()
+        self._forget_codes()
 
     def test_step(self, batch: dict, batch_idx: int) -> None:
         self._evaluate(batch, "test")
@@ -90,9 +89,13 @@ class MeshVQVAETraining(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._report_codes("test")
 
+    def _forget_codes(self) -> None:
+        # No buffer: averaged weights change places with their buffers before the epoch's end is reported.
+        self._codes_seen = torch.zeros(self.tokenizer.codebook_size, device=self.device)
+
     def _report_codes(self, split: str) -> None:
         """How many codes the split's bodies use, on all processes together, and how evenly."""
-        seen = self.trainer.strategy.reduce(self.codes_seen.clone(), reduce_op="sum")
+        seen = self.trainer.strategy.reduce(self._codes_seen, reduce_op="sum")
         share = seen / seen.sum()
         self.log(f"{split}/codes_used", (seen > 0).sum().float(), prog_bar=True)
         self.log(f"{split}/perplexity", torch.exp(-(share * torch.log(share + 1e-10)).sum()))
@@ -114,7 +117,7 @@ class MeshVQVAETraining(L.LightningModule):
         for name, value in reported.items():
             shown = name == "vertex_error_mm"
             self.log(f"{split}/{name}", value, prog_bar=shown, batch_size=size, sync_dist=True)
-        self.codes_seen += torch.bincount(result.quantized.indices.flatten(), minlength=len(self.codes_seen))
+        self._codes_seen += torch.bincount(result.quantized.indices.flatten(), minlength=len(self._codes_seen))
 
     def configure_optimizers(self) -> dict:
         parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]

@@ -15,8 +15,10 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader, TensorDataset
 
 from mega.training.checkpoints import BEST, LAST, PREVIOUS, Checkpoints, WholeFiles, find_checkpoint
+from mesh_vq_vae.training import MeshVQVAETraining
 from tests.kill_trainings import differences, finish, kill_at_random, start
 from tests.small_trainings import ROOT, make_pictures, small_trainings
+from tests.toy import toy_tokenizer
 
 
 def state(output: Path) -> Path:
@@ -117,6 +119,17 @@ def test_the_best_average_stays(tmp_path):
     callbacks = [EMAWeightAveraging(decay=0.9), Checkpoints(tmp_path, monitor="val/error")]
     trainer_for_lines(callbacks, limit_val_batches=1).fit(Averaged(), data, data)
     assert torch.equal(torch.load(tmp_path / BEST, weights_only=True)["state_dict"]["value"], validated[1])
+
+
+def test_codes_in_use_are_counted_with_averaged_weights(tmp_path):
+    """The averaged weights leave with their buffers before the epoch's end is reported."""
+    tokenizer = toy_tokenizer()
+    meshes = tokenizer.template + 0.02 * torch.randn(4, 162, 3, generator=torch.Generator().manual_seed(0))
+    data = DataLoader([{"vertices": mesh} for mesh in meshes], 2)
+    trainer = trainer_for_lines([EMAWeightAveraging(decay=0.9)], limit_train_batches=1)
+    trainer.fit(MeshVQVAETraining(tokenizer.train()), data, data)
+    assert trainer.callback_metrics["val/codes_used"] > 0
+    assert trainer.callback_metrics["val/perplexity"] >= 1
 
 
 def test_a_dry_run_leaves_no_best_weights(tmp_path):
