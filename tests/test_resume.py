@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import lightning as L
@@ -14,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader, TensorDataset
 
+from mega.data.loading import training_loader
 from mega.training.checkpoints import BEST, LAST, PREVIOUS, Checkpoints, WholeFiles, find_checkpoint
 from mesh_vq_vae.training import MeshVQVAETraining
 from tests.kill_trainings import differences, finish, kill_at_random, start
@@ -89,7 +91,7 @@ class Line(L.LightningModule):
 def trainer_for_lines(callbacks: list[L.Callback], **options) -> L.Trainer:
     quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
     usual = {"accelerator": "cpu", "max_epochs": 3, "num_sanity_val_steps": 0, "plugins": [WholeFiles()]}
-    return L.Trainer(callbacks=callbacks, **usual, **quiet, **options)
+    return L.Trainer(callbacks=callbacks, **(usual | quiet | options))
 
 
 def test_best_weights_stay(tmp_path):
@@ -130,6 +132,35 @@ def test_codes_in_use_are_counted_with_averaged_weights(tmp_path):
     trainer.fit(MeshVQVAETraining(tokenizer.train()), data, data)
     assert trainer.callback_metrics["val/codes_used"] > 0
     assert trainer.callback_metrics["val/perplexity"] >= 1
+
+
+class Rows(L.LightningDataModule):
+    """Six batches of two of the rows 0 … 11, in another order every epoch."""
+
+    def train_dataloader(self) -> DataLoader:
+        return training_loader(TensorDataset(torch.arange(12.0)), 2, self.trainer, seed=0)
+
+
+@pytest.mark.parametrize("limits", [("max_steps", 15, [4, 4, 6, 9, 12, 15]), ("max_epochs", 3, [1, 1, 3])])
+def test_a_run_that_has_ended_goes_on_with_a_higher_limit(limits, tmp_path):
+    name, whole, parts = limits
+
+    def rows_of(folder: Path, limit: int) -> list[list[float]]:
+        seen = []
+
+        class Watched(Line):
+            def training_step(self, batch, batch_idx):
+                seen.append(batch[0].tolist())
+                return super().training_step(batch, batch_idx)
+
+        checkpoints = Checkpoints(folder, minutes=60)
+        trainer = trainer_for_lines([checkpoints], reload_dataloaders_every_n_epochs=1, **{name: limit})
+        trainer.fit(Watched(), Rows(), ckpt_path=find_checkpoint(folder), weights_only=True)
+        checkpoints.save_end(trainer)
+        return seen
+
+    in_parts = list(chain.from_iterable(rows_of(tmp_path / "parts", part) for part in parts))
+    assert in_parts == rows_of(tmp_path / "whole", whole)
 
 
 def test_a_dry_run_leaves_no_best_weights(tmp_path):

@@ -154,6 +154,17 @@ class Checkpoints(L.Callback):
         trainer.save_checkpoint(self.folder / LAST)
         self._saved_at = time.monotonic()
 
+    def save_end(self, trainer: L.Trainer) -> None:
+        """Write the state of a run that has ended, from which one with more steps or epochs goes on."""
+        batches, epochs = trainer.fit_loop.epoch_loop.batch_progress, trainer.fit_loop.epoch_progress
+        if batches.is_last_batch:
+            batches.reset_on_run()  # or the next epoch would pass for trained
+        elif batches.current.completed > 0 and epochs.current.completed == epochs.current.ready:
+            for count in (epochs.total, epochs.current):  # Lightning takes an epoch that `max_steps` cut short for done
+                count.processed -= 1
+                count.completed -= 1
+        self.save(trainer)
+
     def _stop(self, trainer: L.Trainer, number: int) -> None:
         name = signal.Signals(number).name
         say(f"{name}: saved step {trainer.global_step} in {self.folder}; the same command continues")

@@ -84,7 +84,7 @@ def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModu
             f"{last} belongs to a model of other sizes: choose another output=…, or remove {config.output}. ({error})"
         ) from error
     if not dry:
-        checkpoints.save(trainer)
+        checkpoints.save_end(trainer)
     problems = list(dict.fromkeys(gather_list(getattr(data, "problems", []))))  # processes may tell the same ones
     if problems and trainer.is_global_zero:
         print("\n".join(problems))
