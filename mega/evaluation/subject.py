@@ -1,0 +1,119 @@
+"""What is evaluated: an image model and its tokenizer, from our weights folder or as an experiment describes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from mega.evaluation.mirror import mirrored_vertices
+from mega.launch import build
+from mega.models import CVQMAE, load_into, load_tokenizer, speed_up
+from mega.models.checkpoint import load_cvqmae
+from mega.user_files import require
+from mesh_vq_vae import MeshVQVAE
+
+if TYPE_CHECKING:
+    from mega.bodies import BodyModel
+
+_TOKENIZER_FILE = "tokenizer.safetensors"
+_MODEL_FILE = "cvqmae.safetensors"
+_DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass
+class Subject:
+    """An image model, ready to predict.
+
+    Attributes:
+        model, tokenizer: in eval mode, on the device.
+        crop: how its pictures are prepared: {"size": px, "margin", "mean": RGB, "std": RGB, of pixels in [0, 1]}.
+        decode: "argmax" or "soft", what the weights ask for; see `mega.models.codes_to_decode`.
+    """
+
+    model: CVQMAE
+    tokenizer: MeshVQVAE
+    crop: dict
+    decode: str
+    device: torch.device
+
+    @classmethod
+    def load(cls, config: DictConfig, body: BodyModel) -> Subject:
+        """What a config of test_mega.py describes.
+
+        Args:
+            config: without a `model`, `weights` is a folder of ours, whose files say what they are. With one, `model`
+                and `tokenizer` are built, `weights` and `tokenizer_weights` are their files, released or ours, and
+                `crop` has size and margin; mean and std are the backbone's. Also read: decode, device, precision,
+                compile.
+            body: that an experiment's tokenizer is for.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a file is damaged or does not fit, or an option is not known; names it.
+        """
+        device = _device(config.device)
+        if config.get("model") is None:
+            weights = Path(config.weights).expanduser()
+            model, tokenizer, crop, decode = _of_folder(weights)
+        else:
+            weights = Path(config.weights)
+            model, tokenizer, crop, decode = _of_experiment(config, body)
+        for name in ("n_tokens", "codebook_size"):
+            if (speaks := getattr(model, name)) != (knows := getattr(tokenizer, name)):
+                raise ValueError(
+                    f"The image model of {weights} and its tokenizer do not belong together: "
+                    f"{name} is {speaks} in the model and {knows} in the tokenizer."
+                )
+        model = model.eval().to(device, memory_format=torch.channels_last)
+        model = speed_up(model, config.precision, config.compile)
+        return cls(model, tokenizer.eval().to(device), crop, config.decode or decode, device)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Crops (B, 3, S, S), uint8 or float in [0, 255] -> features (B, C, h, w)."""
+        mean, std = (torch.tensor(self.crop[name], device=self.device).view(3, 1, 1) for name in ("mean", "std"))
+        normalised = (images.to(self.device).float() / 255 - mean) / std
+        return self.model.features(normalised.contiguous(memory_format=torch.channels_last))
+
+    @cached_property
+    def mirrored(self) -> Tensor:
+        """(V,) the vertex on the other side of the body for each one; see `mirrored_vertices`."""
+        if self.tokenizer.template is None or self.tokenizer.faces is None:
+            raise ValueError("The tokenizer was saved without its template and faces, which average=flip needs.")
+        template, faces = self.tokenizer.template.cpu().numpy(), self.tokenizer.faces.cpu().numpy()
+        return torch.from_numpy(mirrored_vertices(template, faces)).to(self.device)
+
+
+def _of_folder(folder: Path) -> tuple[CVQMAE, MeshVQVAE, dict, str]:
+    for name in (_TOKENIZER_FILE, _MODEL_FILE):
+        require(folder / name)
+    tokenizer = MeshVQVAE.load(folder / _TOKENIZER_FILE)
+    model, config = load_cvqmae(folder / _MODEL_FILE)
+    crop = config.get("crop", {})
+    if lacking := [name for name in ("size", "margin", "mean", "std") if name not in crop]:
+        raise ValueError(f"{folder / _MODEL_FILE} does not say how its pictures are cropped: it lacks {lacking}.")
+    return model, tokenizer, crop, config.get("decode", "argmax")
+
+
+def _of_experiment(config: DictConfig, body: BodyModel) -> tuple[CVQMAE, MeshVQVAE, dict, str]:
+    tokenizer = load_tokenizer(config.tokenizer_weights, partial(instantiate(config.tokenizer), body=body))
+    model = build(config.model)
+    crop = {**OmegaConf.to_container(config.crop), "mean": model.backbone.mean, "std": model.backbone.std}
+    return load_into(model, config.weights), tokenizer, crop, "argmax"
+
+
+def _device(name: str) -> torch.device:
+    if name not in _DEVICES:
+        raise ValueError(f"device={name} is not known: choose from {', '.join(_DEVICES)}.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda was asked for, but PyTorch sees no GPU here: give device=cpu.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
