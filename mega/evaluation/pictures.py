@@ -10,7 +10,7 @@ import numpy as np
 from mega.evaluation.results import Results
 from mega.rendering import draw_people, draw_side_view, panel
 from mega.rendering.panels import color_bar
-from mega.rendering.shading import heat_colors
+from mega.rendering.shading import heat_colors, palette_colors
 
 _BODY_HEIGHT = 560  # px
 _EXAMPLE_SIDE = 260  # px
@@ -38,7 +38,7 @@ def draw_errors_on_body(results: Results, faces: np.ndarray, template: np.ndarra
 
 
 def draw_examples(examples: Sequence[dict], faces: np.ndarray) -> np.ndarray | None:
-    """A row an example: picture, truth, prediction, and the error in colours, in place and from the side.
+    """A row an example: picture, truth, prediction, both from the side, and the error in colours.
 
     Args:
         examples: "title": text; "image": (S, S, 3) uint8 RGB; "prediction", "truth": (V, 3) m, in the camera frame of
@@ -52,14 +52,11 @@ def draw_examples(examples: Sequence[dict], faces: np.ndarray) -> np.ndarray | N
         return None
     errors = [_centred_error(example["prediction"], example["truth"]) for example in examples]
     limit = _scale_end(np.concatenate(errors))
-    rows = [
-        _example_row(example, faces, error, limit, first=i == 0)
-        for i, (example, error) in enumerate(zip(examples, errors, strict=True))
-    ]
+    rows = [_example_row(example, faces, error, limit) for example, error in zip(examples, errors, strict=True)]
     return panel(rows)
 
 
-def _example_row(example: dict, faces: np.ndarray, error: np.ndarray, limit: float, first: bool) -> list:
+def _example_row(example: dict, faces: np.ndarray, error: np.ndarray, limit: float) -> list:
     image, truth, prediction = example["image"], example["truth"][None], example["prediction"][None]
     scale = _EXAMPLE_SIDE / image.shape[0]
     picture = cv2.resize(image, (round(image.shape[1] * scale), _EXAMPLE_SIDE), interpolation=cv2.INTER_CUBIC)
@@ -67,11 +64,12 @@ def _example_row(example: dict, faces: np.ndarray, error: np.ndarray, limit: flo
     camera = (example["focal"] * scale, (np.asarray(example["centre"]) + 0.5) * scale - 0.5)
     heat = heat_colors(error, limit)[None]
     paper = np.full_like(picture, 244)
-    side = draw_side_view(np.concatenate([truth, prediction]), faces, _EXAMPLE_SIDE)
+    colors = palette_colors(2)
+    side = draw_side_view(np.concatenate([truth, prediction]), faces, _EXAMPLE_SIDE, colors)
     return [
         (picture, example["title"]),
-        (draw_people(picture, truth, faces, *camera), "truth"),
-        (draw_people(picture, prediction, faces, *camera), "prediction"),
+        (draw_people(picture, truth, faces, *camera, colors[:1]), "truth"),
+        (draw_people(picture, prediction, faces, *camera, colors[1:]), "prediction"),
         (side, "both from the side"),
         (draw_people(paper, prediction, faces, *camera, colors=heat), "error"),
         (color_bar(_EXAMPLE_SIDE, limit), ""),

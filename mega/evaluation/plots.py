@@ -1,4 +1,7 @@
-"""Plots of an evaluation in one style; each returns a figure, or None where what it shows is not known."""
+"""Plots of an evaluation in one style; each returns a figure, or None where what it shows is not known.
+
+`summary` is what `mega.evaluation.report.write_report` gathers: "protocols", "columns", "joints", "calibration".
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,10 @@ from mega.evaluation.text import shown_variants, variant_title
 
 # Okabe & Ito's colours, which colour-blind people can tell apart.
 BLUE, VERMILION, GREEN, PINK, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
-GREY = "#555555"
+GREY, _PALE = "#555555", "#cfe6f5"
 DPI = 110
 _SHOWN_METRICS = METRICS[:3]
 _PANEL = (3.7, 2.6)  # inches
-_SMALL = {"fontsize": 8, "color": GREY}
 _TICKS = {"nbins": 5, "steps": [1, 2, 2.5, 5, 10]}
 
 
@@ -31,7 +33,10 @@ def to_png(figure: Figure) -> bytes:
 
 
 def error_histograms(results: Results) -> Figure | None:
-    """Errors of the deterministic prediction: a row a protocol, a panel a metric, with lines at mean and median."""
+    """Errors of the deterministic prediction: a row a protocol, a panel a metric, with lines at mean and median.
+
+    The last bar of more than 100 people counts all who are beyond it, too, and is pale.
+    """
     protocols = protocols_of(results)
     if not protocols:
         return None
@@ -45,10 +50,10 @@ def error_histograms(results: Results) -> Figure | None:
             # A few wild errors would press the others into one bar: they are counted in the last one.
             end = np.quantile(values, 0.99) if len(values) > 100 else values.max()
             bins = np.linspace(min(values.min(), 0), max(end, 1), min(40, 8 + len(values) // 10))
-            ax.hist(np.minimum(values, bins[-1]), bins, color=SKY, edgecolor="white", lw=0.5)
+            _, _, bars = ax.hist(np.minimum(values, bins[-1]), bins, color=SKY, edgecolor="white", lw=0.5)
             ax.tick_params(labelbottom=True)
             if values.max() > bins[-1]:
-                ax.annotate("and more", (bins[-1], 0.13), xycoords=ax.get_xaxis_transform(), ha="right", **_SMALL)
+                bars[-1].set_facecolor(_PALE)
             for value, name, style in ((values.mean(), "mean", "-"), (np.median(values), "median", "--")):
                 ax.axvline(value, color=VERMILION, ls=style, lw=1.6, label=f"{name} {value:.0f} mm")
             ax.legend(frameon=False, fontsize=8.5)
@@ -143,7 +148,7 @@ def joint_bars(summary: dict) -> Figure | None:
     _style(ax, "Error by joint", "mm", "")
     place = np.arange(len(names))
     bars = np.nan_to_num(np.stack([mean - low, high - mean]))
-    ax.barh(place, mean, 0.7, color="#cfe6f5", xerr=bars, error_kw={"ecolor": GREY, "lw": 1})
+    ax.barh(place, mean, 0.7, color=_PALE, xerr=bars, error_kw={"ecolor": GREY, "lw": 1})
     for values, name, color, marker in ((visible, "where seen", BLUE, "o"), (hidden, "where hidden", VERMILION, "s")):
         if np.isfinite(values).any():
             ax.plot(values, place, marker, color=color, ms=5, mec="white", mew=0.6, label=name)
@@ -171,7 +176,7 @@ def _style(ax: Axes, title: str, x: str, y: str) -> None:
     ax.spines[["left", "bottom"]].set_color("#bbbbbb")
     ax.tick_params(labelsize=9, color="#bbbbbb", labelcolor=GREY)
     ax.xaxis.set_major_locator(MaxNLocator(**_TICKS))
-    ax.yaxis.set_major_locator(MaxNLocator(**_TICKS))
+    ax.yaxis.set_major_locator(MaxNLocator(**_TICKS, integer=y == "people"))
 
 
 def _violin(ax: Axes, values: np.ndarray, place: int, color: str) -> None:

@@ -56,7 +56,10 @@ def _draw(
 ) -> dict[str, str]:
     """Draw everything that is known; {file name: caption}."""
     figures = {
-        "errors": (plots.error_histograms(results), "How many people have which error (deterministic prediction)."),
+        "errors": (
+            plots.error_histograms(results),
+            "How many people have which error (deterministic prediction); a pale bar counts all beyond it.",
+        ),
         "samples": (plots.sample_violins(results, summary), "Errors of people, by what is made of the samples."),
         "best_of": (plots.best_of_curves(results, summary), "What more samples bring, with 95 % intervals."),
         "calibration": (plots.calibration_curves(summary), "Error of joints by the spread of their samples."),
