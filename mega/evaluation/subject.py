@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -114,6 +115,6 @@ def _device(name: str) -> torch.device:
         raise ValueError(f"device={name} is not known: choose from {', '.join(_DEVICES)}.")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda was asked for, but PyTorch sees no GPU here: give device=cpu.")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # a process a GPU under torchrun
