@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +13,7 @@ from mega.evaluation.plots import BLUE, DPI, GREEN, GREY, ORANGE, PINK, SKY, VER
 
 _COLORS = (BLUE, VERMILION, GREEN, PINK, SKY, ORANGE, "black")
 _MARKERS = "osD^v"  # after seven the colours begin again, with another
+_WIDTH_INCHES = 10.5
 _LINE_INCHES, _GAP_LINES = 0.24, 0.9  # an entry's line; the room between rows in lines
 
 
@@ -18,10 +21,11 @@ def draw(comparison: Comparison) -> Figure:
     """Left the means, right the differences to the baseline; filled where the interval leaves 0 out."""
     block = len(comparison.names) + _GAP_LINES
     lines = block * len(comparison.rows)
-    head = 0.65  # inches
-    height = max(lines * _LINE_INCHES, 1.0) + head + 0.6
-    figure = Figure((10.5, height), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.35 / height), w_pad=0.08, h_pad=0.06)
+    per_line = max(1, int(_WIDTH_INCHES / (0.7 + 0.09 * max(map(len, comparison.names)))))
+    legend = 0.1 + 0.25 * math.ceil(len(comparison.names) / per_line)  # inches
+    height = max(lines * _LINE_INCHES, 1.0) + 0.9 + legend
+    figure = Figure((_WIDTH_INCHES, height), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - legend / height), w_pad=0.08, h_pad=0.06)
     means, differences = figure.subplots(1, 2, sharey=True)
     for r, row in enumerate(comparison.rows):
         for i, entry in enumerate(row.entries):
@@ -38,12 +42,16 @@ def draw(comparison: Comparison) -> Figure:
     differences.axvline(0, color=GREY, lw=1, zorder=1)
     unit = " and ".join(dict.fromkeys(row.unit for row in comparison.rows))
     _style(means, "Mean error", unit)
-    _style(differences, f"Difference to {comparison.baseline}, of the same people", f"{unit}; left of 0 is better")
+    _style(
+        differences,
+        f"Difference to {comparison.baseline}, of the same people",
+        f"{unit}; left of 0 is better, hollow dots are not clear",
+    )
     handles = [
         means.plot([], [], marker=_marker(i), color=_color(i), mfc=_color(i), ls="-", label=name)[0]
         for i, name in enumerate(comparison.names)
     ]
-    figure.legend(handles=handles, loc="upper left", ncols=len(handles), frameon=False, fontsize=10)
+    figure.legend(handles=handles, loc="upper left", ncols=per_line, frameon=False, fontsize=10)
     return figure
 
 

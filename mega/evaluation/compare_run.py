@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from mega.evaluation.report_files import Report, read_report
 
 
 def name_reports(arguments: Sequence[str]) -> list[str]:
-    """A command line whose bare words are folders of reports, as Hydra wants it: A B becomes reports=['A','B'].
+    """A command line whose bare words are folders of reports, as Hydra wants it: A B becomes reports=["A","B"].
 
     A folder that is there is taken for one even if its name has a "=".
     """
@@ -27,7 +28,7 @@ def name_reports(arguments: Sequence[str]) -> list[str]:
         (folders if is_folder else others).append(word)
     if not folders:
         return others
-    quoted = ",".join("'" + folder.replace("'", "\\'") + "'" for folder in folders)
+    quoted = ",".join('"' + folder.replace('"', '\\"') + '"' for folder in folders)
     return [f"reports=[{quoted}]", *others]
 
 
@@ -63,7 +64,7 @@ def _names(folders: Sequence[str]) -> list[str]:
 
 
 def _write(folder: Path, comparison: Comparison, reports: Sequence[Report]) -> None:
-    command = " ".join(["python", *sys.argv])
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     files = {
         "comparison.png": to_png(draw(comparison)),
         "comparison.json": comparison_json(comparison, reports, command).encode(),
