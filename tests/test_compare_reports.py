@@ -1,12 +1,7 @@
 """Reports side by side: the real script on reports that are written as test_mega.py writes them."""
 
-import contextlib
-import dataclasses
 import json
-import runpy
-import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -14,70 +9,19 @@ import pytest
 
 from mega.evaluation.compare_run import name_reports
 from mega.evaluation.report import write_report
-from mega.evaluation.results import PER_SAMPLE, Results
+from mega.evaluation.results import Results
 from mega.evaluation.summary import bootstrap_interval
-from mega.evaluation.text import describe
-from mega.metrics import COCO17, HIPS, MEGA, STANDARD_3DPW, STANDARD_EMDB, Protocol
-
-SCRIPT = Path(__file__).parents[1] / "compare_reports.py"
-PEOPLE = 60
-DATA = {"name": "synthetic_test", "path": "datasets/synthetic/test/annotations.npz", "hash": "0123456789abcdef"}
-METRICS = ("PVE", "MPJPE", "PA-MPJPE", "PA-PVE")
-
-
-def people(count: int = PEOPLE) -> tuple[np.ndarray, np.ndarray]:
-    """Two people a picture."""
-    return np.array([f"pictures/{i // 2:04}.jpg" for i in range(count)]), np.arange(count) % 2
-
-
-def errors(seed: int = 0, shift: float = 0.0, noise: float = 5.0, count: int = PEOPLE) -> np.ndarray:
-    """Errors that differ much from person to person, and little between evaluations of the same person."""
-    hard = np.random.default_rng(0).gamma(4, 30, count)
-    return hard + shift + noise * np.random.default_rng(seed + 1).standard_normal(count)
-
-
-def columns(values: np.ndarray, protocol: str = "coco17", variant: str = "deterministic") -> dict[str, np.ndarray]:
-    return {f"{variant}/{protocol}/{metric}": values for metric in METRICS}
-
-
-def write(
-    folder: Path,
-    values: dict[str, np.ndarray],
-    rows: np.ndarray | None = None,
-    data: dict | None = DATA,
-    protocols: tuple[Protocol, ...] = (COCO17,),
-) -> Path:
-    """A report without its pictures, of the people of these rows, in this order."""
-    folder.mkdir()
-    images, persons = people()
-    rows = np.arange(PEOPLE) if rows is None else rows
-    results = Results(images[rows], persons[rows], {name: column[rows] for name, column in values.items()})
-    (folder / PER_SAMPLE).write_text(results.to_csv())
-    if data is not None:
-        said = {p.name: {"words": describe(p), **dataclasses.asdict(p)} for p in protocols}
-        (folder / "summary.json").write_text(json.dumps({"about": {"data": data, "protocols": said}}))
-    return folder
+from mega.metrics import COCO17, HIPS, MEGA
+from tests.fake_reports import DATA, PEOPLE, columns, compare_reports, errors, people, write
 
 
 @pytest.fixture
-def script(tmp_path: Path, capsys):
-    """script("a", "b", …) -> (exit status, what was printed, errors), in `tmp_path`."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        argv = patch.object(sys, "argv", [SCRIPT.name, *arguments])
-        with contextlib.chdir(tmp_path), argv, pytest.raises(SystemExit) as end:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        return end.value.code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def compared(tmp_path: Path, script):
+def compared(tmp_path: Path, capsys):
     """compared("a", "b", …) -> comparison.json and what was printed."""
 
     def run(*arguments: str) -> tuple[dict, str]:
-        code, printed, complaint = script(*arguments, "output=out")
+        code = compare_reports(tmp_path, *arguments, "output=out")
+        printed, complaint = capsys.readouterr()
         assert code == 0, complaint
         return json.loads((tmp_path / "out" / "comparison.json").read_text()), printed
 
@@ -231,10 +175,8 @@ def test_files_and_the_table(tmp_path, compared):
 
 def test_reads_what_an_evaluation_writes(tmp_path, compared):
     """A whole report of `write_report`, whose data and protocols are those that are checked."""
-    about = dict.fromkeys(("command", "date", "commit", "machine"), "") | dict.fromkeys(
-        ("weights", "options", "seconds"), {}
-    )
-    about |= {"data": DATA, "protocols": {"coco17": COCO17}}
+    about = dict.fromkeys(("command", "date", "commit", "machine"), "")
+    about |= {"data": DATA, "weights": {}, "options": {}, "protocols": {"coco17": COCO17}, "seconds": {}}
     faces, template = np.array([[0, 1, 2]]), np.eye(3)
     for seed, name in enumerate("ab"):
         results = Results(*people(), columns(errors(seed)))
@@ -249,69 +191,6 @@ def test_without_a_summary_the_data_are_not_checked_and_that_is_said(tmp_path, c
     write(tmp_path / "b", columns(errors(1)), data=None)
     _, printed = compared("a", "b")
     assert "b does not say what data it is of" in printed
-
-
-REFUSED = {
-    "other data": (lambda at: write(at / "b", columns(errors()), data=DATA | {"hash": "f" * 16}), "cannot be compared"),
-    "nobody in common": (lambda at: write_others(at / "b"), "nobody in common"),
-    "no report": (lambda at: (at / "b").mkdir(), "there is no b/per_sample.csv"),
-    "no folder": (lambda at: None, "b is not there"),
-    "damaged csv": (lambda at: damage(write(at / "b", columns(errors())) / PER_SAMPLE), "b/per_sample.csv is damaged"),
-    "damaged json": (lambda at: damage(write(at / "b", columns(errors())) / "summary.json"), "b/summary.json is no"),
-    "twice": (lambda at: write(at / "b", columns(errors()), rows=np.array([0, 1, 1])), "more than once"),
-    "nothing shared": (lambda at: write(at / "b", columns(errors(), "mega"), protocols=(MEGA,)), "share no column"),
-}
-
-
-def write_others(folder: Path) -> None:
-    path = write(folder, columns(errors())) / PER_SAMPLE
-    path.write_text(path.read_text().replace("pictures/", "photos/"))
-
-
-def damage(path: Path) -> None:
-    path.write_text(path.read_text()[:-9])
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_compared_is_refused_with_a_reason(tmp_path, script, case):
-    spoil, reason = REFUSED[case]
-    write(tmp_path / "a", columns(errors()))
-    spoil(tmp_path)
-    code, printed, complaint = script("a", "b", "output=out")
-    assert code == 1
-    assert reason in complaint
-    assert printed == ""
-    assert not (tmp_path / "out").exists()
-
-
-def test_another_protocol_of_the_same_name_is_refused(tmp_path, script):
-    write(tmp_path / "a", columns(errors(), "standard"), protocols=(STANDARD_3DPW,))
-    write(tmp_path / "b", columns(errors(), "standard"), protocols=(STANDARD_EMDB,))
-    code, _, complaint = script("a", "b")
-    assert code == 1
-    assert "protocol standard is not the same" in complaint
-    assert "24 joints" in complaint
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ([], "Say which reports"),
-        (["a"], "nothing to compare"),
-        (["a", "a"], "Two reports are called a"),
-        (["a", "b", "names=[x]"], "there are 2 reports"),
-        (["a", "b", "baseline=2"], "baseline=2"),
-        (["a", "b", "metrics=PVEE"], "There are: PVE, MPJPE"),
-        (["a", "b", "protocols=mega"], "There are: coco17"),
-        (["a", "b", "variants=mean_of_25"], "There are: deterministic"),
-    ],
-)
-def test_wrong_options_are_refused_with_what_there_is(tmp_path, script, arguments, reason):
-    for name in "ab":
-        write(tmp_path / name, columns(errors()))
-    code, _, complaint = script(*arguments)
-    assert code == 1
-    assert reason in complaint
 
 
 def test_folders_with_strange_names(tmp_path, compared):
