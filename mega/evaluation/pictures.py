@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from mega.evaluation.results import Results
-from mega.rendering import draw_people, draw_side_view, panel
+from mega.rendering import draw_people, draw_side_view, panel, people_openness
 from mega.rendering.panels import color_bar
 from mega.rendering.shading import heat_colors, palette_colors
 
@@ -64,14 +64,15 @@ def _example_row(example: dict, faces: np.ndarray, error: np.ndarray, limit: flo
     camera = (example["focal"] * scale, (np.asarray(example["centre"]) + 0.5) * scale - 0.5)
     heat = heat_colors(error, limit)[None]
     paper = np.full_like(picture, 244)
+    light = people_openness(prediction, faces)
     colors = palette_colors(2)
     side = draw_side_view(np.concatenate([truth, prediction]), faces, _EXAMPLE_SIDE, colors)
     return [
         (picture, example["title"]),
         (draw_people(picture, truth, faces, *camera, colors[:1]), "truth"),
-        (draw_people(picture, prediction, faces, *camera, colors[1:]), "prediction"),
+        (draw_people(picture, prediction, faces, *camera, colors[1:], light), "prediction"),
         (side, "both from the side"),
-        (draw_people(paper, prediction, faces, *camera, colors=heat), "error"),
+        (draw_people(paper, prediction, faces, *camera, heat, light), "error"),
         (color_bar(_EXAMPLE_SIDE, limit), ""),
     ]
 
