@@ -1,7 +1,6 @@
 """From photographs to meshes: reading, boxes, prediction, export."""
 
 from mega.inference.demo import Demo, run_demo
-from mega.inference.generate import run_generation
 from mega.inference.images import InputError, find_pictures, read_picture
 from mega.inference.predictor import People, Predictor, Sampling
 
@@ -14,5 +13,4 @@ __all__ = [
     "find_pictures",
     "read_picture",
     "run_demo",
-    "run_generation",
 ]
