@@ -43,6 +43,13 @@ def test_what_cannot_be_compared_is_refused_with_a_reason(tmp_path, capsys, case
     assert not (tmp_path / "out").exists()
 
 
+def test_other_data_are_found_beside_a_report_that_says_nothing_of_its_own(tmp_path, capsys):
+    for name, data in (("a", None), ("b", DATA), ("c", DATA | {"hash": "f" * 16})):
+        write(tmp_path / name, columns(errors()), data=data)
+    assert compare_reports(tmp_path, "a", "b", "c") == 1
+    assert "b is of" in capsys.readouterr().err
+
+
 def test_another_protocol_of_the_same_name_is_refused(tmp_path, capsys):
     write(tmp_path / "a", columns(errors(), "standard"), protocols=(STANDARD_3DPW,))
     write(tmp_path / "b", columns(errors(), "standard"), protocols=(STANDARD_EMDB,))

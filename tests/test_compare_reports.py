@@ -183,14 +183,14 @@ def test_reads_what_an_evaluation_writes(tmp_path, compared):
         write_report(tmp_path / name, results, about, faces, template, [])
     found, printed = compared("a", "b")
     assert found["reports"][0]["data"]["hash"] == DATA["hash"]
-    assert "not checked" not in printed
+    assert "Not checked" not in printed
 
 
 def test_without_a_summary_the_data_are_not_checked_and_that_is_said(tmp_path, compared):
     write(tmp_path / "a", columns(errors(0)))
     write(tmp_path / "b", columns(errors(1)), data=None)
     _, printed = compared("a", "b")
-    assert "b does not say what data it is of" in printed
+    assert "Not checked, since no summary says what data it is of: b." in printed
 
 
 def test_folders_with_strange_names(tmp_path, compared):

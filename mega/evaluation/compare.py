@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import combinations, product
 
 import numpy as np
 
@@ -151,13 +152,8 @@ def _check_comparable(reports: Sequence[Report]) -> list[str]:
         raise ValueError("Say which reports: python compare_reports.py FOLDER FOLDER …")
     if twice := [name for name, count in Counter(report.name for report in reports).items() if count > 1]:
         raise ValueError(f"Two reports are called {twice[0]}: give names=[…], one a report.")
-    notes = []
-    first = reports[0]
-    for other in reports[1:]:
-        if first.data is None or other.data is None:
-            unknown = first if first.data is None else other
-            notes.append(f"{unknown.folder} does not say what data it is of: whether it is the same is not checked.")
-        elif first.data["hash"] != other.data["hash"]:
+    for first, other in combinations(reports, 2):
+        if first.data and other.data and first.data["hash"] != other.data["hash"]:
             raise ValueError(
                 f"{first.folder} is of {_said(first.data)}, but {other.folder} of {_said(other.data)}: errors of other "
                 "people in other pictures cannot be compared. Evaluate both on the same data."
@@ -168,7 +164,8 @@ def _check_comparable(reports: Sequence[Report]) -> list[str]:
                     f"The protocol {name} is not the same in {first.folder} ({first.protocols[name]['words']}) and in "
                     f"{other.folder} ({other.protocols[name]['words']}): their numbers cannot be compared."
                 )
-    return list(dict.fromkeys(notes))
+    unknown = [str(report.folder) for report in reports if report.data is None] if len(reports) > 1 else []
+    return [f"Not checked, since no summary says what data it is of: {folder}." for folder in unknown]
 
 
 def _said(data: dict) -> str:
@@ -206,25 +203,17 @@ def _choose(
     if not columns:
         raise ValueError("The reports share no column VARIANT/PROTOCOL/METRIC: they have no protocol in common.")
     names = [list(dict.fromkeys(column[part] for column in columns)) for part in range(3)]
-    kinds = [
-        _matching(wanted, there, what)
-        for wanted, there, what in zip(
-            (variants, protocols, metrics), names, ("variants", "protocols", "metrics"), strict=True
-        )
-    ]
-    chosen = [
-        (variant, protocol, metric)
-        for protocol in kinds[1]
-        for metric in kinds[2]
-        for variant in kinds[0]
-        if (variant, protocol, metric) in set(columns)
-    ]
+    variants = _matching("variants", variants, names[0])
+    protocols = _matching("protocols", protocols, names[1])
+    metrics = _matching("metrics", metrics, names[2])
+    there = set(columns)
+    chosen = [(v, p, m) for p, m, v in product(protocols, metrics, variants) if (v, p, m) in there]
     if not chosen:
         raise ValueError(f"No column fits all of variants, protocols and metrics. There are: {_listed(columns)}.")
     return chosen
 
 
-def _matching(wanted: Sequence[str] | None, there: Sequence[str], what: str) -> list[str]:
+def _matching(what: str, wanted: Sequence[str] | None, there: Sequence[str]) -> list[str]:
     if wanted is None:
         return list(there)
     found = {}
