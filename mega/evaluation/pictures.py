@@ -38,7 +38,7 @@ def draw_errors_on_body(results: Results, faces: np.ndarray, template: np.ndarra
 
 
 def draw_examples(examples: Sequence[dict], faces: np.ndarray) -> np.ndarray | None:
-    """A row an example: picture, truth, prediction, both from the side, and the error in colours.
+    """A row an example: picture, truth, prediction, the error in colours, and both from the side.
 
     Args:
         examples: "title": text; "image": (S, S, 3) uint8 RGB; "prediction", "truth": (V, 3) m, in the camera frame of
@@ -71,9 +71,9 @@ def _example_row(example: dict, faces: np.ndarray, error: np.ndarray, limit: flo
         (picture, example["title"]),
         (draw_people(picture, truth, faces, *camera, colors[:1]), "truth"),
         (draw_people(picture, prediction, faces, *camera, colors[1:], light), "prediction"),
-        (side, "both from the side"),
         (draw_people(paper, prediction, faces, *camera, heat, light), "error"),
         (color_bar(_EXAMPLE_SIDE, limit), ""),
+        (side, "both from the side"),  # last, since its width differs
     ]
 
 

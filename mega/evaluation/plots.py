@@ -88,9 +88,9 @@ def best_of_curves(results: Results, summary: dict) -> Figure | None:
     if len(variants) < 2:
         return None
     protocol, columns = summary["protocols"][0], summary["columns"]
-    figure, axes = _grid(1, len(_SHOWN_METRICS))
+    figure, axes = _grid(1, len(_SHOWN_METRICS), (_PANEL[0], 2.9))
     for ax, metric in zip(axes[0], _SHOWN_METRICS, strict=True):
-        _style(ax, f"{metric}, {protocol}", "samples", "mm")
+        _style(ax, f"{metric}, {protocol}", "samples Q", "mm")
         counts = sorted({int(v.rpartition("_")[2]) for v in variants})
         for kind, color in (("best", BLUE), ("mean", GREEN)):
             known = [(q, c) for q in counts if (c := columns.get(f"{kind}_of_{q}/{protocol}/{metric}"))]
@@ -104,7 +104,7 @@ def best_of_curves(results: Results, summary: dict) -> Figure | None:
         ax.set_xscale("log")
         ax.set_xticks(counts, [str(q) for q in counts])
         ax.minorticks_off()
-        ax.legend(frameon=False, fontsize=8.5)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

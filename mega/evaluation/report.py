@@ -69,7 +69,8 @@ def _draw(
         "body": (pictures.draw_errors_on_body(results, faces, template), "Mean error of each vertex, front and back."),
         "examples": (
             pictures.draw_examples(examples, faces),
-            "The best, a middling and the worst prediction; errors of bodies that are centred on their vertices.",
+            "The best, middling and the worst predictions. Prediction and truth stand where the predicted camera puts "
+            "the person; the errors are of bodies that are centred on their vertices.",
         ),
     }
     drawn = {}
