@@ -26,8 +26,9 @@ DRAWS = ("mode=stochastic", "samples=3", "steps=2")
 def pictures(tmp_path_factory) -> Path:
     """A test split of its own, of two whole groups and a bit."""
     folder = tmp_path_factory.mktemp("pictures")
-    command = [sys.executable, "make_synthetic.py", f"folder={folder}", f"splits={{test: {PEOPLE}}}", "processes=1"]
-    subprocess.run([*command, "scene.two_people=0"], cwd=ROOT, check=True, capture_output=True)
+    splits = f"splits={{train: 0, val: 0, test: {PEOPLE}}}"
+    command = [sys.executable, "make_synthetic.py", f"folder={folder}", splits, "processes=1", "scene.two_people=0"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return folder
 
 

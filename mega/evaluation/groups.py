@@ -108,7 +108,7 @@ def run_groups(
 
     Args:
         batch_size: how many people a worker reads at a time.
-        stage: `stage(name)` is a context that takes the time of "reading" and "measuring".
+        stage: `stage(name)` is a context that takes the time.
     """
     todo = groups.missing(*process())
     rows = [row for group in todo for row in range(group * GROUP, min((group + 1) * GROUP, groups.n_rows))]
@@ -120,9 +120,8 @@ def run_groups(
             size = min(GROUP, groups.n_rows - group * GROUP)
             with stage("reading"):
                 batch = default_collate(list(islice(one_by_one, size)))
-            with stage("measuring"):
-                batch = {name: value.to(device) for name, value in batch.items()}
-                groups.save(group, measure(batch, group))
+            found = measure({name: value.to(device) for name, value in batch.items()}, group)
+            groups.save(group, found)
             bar.update()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,10 +43,14 @@ class Measuring:
 
     Args:
         protocols: by name; joints and vertices one by one are measured by the first.
+        stage: `stage(name)` is a context that takes the time.
     """
 
-    def __init__(self, subject: Subject, people: TestSet, protocols: dict[str, Protocol], options: Options):
+    def __init__(
+        self, subject: Subject, people: TestSet, protocols: dict[str, Protocol], options: Options, stage: Callable
+    ):
         self.subject, self.people, self.protocols, self.options = subject, people, protocols, options
+        self.stage = stage
         self.first = next(iter(protocols.values()))
         self.regressors = {name: regressor.to(subject.device) for name, regressor in people.regressors.items()}
         self.regressor2d = people.regressor2d.to(subject.device)
@@ -59,8 +63,20 @@ class Measuring:
             {column of `per_sample.csv`: (B,), "joint_error", "joint_spread", "joint_visible": (B, J),
             "vertex_error", "vertex_spread": (V,) sums over the people, mm}.
         """
-        truth = self.people.truth(batch)  # (B, V, 3)
-        predicted = predict(self.subject, batch["image"], self.options.decode, self.options.average)
+        with self.stage("true meshes"):
+            truth = self.people.truth(batch)  # (B, V, 3)
+        with self.stage("predicting"):
+            predicted = predict(self.subject, batch["image"], self.options.decode, self.options.average)
+        with self.stage("errors"):
+            found = self._of_prediction(batch, predicted, truth)
+        if self.options.samples:
+            with self.stage("drawing samples"):
+                meshes, score = self._draw(batch, predicted, group)
+            with self.stage("errors of samples"):
+                found |= self._of_samples(meshes, score, truth)
+        return found
+
+    def _of_prediction(self, batch: dict, predicted: Predicted, truth: Tensor) -> dict[str, Tensor]:
         found = self._errors("deterministic", predicted.mesh, truth)
         found["deterministic/2d/keypoints"] = self._on_crop(predicted, batch)
         joints, vertices = self._centred(predicted.mesh)
@@ -68,11 +84,7 @@ class Measuring:
         found["joint_error"] = MM_PER_M * (joints - true_joints).norm(dim=-1)
         found["vertex_error"] = MM_PER_M * (vertices - true_vertices).norm(dim=-1).double().sum(0)
         visible = self.people.visible(batch, self.first)
-        if visible is not None:
-            found["joint_visible"] = visible
-        if self.options.samples:
-            found |= self._of_samples(batch, predicted, truth, group)
-        return found
+        return found if visible is None else found | {"joint_visible": visible}
 
     def _errors(self, variant: str, mesh: Tensor, truth: Tensor) -> dict[str, Tensor]:
         """{VARIANT/PROTOCOL/METRIC: (B,)} of meshes (B, V, 3)."""
@@ -93,25 +105,26 @@ class Measuring:
         root = root_of(mesh, joints, self.first)
         return (joints - root)[..., list(self.first.joints), :], mesh - root
 
-    def _of_samples(self, batch: dict, predicted: Predicted, truth: Tensor, group: int) -> dict[str, Tensor]:
+    def _draw(self, batch: dict, predicted: Predicted, group: int) -> tuple[Tensor, Tensor]:
+        """Samples (B, Q, V, 3) in the camera's orientation, and how likely the model finds each (B, Q)."""
         options = self.options
         # The noise follows from the group, not from what was drawn before.
         generator = torch.Generator(self.subject.device).manual_seed(options.seed * 2**32 + group)
         drawing = (options.samples, options.steps, options.temperature, options.sampler, generator)
         tokens, score = draw(self.subject, batch["image"], *drawing)
         across = predicted.rotation.transpose(1, 2)
-        meshes = torch.stack([mesh @ across for mesh in sampled_canonical(self.subject, tokens)], 1)  # (B, Q, V, 3)
+        return torch.stack([mesh @ across for mesh in sampled_canonical(self.subject, tokens)], 1), score
+
+    def _of_samples(self, meshes: Tensor, score: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        samples = self.options.samples
         each = [self._errors("", mesh, truth) for mesh in meshes.unbind(1)]
         errors = {name: torch.stack([e[name] for e in each], 1) for name in each[0]}  # (B, Q)
         likeliest = score.argmax(1, keepdim=True)
         found = {}
-        for count in counts_of(options.samples):
+        for count in counts_of(samples):
             found |= {f"best_of_{count}{name}": best_of(values, count) for name, values in errors.items()}
             found |= self._errors(f"mean_of_{count}", meshes[:, :count].mean(1), truth)
-        found |= {
-            f"likeliest_of_{options.samples}{name}": values.gather(1, likeliest)[:, 0]
-            for name, values in errors.items()
-        }
+        found |= {f"likeliest_of_{samples}{name}": e.gather(1, likeliest)[:, 0] for name, e in errors.items()}
         found["spread/apd"], _ = sample_spread(meshes)
         joints, vertices = self._centred(meshes)
         found["joint_spread"] = _standard_deviation(joints)

@@ -85,7 +85,7 @@ def _evaluate(config: DictConfig) -> None:
     groups = Groups(output / "partial", len(people), _settings(about))
     if left := len(groups) - len(groups.missing()):
         print(f"going on with {left} of {len(groups)} groups done")
-    measure = Measuring(subject, people, protocols, options)
+    measure = Measuring(subject, people, protocols, options, clock)
     try:
         run_groups(groups, people.items, measure, subject.device, config.data.batch_size, config.data.workers, clock)
     except BadPictureError as error:
@@ -93,7 +93,7 @@ def _evaluate(config: DictConfig) -> None:
     if process()[0] != 0:
         return
     groups.wait()
-    with clock("examples"):
+    with clock("pictures of examples"):
         results = _gather(groups, people, protocols, options)
         examples = choose_examples(subject, people, results, options)
     about["seconds"] = dict(clock.seconds)
