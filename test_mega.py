@@ -17,8 +17,8 @@
                            token undrawn, as the published numbers were made
     decode=null            argmax | soft: the mesh of the likeliest codes, as published, or of the mean codes; null
                            leaves it to the weights
-    average=none           none | flip | shift | flip+shift: mean over crops that are mirrored or moved
-                           (docs/predictions.md)
+    average=null           none | flip | shift | flip+shift: mean over crops that are mirrored or moved
+                           (docs/predictions.md); null leaves it to the weights
     weights=checkpoint/anny_lite                                folder, or with an experiment its released file
     device=auto precision=fp32 compile=false                    as demo.py
     output=null            folder of the report; null is outputs/test/WEIGHTS_DATA_MODE

@@ -3,6 +3,7 @@
 from .autoencoder import FullyConvAE
 from .hierarchy import SMPL_SEEDS, SMPL_STEPS, Hierarchy, build_hierarchy, read_hierarchy, write_hierarchy
 from .losses import vertex_error
+from .mirror import mirrored_vertices
 from .model import MeshVQVAE, Reconstruction
 from .quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
 
@@ -17,6 +18,7 @@ __all__ = [
     "ResidualQuantizer",
     "VectorQuantizerEMA",
     "build_hierarchy",
+    "mirrored_vertices",
     "read_hierarchy",
     "vertex_error",
     "write_hierarchy",

@@ -10,6 +10,7 @@ Canonical meshes have root rotation zero and are centred on the mean of their ve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from .autoencoder import FullyConvAE
 from .files import load_strictly, read_released, read_weights, to_dtype, write_weights
 from .hierarchy import Hierarchy
+from .mirror import mirrored_vertices
 from .quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
 
 
@@ -140,6 +142,16 @@ class MeshVQVAE(nn.Module):
     def codebook(self) -> Tensor:
         """(K, D) of the one quantizer."""
         return self.vq_vae.codebook
+
+    @cached_property
+    def mirrored(self) -> Tensor:
+        """(V,) int64 on the CPU: the vertex on the other side of the body for each one, see `mirrored_vertices`.
+
+        Raises ValueError when template or faces are not there, or the mesh has no two sides.
+        """
+        if self.template is None or self.faces is None:
+            raise ValueError("a tokenizer without template and faces knows no left and right: give average=none")
+        return torch.from_numpy(mirrored_vertices(self.template.cpu().numpy(), self.faces.cpu().numpy()))
 
     def forward(self, vertices: Tensor, quantize: bool = True) -> Reconstruction:
         """Vertices (B, V, 3) through the bottleneck and back. `quantize=False` passes latents on (warm-up)."""

@@ -12,17 +12,17 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from mega.bodies import AnnyBody, SMPLHBody
-from mega.evaluation import predict as predictions
-from mega.evaluation.mirror import mirrored_vertices
 from mega.evaluation.predict import draw, predict, sampled_canonical
 from mega.evaluation.subject import Subject
 from mega.geometry import project_weak_perspective
 from mega.inference import Predictor
+from mega.models import AVERAGES, averaging
+from mesh_vq_vae import mirrored_vertices
 from tests.fake_files import SMALL, TEMPLATE, composed, needs_template, write_project
 from tests.toy import toy_tokenizer
 
 SHIPPED = Path(__file__).resolve().parents[1] / "checkpoint" / "anny_lite"
-OPTIONS = {"device": "cpu", "precision": "fp32", "compile": False, "decode": None}
+OPTIONS = {"device": "cpu", "precision": "fp32", "compile": False, "decode": None, "average": None}
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,7 @@ def test_plain_prediction_is_the_demo_s(subject, images, toy_weights) -> None:
     estimate = predictor.estimate(image, np.array([[middle - half, middle - half, middle + half, middle + half]]))
     found = predict(subject, images[:1], subject.decode)
     torch.testing.assert_close(found.tokens, estimate.tokens)
-    meshes = predictor.tokenizer.decode_latents(estimate.codes.clone())
-    torch.testing.assert_close(found.canonical, meshes.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.canonical, estimate.canonical, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.rotation, estimate.rotation, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.cam, estimate.cam, atol=1e-5, rtol=0)
 
@@ -107,15 +106,16 @@ def test_who_is_seen_in_a_mirror_is_predicted_in_a_mirror(subject, images, avera
     """With the mirror among the views, an untrained model too knows no left and right, in body, rotation and place."""
     across = torch.tensor([-1.0, 1.0, 1.0])
     straight, seen = (predict(subject, x, decode, average) for x in (images, images.flip(-1)))
-    back = seen.canonical[:, subject.mirrored] * across
+    mirrored = subject.tokenizer.mirrored
+    back = seen.canonical[:, mirrored] * across
     torch.testing.assert_close(back, straight.canonical, atol=1e-5, rtol=0)
-    torch.testing.assert_close(seen.mesh[:, subject.mirrored] * across, straight.mesh, atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen.mesh[:, mirrored] * across, straight.mesh, atol=1e-4, rtol=0)
     torch.testing.assert_close(seen.cam * torch.tensor([1.0, -1.0, 1.0]), straight.cam, atol=1e-5, rtol=0)
     without = predict(subject, images.flip(-1), decode)
     assert (without.cam * torch.tensor([1.0, -1.0, 1.0]) - predict(subject, images, decode).cam).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("average", predictions.AVERAGES)
+@pytest.mark.parametrize("average", AVERAGES)
 def test_averages_are_rotations_and_the_same_again(subject, images, average) -> None:
     found = predict(subject, images, "soft", average)
     assert roma.is_rotation_matrix(found.rotation, epsilon=1e-5)
@@ -126,7 +126,9 @@ def test_averages_are_rotations_and_the_same_again(subject, images, average) -> 
 
 
 def test_views_are_averaged(subject, images) -> None:
-    views = [predictions._predict_view(subject, images, "soft", view) for view in predictions._views("shift", 64)]
+    crops = subject.normalise(images)
+    parts = (subject.model, subject.tokenizer, crops, "soft")
+    views = [averaging._predict_view(*parts, view) for view in averaging._views("shift", 64)]
     assert len(views) == 5
     found = predict(subject, images, "soft", "shift")
     torch.testing.assert_close(found.canonical, torch.stack([v.canonical for v in views]).mean(0))
@@ -141,30 +143,32 @@ def test_views_are_averaged(subject, images) -> None:
 def test_points_come_back_from_a_view_to_where_they_are(subject, images, monkeypatch, right, down, mirrored) -> None:
     """Where a model sees the brightest pixel in a view, it is in the crop, once carried back."""
     size = images.shape[-1]
-    dark = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    dark = torch.zeros(1, 3, size, size)
     row, column = 20, 41
-    dark[..., row, column] = 255
+    dark[..., row, column] = 1
 
     def point_at_the_light(model, features):
         """A body whose middle is where the light is: s = 0.8, tx and ty of the light."""
-        where = seen["image"].float().sum(1).flatten().argmax()
+        where = seen["crop"].sum(1).flatten().argmax()
         x, y = ((torch.tensor([where % size, where // size]) + 0.5) * 2 / size - 1).tolist()
         prediction = real(model, features)
         prediction.cam = torch.tensor([[0.8, x / 0.8, y / 0.8]])
         return prediction
 
-    seen, real, look = {}, predictions.predict_deterministic, predictions._look
-    monkeypatch.setattr(predictions, "predict_deterministic", point_at_the_light)
-    monkeypatch.setattr(predictions, "_look", lambda images, view: seen.setdefault("image", look(images, view)))
-    found = predictions._predict_view(subject, dark, "soft", predictions._View(right, down, mirrored))
+    seen, real, look = {}, averaging.predict_deterministic, averaging._look
+    monkeypatch.setattr(averaging, "predict_deterministic", point_at_the_light)
+    monkeypatch.setattr(averaging, "_look", lambda crops, view: seen.setdefault("crop", look(crops, view)))
+    view = averaging._View(right, down, mirrored)
+    found = averaging._predict_view(subject.model, subject.tokenizer, dark, "soft", view)
     middle = project_weak_perspective(torch.zeros(1, 1, 3), found.cam)[0, 0]
     torch.testing.assert_close(middle, (torch.tensor([column, row]) + 0.5) * 2 / size - 1, atol=1e-5, rtol=0)
 
 
 def test_a_moved_crop_repeats_its_edge(images) -> None:
-    moved = predictions._look(images, predictions._View(right=5))
-    torch.testing.assert_close(moved[..., 5:], images[..., :-5].float(), atol=0, rtol=0)
-    torch.testing.assert_close(moved[..., :5], images[..., :1].float().expand(-1, -1, -1, 5), atol=0, rtol=0)
+    crops = images.float()
+    moved = averaging._look(crops, averaging._View(right=5))
+    torch.testing.assert_close(moved[..., 5:], crops[..., :-5], atol=0, rtol=0)
+    torch.testing.assert_close(moved[..., :5], crops[..., :1].expand(-1, -1, -1, 5), atol=0, rtol=0)
 
 
 def test_unknown_choices_are_named(subject, images) -> None:
@@ -172,6 +176,8 @@ def test_unknown_choices_are_named(subject, images) -> None:
         predict(subject, images, "soft", "twice")
     with pytest.raises(ValueError, match="decode=hard is not known"):
         predict(subject, images, "hard")
+    with pytest.raises(ValueError, match="average=twice is not known"):
+        _of_folder(SHIPPED, average="twice")
 
 
 # Draws
@@ -244,7 +250,7 @@ def test_an_experiment_s_released_files(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(folder)
     config = composed("demo", "experiment=mega_resnet", "device=cpu", *SMALL)
     subject = Subject.load(config, SMPLHBody("body_models"))
-    assert subject.decode == "argmax"
+    assert (subject.decode, subject.average) == ("argmax", "none")
     assert subject.crop["size"] == 224
     images = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
     found = predict(subject, images, subject.decode, "flip")

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mega.evaluation.predict import Predicted, draw, predict, sampled_canonical
+from mega.evaluation.predict import draw, predict, sampled_canonical
 from mega.evaluation.results import METRICS
 from mega.evaluation.subject import Subject
 from mega.evaluation.testsets import TestSet
 from mega.geometry import MM_PER_M, project_weak_perspective, sample_spread
 from mega.metrics import Protocol, best_of, keypoint2d_error, mesh_errors, root_of
+from mega.models import Predicted
 
 #: Of how many samples, from the same draw, the best, the mean and so on are reported.
 SAMPLE_COUNTS = (1, 5, 10, 25)

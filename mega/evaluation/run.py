@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -28,9 +29,9 @@ from mega.evaluation.subject import Subject
 from mega.evaluation.testsets import TestSet
 from mega.launch import build
 from mega.metrics import Protocol
+from mega.models import AVERAGES
 from mega.models.samplers import DECODINGS, RULES
 
-_AVERAGES = ("none", "flip", "shift", "flip+shift")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -78,8 +79,7 @@ def _evaluate(config: DictConfig) -> None:
         subject = Subject.load(config, body)
         people = _test_set(config, body, subject.crop)
         protocols = people.choose_protocols(_plain(config.protocol))
-        if options.decode is None:
-            options = Options(**{**vars(options), "decode": subject.decode})
+        options = replace(options, decode=subject.decode, average=subject.average)
     output = Path(config.output or f"outputs/test/{Path(config.weights).stem}_{people.name}_{config.mode}")
     about = _about(config, people, protocols, options)
     groups = Groups(output / "partial", len(people), _settings(about))
@@ -104,17 +104,18 @@ def _evaluate(config: DictConfig) -> None:
 
 
 def _checked(config: DictConfig) -> Options:
-    for name, choices in (("mode", ("deterministic", "stochastic")), ("sampler", RULES), ("average", _AVERAGES)):
+    for name, choices in (("mode", ("deterministic", "stochastic")), ("sampler", RULES)):
         if config[name] not in choices:
             raise ValueError(f"{name}={config[name]} is not known: choose from {', '.join(choices)}.")
-    if config.decode not in (None, *DECODINGS):
-        raise ValueError(f"decode={config.decode} is not known: choose from {', '.join(DECODINGS)}, or null.")
+    for name, choices in (("decode", DECODINGS), ("average", AVERAGES)):
+        if config[name] not in (None, *choices):
+            raise ValueError(f"{name}={config[name]} is not known: choose from {', '.join(choices)}, or null.")
     for name in ("samples", "steps", "limit"):
         if not (config[name] is None and name == "limit") and (not isinstance(config[name], int) or config[name] < 1):
             raise ValueError(f"{name}={config[name]} must be a whole number of at least 1.")
     samples = config.samples if config.mode == "stochastic" else 0
     drawing = {name: config[name] for name in ("steps", "temperature", "sampler", "seed")}
-    return Options(samples=samples, decode=config.decode, average=config.average, **drawing)
+    return Options(samples=samples, **drawing)
 
 
 def _test_set(config: DictConfig, body: BodyModel, crop: dict) -> TestSet:

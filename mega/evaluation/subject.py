@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mega.evaluation.mirror import mirrored_vertices
 from mega.launch import build
-from mega.models import CVQMAE, load_into, load_tokenizer, speed_up
+from mega.models import CVQMAE, check_average, load_into, load_tokenizer, speed_up
 from mega.models.checkpoint import load_cvqmae
 from mega.user_files import require
 from mesh_vq_vae import MeshVQVAE
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 _TOKENIZER_FILE = "tokenizer.safetensors"
 _MODEL_FILE = "cvqmae.safetensors"
 _DEVICES = ("auto", "cpu", "cuda")
+# What weights ask for that do not say it.
+_PUBLISHED = {"decode": "argmax", "average": "none"}
 
 
 @dataclass
@@ -35,13 +36,15 @@ class Subject:
     Attributes:
         model, tokenizer: in eval mode, on the device.
         crop: how its pictures are prepared: {"size": px, "margin", "mean": RGB, "std": RGB, of pixels in [0, 1]}.
-        decode: "argmax" or "soft", what the weights ask for; see `mega.models.codes_to_decode`.
+        decode, average: of deterministic predictions, what the config says or else the weights; see
+            `mega.models.predict_mesh`.
     """
 
     model: CVQMAE
     tokenizer: MeshVQVAE
     crop: dict
     decode: str
+    average: str
     device: torch.device
 
     @classmethod
@@ -51,8 +54,8 @@ class Subject:
         Args:
             config: without a `model`, `weights` is a folder of ours, whose files say what they are. With one, `model`
                 and `tokenizer` are built, `weights` and `tokenizer_weights` are their files, released or ours, and
-                `crop` has size and margin; mean and std are the backbone's. Also read: decode, device, precision,
-                compile.
+                `crop` has size and margin; mean and std are the backbone's. Also read: decode and average (null leaves
+                them to the weights), device, precision, compile.
             body: that an experiment's tokenizer is for.
 
         Raises:
@@ -62,10 +65,10 @@ class Subject:
         device = _device(config.device)
         if config.get("model") is None:
             weights = Path(config.weights).expanduser()
-            model, tokenizer, crop, decode = _of_folder(weights)
+            model, tokenizer, crop, asked = _of_folder(weights)
         else:
             weights = Path(config.weights)
-            model, tokenizer, crop, decode = _of_experiment(config, body)
+            model, tokenizer, crop, asked = _of_experiment(config, body)
         for name in ("n_tokens", "codebook_size"):
             if (speaks := getattr(model, name)) != (knows := getattr(tokenizer, name)):
                 raise ValueError(
@@ -74,25 +77,24 @@ class Subject:
                 )
         model = model.eval().to(device, memory_format=torch.channels_last)
         model = speed_up(model, config.precision, config.compile)
-        return cls(model, tokenizer.eval().to(device), crop, config.decode or decode, device)
+        decode, average = config.decode or asked["decode"], config.average or asked["average"]
+        check_average(average, tokenizer)
+        return cls(model, tokenizer.eval().to(device), crop, decode, average, device)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Crops (B, 3, S, S), uint8 or float in [0, 255] -> as the backbone wants them, on the device."""
+        mean, std = (torch.tensor(self.crop[name], device=self.device).view(3, 1, 1) for name in ("mean", "std"))
+        normalised = (images.to(self.device).float() / 255 - mean) / std
+        return normalised.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Crops (B, 3, S, S), uint8 or float in [0, 255] -> features (B, C, h, w)."""
-        mean, std = (torch.tensor(self.crop[name], device=self.device).view(3, 1, 1) for name in ("mean", "std"))
-        normalised = (images.to(self.device).float() / 255 - mean) / std
-        return self.model.features(normalised.contiguous(memory_format=torch.channels_last))
-
-    @cached_property
-    def mirrored(self) -> Tensor:
-        """(V,) the vertex on the other side of the body for each one; see `mirrored_vertices`."""
-        if self.tokenizer.template is None or self.tokenizer.faces is None:
-            raise ValueError("The tokenizer was saved without its template and faces, which average=flip needs.")
-        template, faces = self.tokenizer.template.cpu().numpy(), self.tokenizer.faces.cpu().numpy()
-        return torch.from_numpy(mirrored_vertices(template, faces)).to(self.device)
+        return self.model.features(self.normalise(images))
 
 
-def _of_folder(folder: Path) -> tuple[CVQMAE, MeshVQVAE, dict, str]:
+def _of_folder(folder: Path) -> tuple[CVQMAE, MeshVQVAE, dict, dict[str, str]]:
+    """Model, tokenizer, crop, and what the weights ask for: {"decode", "average"}."""
     for name in (_TOKENIZER_FILE, _MODEL_FILE):
         require(folder / name)
     tokenizer = MeshVQVAE.load(folder / _TOKENIZER_FILE)
@@ -100,14 +102,14 @@ def _of_folder(folder: Path) -> tuple[CVQMAE, MeshVQVAE, dict, str]:
     crop = config.get("crop", {})
     if lacking := [name for name in ("size", "margin", "mean", "std") if name not in crop]:
         raise ValueError(f"{folder / _MODEL_FILE} does not say how its pictures are cropped: it lacks {lacking}.")
-    return model, tokenizer, crop, config.get("decode", "argmax")
+    return model, tokenizer, crop, {name: config.get(name, published) for name, published in _PUBLISHED.items()}
 
 
-def _of_experiment(config: DictConfig, body: BodyModel) -> tuple[CVQMAE, MeshVQVAE, dict, str]:
+def _of_experiment(config: DictConfig, body: BodyModel) -> tuple[CVQMAE, MeshVQVAE, dict, dict[str, str]]:
     tokenizer = load_tokenizer(config.tokenizer_weights, partial(instantiate(config.tokenizer), body=body))
     model = build(config.model)
     crop = {**OmegaConf.to_container(config.crop), "mean": model.backbone.mean, "std": model.backbone.std}
-    return load_into(model, config.weights), tokenizer, crop, "argmax"
+    return load_into(model, config.weights), tokenizer, crop, _PUBLISHED
 
 
 def _device(name: str) -> torch.device:

@@ -22,6 +22,7 @@ from mega.inference.options import check_choice, check_temperature, check_whole_
 from mega.inference.predictor import Predictor, Sampling
 from mega.inference.report import Done, Timings, format_table
 from mega.inference.sheet import draw_sheet
+from mega.models import AVERAGES
 from mega.models.samplers import DECODINGS
 from mega.models.speed import PRECISIONS
 
@@ -111,6 +112,7 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
     sampling = _sampling(config)
     check_choice(config, "export", MESH_FORMATS)
     check_choice(config, "decode", (None, *DECODINGS))
+    check_choice(config, "average", (None, *AVERAGES))
     check_choice(config, "precision", PRECISIONS)
     if not isinstance(config.compile, bool):
         raise InputError(f"compile={config.compile} is not known; choose true or false.")
@@ -143,12 +145,11 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
 
 def _predictor(config: DictConfig, device: torch.device) -> Predictor:
     """From the folder `weights`, whose files say what they are, or as an experiment's config describes it."""
-    speed = {"precision": config.precision, "compile": config.compile}
+    options = {"device": device, "precision": config.precision, "compile": config.compile}
     if "model" not in config:
-        predictor = Predictor.load(Path(config.weights).expanduser(), device, **speed)
-        predictor.decoding = config.decode or predictor.decoding
-        return predictor
-    return load_experiment(config, device=device, decoding=config.decode or "argmax", **speed)
+        folder = Path(config.weights).expanduser()
+        return Predictor.load(folder, decoding=config.decode, average=config.average, **options)
+    return load_experiment(config, decoding=config.decode or "argmax", average=config.average or "none", **options)
 
 
 def _detector(config: DictConfig) -> Detector:

@@ -18,11 +18,19 @@ from mega.geometry import (
     crop_camera_to_full,
     default_focal,
     project_perspective,
-    rot6d_to_matrix,
     square_box,
     square_crop,
 )
-from mega.models import CVQMAE, codes_to_decode, load_into, load_tokenizer, predict_deterministic, sample, speed_up
+from mega.models import (
+    CVQMAE,
+    check_average,
+    decode_in_parts,
+    load_into,
+    load_tokenizer,
+    predict_mesh,
+    sample,
+    speed_up,
+)
 from mega.models.checkpoint import load_cvqmae
 from mesh_vq_vae import MeshVQVAE
 
@@ -31,7 +39,6 @@ if TYPE_CHECKING:  # who uses trained weights needs no body
 
 TOKENIZER_FILE = "tokenizer.safetensors"
 MODEL_FILE = "cvqmae.safetensors"
-_DECODED_AT_ONCE = 8  # samples; more gain nothing on a CPU
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the transformer says about P people, before any mesh is made."""
+    """What is seen of P people, before they are put into the full picture."""
 
     boxes: np.ndarray  # (P, 4) px
     tokens: Tensor  # (P, N) the likeliest ones
-    codes: Tensor  # (P, N, D) that are decoded
+    canonical: Tensor  # (P, V, 3) m
     rotation: Tensor  # (P, 3, 3) canonical -> camera
     cam: Tensor  # (P, 3) weak perspective on the crop
     drawn: Tensor | None = None  # (P, Q, N) samples
@@ -90,7 +97,8 @@ class Predictor:
 
     Args:
         crop: how the model's pictures are prepared.
-        decoding: of deterministic predictions, see `mega.models.codes_to_decode`.
+        decoding, average: of deterministic predictions, see `mega.models.predict_mesh`; samples are drawn from the
+            crop itself, and take rotation and camera from the averaged prediction.
         precision, compile: of the image model, see `mega.models.speed_up`; the model is changed for good. The
             tokenizer decodes in float32 always.
     """
@@ -102,6 +110,7 @@ class Predictor:
         crop: Crop,
         device: str | torch.device = "cpu",
         decoding: str = "argmax",
+        average: str = "none",
         precision: str = "fp32",
         compile: bool = False,
     ):
@@ -113,10 +122,11 @@ class Predictor:
                 raise ValueError(
                     f"Image model and tokenizer do not belong together: {name} is {speaks} there and {knows} here."
                 )
+        check_average(average, tokenizer)
         self.tokenizer = tokenizer.eval().to(device)
         model = model.eval().to(device, memory_format=torch.channels_last)
         self.model = speed_up(model, precision, compile)
-        self.crop, self.decoding = crop, decoding
+        self.crop, self.decoding, self.average = crop, decoding, average
         self.device = torch.device(device)
         self.faces = tokenizer.faces.cpu().numpy().astype(np.int32)
 
@@ -125,10 +135,15 @@ class Predictor:
         cls,
         folder: str | Path,
         device: str | torch.device = "cpu",
+        decoding: str | None = None,
+        average: str | None = None,
         precision: str = "fp32",
         compile: bool = False,
     ) -> "Predictor":
         """Read `tokenizer.safetensors` and `cvqmae.safetensors` of a folder.
+
+        Args:
+            decoding, average: None leaves them to the weights.
 
         Raises:
             FileNotFoundError: if one is missing.
@@ -138,8 +153,9 @@ class Predictor:
         tokenizer = MeshVQVAE.load(folder / TOKENIZER_FILE)
         model, config = load_cvqmae(folder / MODEL_FILE)
         try:
-            decoding = config.get("decode", "argmax")
-            return cls(tokenizer, model, Crop(**config["crop"]), device, decoding, precision, compile)
+            decoding = decoding or config.get("decode", "argmax")
+            average = average or config.get("average", "none")
+            return cls(tokenizer, model, Crop(**config["crop"]), device, decoding, average, precision, compile)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"The weights in {folder} cannot be used: {error}") from error
 
@@ -154,6 +170,7 @@ class Predictor:
         crop: Mapping,
         device: str | torch.device = "cpu",
         decoding: str = "argmax",
+        average: str = "none",
         precision: str = "fp32",
         compile: bool = False,
     ) -> "Predictor":
@@ -168,7 +185,7 @@ class Predictor:
         spoken = load_tokenizer(tokenizer_weights, partial(tokenizer, body=body))
         normalisation = {"mean": model.backbone.mean, "std": model.backbone.std}
         model = load_into(model, weights)
-        return cls(spoken, model, Crop(**crop, **normalisation), device, decoding, precision, compile)
+        return cls(spoken, model, Crop(**crop, **normalisation), device, decoding, average, precision, compile)
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, sampling: Sampling | None = None, focal: float | None = None
@@ -178,20 +195,19 @@ class Predictor:
 
     @torch.inference_mode()
     def estimate(self, image: np.ndarray, boxes: np.ndarray, sampling: Sampling | None = None) -> Estimate:
-        """Tokens, rotation and camera of each box; with `sampling` also tokens drawn at random.
+        """Mesh, rotation and camera of each box; with `sampling` also tokens drawn at random.
 
         Each person's draws start from the seed anew, so they do not depend on who else is in the picture.
         """
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         if not len(boxes):
             return self._nobody(sampling)
-        features = self.model.features(self.crops(image, boxes))  # (P, C, h, w)
-        likeliest = predict_deterministic(self.model, features)
-        codes = codes_to_decode(self.tokenizer, likeliest, self.decoding)
-        estimate = Estimate(boxes, likeliest.tokens, codes, rot6d_to_matrix(likeliest.rot6d), likeliest.cam)
+        crops = self.crops(image, boxes)
+        likeliest = predict_mesh(self.model, self.tokenizer, crops, self.decoding, self.average)
+        estimate = Estimate(boxes, likeliest.tokens, likeliest.canonical, likeliest.rotation, likeliest.cam)
         if sampling is None:
             return estimate
-        drawn = [self._draw(features[p : p + 1], sampling) for p in range(len(boxes))]
+        drawn = [self._draw(likeliest.features[p : p + 1], sampling) for p in range(len(boxes))]
         return replace(estimate, drawn=torch.cat(drawn))
 
     @torch.inference_mode()
@@ -208,13 +224,13 @@ class Predictor:
         squares = torch.from_numpy(np.array(squares, np.float32).reshape(-1, 4))
         translation = crop_camera_to_full(estimate.cam.cpu(), squares, image_size, focal).to(self.device)
 
-        vertices = self._place(self._meshes(estimate.codes), estimate.rotation, translation)
+        vertices = self._place(estimate.canonical, estimate.rotation, translation)
         keypoints3d = self.tokenizer.keypoint_regressor @ vertices  # (P, 23, 3)
         principal_point = image_size / 2
         keypoints2d = project_perspective(keypoints3d.cpu(), focal, principal_point)
         samples = uncertainty = None
         if estimate.drawn is not None:
-            canonical = self._meshes(self.tokenizer.vq_vae.lookup(estimate.drawn))  # (P, Q, V, 3)
+            canonical = decode_in_parts(self.tokenizer, self.tokenizer.vq_vae.lookup(estimate.drawn))  # (P, Q, V, 3)
             samples = self._place(canonical, estimate.rotation[:, None], translation[:, None])
             uncertainty = spread(samples).cpu().numpy()
             samples = samples.cpu().numpy()
@@ -263,17 +279,8 @@ class Predictor:
         tokens = torch.zeros(0, self.tokenizer.n_tokens, dtype=torch.int64, device=self.device)
         rotation, cam = torch.zeros(0, 3, 3, device=self.device), torch.zeros(0, 3, device=self.device)
         drawn = None if sampling is None else tokens[:, None].expand(-1, sampling.samples, -1)
-        codes = torch.zeros(0, self.tokenizer.n_tokens, self.tokenizer.latent_dim, device=self.device)
-        return Estimate(np.zeros((0, 4)), tokens, codes, rotation, cam, drawn)
-
-    def _meshes(self, codes: Tensor) -> Tensor:
-        """Codes (..., N, D), any number of them, -> canonical vertices (..., V, 3)."""
-        vertices = codes.new_empty((*codes.shape[:-2], self.tokenizer.n_vertices, 3))
-        flat_codes, flat_vertices = codes.flatten(0, -3), vertices.flatten(0, -3)
-        for start in range(0, len(flat_codes), _DECODED_AT_ONCE):
-            part = slice(start, start + _DECODED_AT_ONCE)
-            flat_vertices[part] = self.tokenizer.decode_latents(flat_codes[part])
-        return vertices
+        canonical = torch.zeros(0, self.tokenizer.n_vertices, 3, device=self.device)
+        return Estimate(np.zeros((0, 4)), tokens, canonical, rotation, cam, drawn)
 
     @staticmethod
     def _place(canonical: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:

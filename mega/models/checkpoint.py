@@ -6,7 +6,8 @@ The config of a CVQMAE file is
      "backbone": "blazepose",                                                           a name in BACKBONES
      "backbone_args": {},                                                               its arguments; may be left out
      "crop": {"size": px, "margin": …, "mean": [r, g, b], "std": [r, g, b]},            how its pictures were prepared
-     "decode": "argmax" | "soft"}                                                       of predictions; may be left out
+     "decode": "argmax" | "soft",                                                       of predictions; may be left out
+     "average": "none" | "flip" | "shift" | "flip+shift"}                               of predictions; may be left out
 
 that of a VQMAE file has only "model". More entries are kept and returned.
 """

@@ -6,12 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from mega.user_files import require
 from mesh_vq_vae import MeshVQVAE, build_hierarchy
 from mesh_vq_vae.files import is_released
 
 if TYPE_CHECKING:  # who uses trained weights needs no body
     from mega.bodies import BodyModel
+
+_DECODED_AT_ONCE = 8  # meshes; more gain nothing on a CPU
 
 
 def build_tokenizer(body: BodyModel, steps: Sequence[Sequence[int]], seeds: Sequence[int], **options) -> MeshVQVAE:
@@ -37,3 +41,13 @@ def load_tokenizer(path: str | Path, build: Callable[[], MeshVQVAE]) -> MeshVQVA
     """
     require(path)
     return build().load_released(path).eval() if is_released(path) else MeshVQVAE.load(path)
+
+
+def decode_in_parts(tokenizer: MeshVQVAE, codes: Tensor) -> Tensor:
+    """Codes (..., N, D), any number of them, -> canonical vertices (..., V, 3) m, in the memory of a few meshes."""
+    vertices = codes.new_empty((*codes.shape[:-2], tokenizer.n_vertices, 3))
+    flat_codes, flat_vertices = codes.flatten(0, -3), vertices.flatten(0, -3)
+    for start in range(0, len(flat_codes), _DECODED_AT_ONCE):
+        part = slice(start, start + _DECODED_AT_ONCE)
+        flat_vertices[part] = tokenizer.decode_latents(flat_codes[part])
+    return vertices
