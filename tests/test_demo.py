@@ -105,6 +105,24 @@ def test_stochastic_mode_adds_samples_and_depends_on_the_seed_alone(run, photos,
     assert plain.shape[1] > 3.5 * 128  # input, in place, from the side and the heat map with its scale
 
 
+def test_the_average_is_the_weights_choice_or_the_command_line_s(run, photos, tmp_path, toy_weights):
+    write_photo(photos / "a.jpg")
+    asking = shutil.copytree(toy_weights, tmp_path / "asking")
+    model, config = load_cvqmae(asking / MODEL_FILE)
+    save_model(model, asking / MODEL_FILE, config | {"average": "flip"})
+    lines = {"silent": (), "none": ("average=none",), "flip": ("average=flip",)}
+    lines |= {"asking": (f"weights={asking}",), "refused": (f"weights={asking}", "average=none")}
+    meshes = {}
+    for key, arguments in lines.items():
+        status, _, err = run(*arguments, f"output={tmp_path / key}")
+        assert status == 0, err
+        meshes[key] = np.load(tmp_path / key / "a.npz")["vertices"]
+    np.testing.assert_array_equal(meshes["silent"], meshes["none"])
+    np.testing.assert_array_equal(meshes["refused"], meshes["none"])
+    np.testing.assert_array_equal(meshes["asking"], meshes["flip"])
+    assert np.abs(meshes["flip"] - meshes["none"]).max() > 0.01
+
+
 def test_given_focal_and_obj(run, photos, tmp_path):
     write_photo(photos / "a.jpg")
     status, _, err = run("focal=123", "export=obj", "detector=whole_image")
@@ -257,6 +275,7 @@ def test_a_bad_boxes_file_is_one_sentence(run, photos, tmp_path, content):
         ("output={tmp}/photos", "holds the input"),
         ("mode=guess", "mode=guess"),
         ("decode=best", "decode=best"),
+        ("average=twice", "average=twice is not known; choose from null, none, flip, shift, flip+shift"),
         ("export=ply", "export=ply"),
         ("focal=-3", "focal=-3"),
         ("samples=0", "samples=0"),
@@ -306,6 +325,9 @@ def wrong_weights(case: str, folder: Path) -> str:
         model.decoder.head = torch.nn.Linear(32, 16)
         save_model(model, model_file, config)
         return "decoder.head.weight has shape (16, 32) instead of (32, 32)"
+    if case == "unknown average":
+        save_model(model, model_file, config | {"average": "twice"})
+        return "average=twice is not one of none, flip, shift, flip+shift"
     assert case == "unknown backbone"
     save_model(model, model_file, config | {"backbone": "eyeballs"})
     return "eyeballs"
@@ -321,6 +343,7 @@ def wrong_weights(case: str, folder: Path) -> str:
         "no config",
         "missing tensor",
         "another size",
+        "unknown average",
         "unknown backbone",
     ],
 )

@@ -20,6 +20,7 @@ from tests.fake_files import (
     ROOT,
     SMALL,
     SMALL_VIT,
+    composed,
     needs_template,
     write_data_sets,
     write_mixture,
@@ -59,6 +60,12 @@ def test_demo_with_released_files(demo, tmp_path) -> None:
         assert result["tokens"].shape == (1, 54)
         assert result["keypoints3d"].shape == (1, 24, 3)
         assert np.isfinite(result["vertices"]).all()
+
+
+@pytest.mark.parametrize("experiment", ["mega_hrnet", "mega_resnet", "mega_vit", "mega_hrnet_mixture"])
+@pytest.mark.parametrize("script", ["demo", "test_mega", "train_mega"])
+def test_published_setups_average_nothing(experiment, script) -> None:
+    assert composed(script, f"experiment={experiment}").average == "none"
 
 
 def test_weights_of_another_experiment_are_named(demo) -> None:

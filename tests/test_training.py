@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from mega.models import load_cvqmae
 from mega.training.image import CVQMAETraining
 from mega.training.losses import neighbour_targets, soft_cross_entropy
 from mega.training.readout import Readout
@@ -97,6 +98,7 @@ def test_from_bodies_to_the_demo(folder, tokenizer, vqmae, pictures):
     assert all(row["train/readout_place"] for row in steps)
     assert [bool(row["train/tokens"]) for row in steps] == [False] + 5 * [True]
     run("train_mega.py", *options, "mode=export")
+    assert load_cvqmae(weights)[1]["average"] == "flip"
     report = run("train_mega.py", *options, "mode=test")
     for name in ("PVE", "PA-MPJPE", "2d_keypoints_percent_of_box", "PVE_best_of_3"):
         assert f"test/{name}" in report

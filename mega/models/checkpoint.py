@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from mega.backbones import BlazePose, EfficientNetLite0, HRNetW48, ResNet50, ViT
+from mega.models.averaging import AVERAGES
 from mega.models.cvqmae import CVQMAE
+from mega.models.samplers import DECODINGS
 from mega.models.vqmae import VQMAE
 from mega.user_files import require
 from mesh_vq_vae.files import is_released, load_strictly, read_released, read_weights, to_dtype, write_weights
@@ -80,7 +82,15 @@ def load_cvqmae(path: str | Path) -> tuple[CVQMAE, dict]:
     try:
         backbone = BACKBONES[config["backbone"]](**config.get("backbone_args", {}))
         model = CVQMAE(backbone, **config["model"])
+        _check_choices(config)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"The config in {path} does not describe a CVQMAE: {error}.") from error
     load_strictly(model, state, path)
     return model.eval(), config
+
+
+def _check_choices(config: dict) -> None:
+    """Raise ValueError if a file asks for predictions that there are not."""
+    for name, choices in (("decode", DECODINGS), ("average", AVERAGES)):
+        if name in config and config[name] not in choices:
+            raise ValueError(f"{name}={config[name]} is not one of {', '.join(choices)}")

@@ -12,7 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 from mega.backbones import load_pretrained
 from mega.launch import build, say_missing_files
 from mega.metrics import PROTOCOLS
-from mega.models import CVQMAE, load_cvqmae, load_into, load_pretrained_vqmae, load_tokenizer, read_state, save_model
+from mega.models import (
+    CVQMAE,
+    check_average,
+    load_cvqmae,
+    load_into,
+    load_pretrained_vqmae,
+    load_tokenizer,
+    read_state,
+    save_model,
+)
 from mega.training.checkpoints import find_checkpoint
 from mega.training.image import CVQMAETraining
 from mega.training.panels import PicturePanels
@@ -87,6 +96,7 @@ def _export(config: DictConfig, module: CVQMAETraining) -> None:
         raise ValueError(
             f"{config.weights} is a released file and is not overwritten: say where to write, weights=FILE."
         )
+    check_average(config.average, module.tokenizer)
     load_run_weights(module, config.output, config.export_from)
     model = module.model
     description = {
@@ -95,6 +105,7 @@ def _export(config: DictConfig, module: CVQMAETraining) -> None:
         "backbone_args": {k: v for k, v in config.backbone.items() if k not in _TRAINING_ONLY},
         "crop": module.crop,
         "decode": module.decode,
+        "average": config.average,
     }
     save_model(model, config.weights, description, dtype=torch.float16)
     print(f"wrote {config.weights}")
