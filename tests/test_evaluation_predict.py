@@ -215,10 +215,13 @@ def test_sampled_meshes_are_those_of_the_tokens(subject, images) -> None:
 # Loading
 
 
-def test_the_shipped_weights_say_how_they_are_decoded() -> None:
+def test_the_shipped_weights_say_how_they_predict(toy_weights) -> None:
     shipped = _of_folder(SHIPPED)
-    assert shipped.decode == "soft"
-    assert _of_folder(SHIPPED, decode="argmax").decode == "argmax"
+    assert (shipped.decode, shipped.average) == ("soft", "flip")
+    chosen = _of_folder(SHIPPED, decode="argmax", average="none")
+    assert (chosen.decode, chosen.average) == ("argmax", "none")
+    silent = _of_folder(toy_weights)
+    assert (silent.decode, silent.average) == ("argmax", "none")
     assert shipped.crop["size"] == 192
 
 

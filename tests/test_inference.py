@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,8 +16,10 @@ from mega.inference.export import encode_mesh, write_together
 from mega.inference.images import output_names
 from mega.inference.predictor import spread
 from mega.inference.sheet import draw_sheet, scale_to_draw
-from mega.models import Prediction, codes_to_decode
+from mega.models import Prediction, codes_to_decode, predict_mesh
+from tests.toy import toy_tokenizer
 
+SHIPPED = Path(__file__).resolve().parents[1] / "checkpoint" / "anny_lite"
 BOXES = np.array([[20.0, 10, 120, 210], [130, 30, 260, 220], [-40, 60, 90, 300]])
 
 
@@ -107,6 +110,51 @@ def test_uncertainty_is_the_standard_deviation_of_the_samples(people):
 
 def test_spread_of_one_sample_is_zero():
     assert not spread(torch.rand(2, 1, 5, 3)).any()
+
+
+@pytest.mark.parametrize("average", ["none", "flip", "flip+shift"])
+def test_a_prediction_is_averaged_as_asked(toy_weights, image, average):
+    predictor = Predictor.load(toy_weights, average=average)
+    estimate = predictor.estimate(image, BOXES, Sampling(samples=2, steps=2))
+    expected = predict_mesh(predictor.model, predictor.tokenizer, predictor.crops(image, BOXES), "argmax", average)
+    for name in ("canonical", "rotation", "cam", "tokens"):
+        torch.testing.assert_close(getattr(estimate, name), getattr(expected, name), atol=0, rtol=0)
+    alone = Predictor.load(toy_weights).estimate(image, BOXES, Sampling(samples=2, steps=2))
+    assert torch.equal(estimate.drawn, alone.drawn), "samples are drawn from the crop itself"
+    assert torch.equal(estimate.cam, alone.cam) == (average == "none")
+
+
+def test_in_a_mirrored_picture_are_mirrored_people(toy_weights, image):
+    """Vertices with left and right exchanged; without average=flip, an untrained model knows nothing of mirrors."""
+    square = image[:64, :64]  # as large as a crop, so that nothing is interpolated
+    half = 32 / 1.1  # the margin makes it the whole picture
+    box = np.array([[32 - half, 32 - half, 32 + half, 32 + half]])
+    distance = {}
+    for average in ("none", "flip"):
+        predictor = Predictor.load(toy_weights, average=average)
+        straight, seen = (predictor(np.ascontiguousarray(x), box).vertices[0] for x in (square, square[:, ::-1]))
+        back = seen[predictor.tokenizer.mirrored] * [-1, 1, 1]
+        distance[average] = np.abs(back - straight).max()
+    assert distance["flip"] < 1e-4 < 0.1 < distance["none"]
+
+
+def test_the_weights_say_what_is_averaged_unless_one_is_chosen(toy_weights):
+    assert Predictor.load(toy_weights).average == "none"
+    shipped = Predictor.load(SHIPPED)
+    assert (shipped.decoding, shipped.average) == ("soft", "flip")
+    chosen = Predictor.load(SHIPPED, decoding="argmax", average="none")
+    assert (chosen.decoding, chosen.average) == ("argmax", "none")
+    with pytest.raises(ValueError, match="average=twice is not known; choose from none, flip, shift"):
+        Predictor.load(toy_weights, average="twice")
+
+
+def test_a_tokenizer_that_knows_no_sides_is_told_at_once(predictor):
+    parts = (predictor.model, predictor.crop)
+    tokenizer = toy_tokenizer()
+    tokenizer.template = None
+    with pytest.raises(ValueError, match="give average=none"):
+        Predictor(tokenizer, *parts, average="flip")
+    assert Predictor(tokenizer, *parts).average == "none"
 
 
 def test_nobody_is_an_empty_result(predictor, image):
