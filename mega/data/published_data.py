@@ -17,7 +17,6 @@ from mega.data.mixture import Mixture
 from mega.data.published_images import BadPictureError, PublishedImages, Source, keypoint_regressor
 from mesh_vq_vae import MeshVQVAE
 
-
 log = logging.getLogger(__name__)
 
 
