@@ -48,6 +48,8 @@ def draw(
     """
     features = subject.features(images)
     tokens = sample(subject.model, features, n, steps, temperature, generator, rule)
+    # The first pass knows the picture alone. Asked about half of a sample given the other half, the model finds those
+    # samples likely that agree with themselves, which fit the picture worse.
     log_probabilities = predict_deterministic(subject.model, features).logits.log_softmax(-1)  # (B, N, K)
     return tokens, log_probabilities.gather(-1, tokens.mT).sum(1)
 
