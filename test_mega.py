@@ -22,6 +22,7 @@
     weights=checkpoint/anny_lite                                folder, or with an experiment its released file
     device=auto precision=fp32 compile=false                    as demo.py
     output=null            folder of the report; null is outputs/test/WEIGHTS_DATA_MODE
+    examples=4             of the best, the median and the worst people so many are drawn each
 
 The output folder gets report.md with its pictures, summary.json and per_sample.csv (a row a person, a column an error).
 An interrupted evaluation goes on by the same command. `python compare_reports.py A B` compares two.

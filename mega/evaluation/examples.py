@@ -13,17 +13,18 @@ from mega.evaluation.subject import Subject
 from mega.evaluation.testsets import TestSet
 from mega.geometry import crop_camera_to_full
 
-_EACH = 4  # people
 _FAR = 5.0  # focal length in sides of the crop: near the weak perspective of the predicted camera
 
 
 @torch.no_grad()
-def choose_examples(subject: Subject, people: TestSet, results: Results, options: Options) -> list[dict]:
-    """Some people by the PVE of the first protocol, as `write_report` draws them."""
+def choose_examples(subject: Subject, people: TestSet, results: Results, options: Options, each: int) -> list[dict]:
+    """The `each` best, median and worst people by the PVE of the first protocol, as `write_report` draws them."""
     column = next(name for name in results.columns if name.endswith("/PVE"))
     errors = results.columns[column]
     order = np.argsort(errors, kind="stable")
-    each = min(_EACH, len(order))
+    each = min(each, len(order))
+    if each == 0:
+        return []
     middle = max(0, (len(order) - each) // 2)
     examples = []
     for kind, rows in (("best", order[:each]), ("median", order[middle : middle + each]), ("worst", order[-each:])):

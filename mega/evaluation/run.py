@@ -95,7 +95,7 @@ def _evaluate(config: DictConfig) -> None:
     groups.wait()
     with clock("pictures of examples"):
         results = _gather(groups, people, protocols, options)
-        examples = choose_examples(subject, people, results, options)
+        examples = choose_examples(subject, people, results, options, config.examples)
     about["seconds"] = dict(clock.seconds)
     faces, template = subject.tokenizer.faces.cpu().numpy(), subject.tokenizer.template.cpu().numpy()
     write_report(output, results, about, faces, template, examples)
@@ -113,6 +113,8 @@ def _checked(config: DictConfig) -> Options:
     for name in ("samples", "steps", "limit"):
         if not (config[name] is None and name == "limit") and (not isinstance(config[name], int) or config[name] < 1):
             raise ValueError(f"{name}={config[name]} must be a whole number of at least 1.")
+    if not isinstance(config.examples, int) or config.examples < 0:
+        raise ValueError(f"examples={config.examples} must be a whole number of at least 0.")
     samples = config.samples if config.mode == "stochastic" else 0
     drawing = {name: config[name] for name in ("steps", "temperature", "sampler", "seed")}
     return Options(samples=samples, **drawing)
