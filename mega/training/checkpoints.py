@@ -170,7 +170,10 @@ class Checkpoints(L.Callback):
         say(f"{name}: saved step {trainer.global_step} in {self.folder}; the same command continues")
         job, others = os.environ.get("SLURM_JOB_ID"), self._handlers.get(number)
         if number == signal.SIGUSR1 and job and self.requeue and trainer.is_global_zero:
-            subprocess.run(["scontrol", "requeue", job], check=True)
+            try:
+                subprocess.run(["scontrol", "requeue", job], check=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                say(f"SLURM could not be asked to run job {job} again ({error}): submit it once more")
         if number == signal.SIGUSR2 and callable(others):
             others(number, None)  # submitit's own: it submits the job again
         raise StoppedBySignal(128 + number)
