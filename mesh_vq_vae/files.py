@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from .whole_files import write_whole
+
 _SHOWN = 8  # how many differences an error lists
 
 
@@ -21,12 +22,7 @@ def write_weights(path: str | Path, tensors: Mapping[str, Tensor], format: str, 
     """Write tensors to a safetensors file with metadata `format` and `config` (as JSON), through a temporary file."""
     # A tensor that two names share is written twice: safetensors would refuse it otherwise.
     copies = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(save(copies, metadata={"format": format, "config": json.dumps(config)}))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, save(copies, metadata={"format": format, "config": json.dumps(config)}))
 
 
 def read_weights(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict]:

@@ -183,29 +183,30 @@ def test_unknown_choices_are_named(subject, images) -> None:
 # Draws
 
 
-def test_draws_follow_from_the_generator_and_are_scored(subject, images) -> None:
-    def once(seed: int) -> tuple[Tensor, Tensor]:
-        return draw(subject, images, 4, 3, 1.0, "default", torch.Generator().manual_seed(seed))
+def drawn(
+    subject: Subject, images: Tensor, n: int, steps: int, temperature: float = 1.0, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    features = predict(subject, images, "argmax").features
+    return draw(subject, features, n, steps, temperature, "default", torch.Generator().manual_seed(seed))
 
-    tokens, score = once(0)
+
+def test_draws_follow_from_the_generator_and_are_scored(subject, images) -> None:
+    tokens, score = drawn(subject, images, 4, 3)
     assert tokens.shape == (3, 4, subject.model.n_tokens)
     assert score.shape == (3, 4)
-    again = once(0)
+    again = drawn(subject, images, 4, 3)
     torch.testing.assert_close(again, (tokens, score), atol=0, rtol=0)
-    assert not torch.equal(once(1)[0], tokens)
+    assert not torch.equal(drawn(subject, images, 4, 3, seed=1)[0], tokens)
 
 
 def test_colder_draws_are_likelier(subject, images) -> None:
-    scores = [
-        draw(subject, images, 8, 3, temperature, "default", torch.Generator().manual_seed(0))[1].mean().item()
-        for temperature in (0.2, 1.0, 5.0)
-    ]
+    scores = [drawn(subject, images, 8, 3, temperature)[1].mean().item() for temperature in (0.2, 1.0, 5.0)]
     assert scores == sorted(scores, reverse=True), scores
     assert scores[0] > scores[-1] + 1
 
 
 def test_sampled_meshes_are_those_of_the_tokens(subject, images) -> None:
-    tokens, _ = draw(subject, images, 3, 2, 1.0, "default", torch.Generator().manual_seed(0))
+    tokens, _ = drawn(subject, images, 3, 2)
     meshes = torch.stack(list(sampled_canonical(subject, tokens)), 1)
     assert meshes.shape == (3, 3, subject.tokenizer.n_vertices, 3)
     for person in range(3):

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from mega.bodies.smplh import GENDERS, N_BETAS, SMPL_JOINTS, gender_name
 from mega.user_files import FILES, describe
+from mesh_vq_vae.whole_files import whole_file
 
 _N_POSE = 3 * len(SMPL_JOINTS)
 _POSE = slice(3, 3 + _N_POSE)  # of a frame: after the root
@@ -180,19 +181,18 @@ def _with_rows(motions: list[Motion]) -> list[Motion]:
 
 
 def _write_index(cache: Path, motions: list[Motion], poses: Path) -> None:
-    temporary = cache / f"{os.getpid()}.tmp.npz"
-    np.savez(
-        temporary,
-        poses=np.array(poses.name),
-        path=np.array([motion.path for motion in motions]),
-        size=np.array([motion.stamp[0] for motion in motions]),
-        time=np.array([motion.stamp[1] for motion in motions]),
-        frames=np.array([motion.frames for motion in motions]),
-        betas=np.array([motion.betas for motion in motions], np.float32),
-        gender=np.array([motion.gender for motion in motions]),
-        problem=np.array([motion.problem for motion in motions]),
-    )
-    temporary.replace(cache / _INDEX)
+    columns = {
+        "poses": np.array(poses.name),
+        "path": np.array([motion.path for motion in motions]),
+        "size": np.array([motion.stamp[0] for motion in motions]),
+        "time": np.array([motion.stamp[1] for motion in motions]),
+        "frames": np.array([motion.frames for motion in motions]),
+        "betas": np.array([motion.betas for motion in motions], np.float32),
+        "gender": np.array([motion.gender for motion in motions]),
+        "problem": np.array([motion.problem for motion in motions]),
+    }
+    with whole_file(cache / _INDEX) as file:
+        np.savez(file, **columns)
 
 
 def _read_or_refuse(folder: Path, name: str, stamp: tuple[int, int]) -> tuple[Motion, np.ndarray]:

@@ -107,9 +107,8 @@ class MotionDataset(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         motion = self.motion[index]
-        pose = np.array(
-            self.motions.poses[self.motions.row[motion] + self.frame[index]]
-        )  # the map cannot be written to
+        # A copy: the map cannot be written to.
+        pose = np.array(self.motions.poses[self.motions.row[motion] + self.frame[index]])
         return {
             "pose": torch.from_numpy(pose).view(-1, 3),
             "betas": torch.from_numpy(self.motions.betas[motion]),

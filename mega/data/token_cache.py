@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from mega.bodies import BodyModel
 from mesh_vq_vae import MeshVQVAE
+from mesh_vq_vae.whole_files import whole_file
 
 
 def cached_tokens(
@@ -50,10 +50,8 @@ def cached_tokens(
             if points is not None:
                 columns["points"].append(vertices[:, points].half().cpu().numpy())
     result = {name: np.concatenate(parts) for name, parts in columns.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez(temporary, key=np.array(key), **result)
-    temporary.replace(path)
+    with whole_file(path) as file:
+        np.savez(file, key=np.array(key), **result)
     return result
 
 

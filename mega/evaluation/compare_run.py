@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from mega.evaluation.compare_plot import draw
 from mega.evaluation.compare_text import comparison_json, comparison_markdown, comparison_text
 from mega.evaluation.plots import to_png
 from mega.evaluation.report_files import Report, read_report
+from mesh_vq_vae.whole_files import write_whole
 
 
 def name_reports(arguments: Sequence[str]) -> list[str]:
@@ -70,9 +70,6 @@ def _write(folder: Path, comparison: Comparison, reports: Sequence[Report]) -> N
         "comparison.json": comparison_json(comparison, reports, command).encode(),
         "comparison.md": comparison_markdown(comparison, reports, command, "comparison.png").encode(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
-        temporary = folder / f"{name}.{os.getpid()}.tmp"
-        temporary.write_bytes(data)
-        temporary.replace(folder / name)
+        write_whole(folder / name, data)
     print(f"\nwritten: {folder}/comparison.md, comparison.json and comparison.png")

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
+from mesh_vq_vae.whole_files import whole_file, write_whole
+
 GROUP = 16  # people
 _SETTINGS = "settings.json"
 
@@ -54,8 +56,7 @@ class Groups:
                 f"{folder} holds an interrupted evaluation with another {', '.join(changed)}: remove that folder, "
                 "or choose another output=…"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(path, lambda file: file.write(text.encode()))
+        write_whole(path, text.encode())
 
     def __len__(self) -> int:
         return -(-self.n_rows // GROUP)
@@ -69,7 +70,8 @@ class Groups:
 
     def save(self, group: int, found: dict[str, Tensor]) -> None:
         arrays = {name: value.cpu().numpy() for name, value in found.items()}
-        _write(self.path(group), lambda file: np.savez(file, **arrays))
+        with whole_file(self.path(group)) as file:
+            np.savez(file, **arrays)
 
     def wait(self, patience: float = 3600.0) -> None:
         """Until the other processes have done theirs; raises TimeoutError if none has for `patience` seconds."""
@@ -123,11 +125,3 @@ def run_groups(
             found = measure({name: value.to(device) for name, value in batch.items()}, group)
             groups.save(group, found)
             bar.update()
-
-
-def _write(path: Path, fill: Callable) -> None:
-    """A file that is there is whole."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        fill(file)
-    temporary.replace(path)

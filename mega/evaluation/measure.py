@@ -72,7 +72,7 @@ class Measuring:
             found = self._of_prediction(batch, predicted, truth)
         if self.options.samples:
             with self.stage("drawing samples"):
-                meshes, score = self._draw(batch, predicted, group)
+                meshes, score = self._draw(predicted, group)
             with self.stage("errors of samples"):
                 found |= self._of_samples(meshes, score, truth)
         return found
@@ -106,13 +106,13 @@ class Measuring:
         root = root_of(mesh, joints, self.first)
         return (joints - root)[..., list(self.first.joints), :], mesh - root
 
-    def _draw(self, batch: dict, predicted: Predicted, group: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, predicted: Predicted, group: int) -> tuple[Tensor, Tensor]:
         """Samples (B, Q, V, 3) in the camera's orientation, and how likely the model finds each (B, Q)."""
         options = self.options
         # The noise follows from the group, not from what was drawn before.
         generator = torch.Generator(self.subject.device).manual_seed(options.seed * 2**32 + group)
         drawing = (options.samples, options.steps, options.temperature, options.sampler, generator)
-        tokens, score = draw(self.subject, batch["image"], *drawing)
+        tokens, score = draw(self.subject, predicted.features, *drawing)
         across = predicted.rotation.transpose(1, 2)
         return torch.stack([mesh @ across for mesh in sampled_canonical(self.subject, tokens)], 1), score
 

@@ -2,7 +2,7 @@
 many drawn at random.
 
     predicted = predict(subject, images, decode="soft", average="flip")
-    tokens, score = draw(subject, images, 25, steps=5, temperature=1.0, rule="default", generator=generator)
+    tokens, score = draw(subject, predicted.features, 25, steps=5, temperature=1.0, rule="default", generator=generator)
     for canonical in sampled_canonical(subject, tokens): ...
 """
 
@@ -29,16 +29,17 @@ def predict(subject: Subject, images: Tensor, decode: str, average: str = "none"
 @torch.no_grad()
 def draw(
     subject: Subject,
-    images: Tensor,
+    features: Tensor,
     n: int,
     steps: int,
     temperature: float,
     rule: str,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens drawn at random for crops (B, 3, S, S), and how likely the model finds them.
+    """Tokens drawn at random for crops, and how likely the model finds them.
 
     Args:
+        features: (B, C, h, w) of the crops, such as `Predicted.features`.
         n: Q, samples for each.
         steps, temperature, rule, generator: see `mega.models.sample`.
 
@@ -46,7 +47,6 @@ def draw(
         tokens (B, Q, N) int64.
         score (B, Q): the sum over the tokens of their log-probabilities given the picture alone; higher is likelier.
     """
-    features = subject.features(images)
     tokens = sample(subject.model, features, n, steps, temperature, generator, rule)
     # The first pass knows the picture alone. Asked about half of a sample given the other half, the model finds those
     # samples likely that agree with themselves, which fit the picture worse.

@@ -15,6 +15,7 @@ from mega.evaluation import pictures, plots
 from mega.evaluation.results import PER_SAMPLE, Results
 from mega.evaluation.summary import by_joint, by_visibility, calibration, protocols_of, summarise
 from mega.evaluation.text import describe, report_text
+from mesh_vq_vae.whole_files import write_whole
 
 SUMMARY, REPORT = "summary.json", "report.md"
 _LARGEST_PNG = 1_500_000  # bytes; what is larger is written as JPEG
@@ -45,10 +46,10 @@ def write_report(
         "joints": by_joint(results),
         "calibration": calibration(results),
     }
-    _write(folder / PER_SAMPLE, results.to_csv().encode())
-    _write(folder / SUMMARY, _json({"about": _plain(about), **summary}))
+    write_whole(folder / PER_SAMPLE, results.to_csv().encode())
+    write_whole(folder / SUMMARY, _json({"about": _plain(about), **summary}))
     drawn = _draw(folder, results, summary, faces, template, examples)
-    _write(folder / REPORT, report_text(summary, about, drawn).encode())
+    write_whole(folder / REPORT, report_text(summary, about, drawn).encode())
 
 
 def _draw(
@@ -76,7 +77,7 @@ def _draw(
     drawn = {}
     for name, (figure, caption) in figures.items():
         if figure is not None:
-            _write(folder / f"{name}.png", plots.to_png(figure))
+            write_whole(folder / f"{name}.png", plots.to_png(figure))
             drawn[f"{name}.png"] = caption
     for name, (image, caption) in images.items():
         if image is not None:
@@ -89,14 +90,8 @@ def _write_image(folder: Path, name: str, image: np.ndarray) -> str:
     kind, data = ".png", cv2.imencode(".png", image[..., ::-1])[1].tobytes()
     if len(data) > _LARGEST_PNG:
         kind, data = ".jpg", cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
-    _write(folder / f"{name}{kind}", data)
+    write_whole(folder / f"{name}{kind}", data)
     return f"{name}{kind}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def _plain(about: dict) -> dict:

@@ -87,11 +87,6 @@ class Subject:
         normalised = (images.to(self.device).float() / 255 - mean) / std
         return normalised.contiguous(memory_format=torch.channels_last)
 
-    @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        """Crops (B, 3, S, S), uint8 or float in [0, 255] -> features (B, C, h, w)."""
-        return self.model.features(self.normalise(images))
-
 
 def _of_folder(folder: Path) -> tuple[CVQMAE, MeshVQVAE, dict, dict[str, str]]:
     """Model, tokenizer, crop, and what the weights ask for: {"decode", "average"}."""

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from mega.bodies import AnnyBody, PoseSampler
 from mega.synthetic.scene import Person, SceneMaker, SceneSettings
+from mesh_vq_vae.whole_files import write_npz, write_whole
 
 CHUNK = 50  # pictures
 _JPEG_QUALITY = (60, 95)
@@ -67,7 +68,7 @@ def _build_split(
     chunks = folder / "chunks"
     chunks.mkdir(parents=True, exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
-    _write_whole(folder / "recipe.json", json.dumps(recipe, indent=2).encode())
+    write_whole(folder / "recipe.json", json.dumps(recipe, indent=2).encode())
 
     numbers = range(-(-n_pictures // CHUNK))
     missing = [number for number in numbers if not _chunk_path(chunks, number).exists()]
@@ -144,7 +145,7 @@ class _Worker:
             _write_jpeg(folder / name, picture, int(rng.integers(*_JPEG_QUALITY)))
             rows += [{"imgname": name, **row} for row in found]
         columns = {field: np.array([row[field] for row in rows]) for field in rows[0]}
-        _write_npz(_chunk_path(folder / "chunks", number), columns | {"body": np.array(self.body.name)})
+        write_npz(_chunk_path(folder / "chunks", number), columns | {"body": np.array(self.body.name)})
         return _chunk_length(number, n_pictures)
 
     def _sample_people(self, n: int, generator: torch.Generator) -> list[Person]:
@@ -175,7 +176,7 @@ def _merge(folder: Path, chunks: list[Path]) -> None:
     tables = [dict(np.load(chunk)) for chunk in chunks]
     body = tables[0]["body"]
     columns = {field: np.concatenate([table[field] for table in tables]) for field in tables[0] if field != "body"}
-    _write_npz(folder / "annotations.npz", columns | {"body": body})
+    write_npz(folder / "annotations.npz", columns | {"body": body})
 
 
 def _chunk_path(folder: Path, number: int) -> Path:
@@ -191,21 +192,6 @@ def _write_jpeg(path: Path, picture: np.ndarray, quality: int) -> None:
     if not ok:
         raise ValueError(f"{path} could not be encoded as a JPEG")
     path.write_bytes(data.tobytes())
-
-
-def _write_npz(path: Path, columns: dict[str, np.ndarray]) -> None:
-    """float64 becomes float32; the file appears whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    single = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in columns.items()}
-    with temporary.open("wb") as file:
-        np.savez(file, **single)
-    temporary.replace(path)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def _n_cores() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from mega.training.logs import Curve, LogError, find_runs, read_run
 from mega.training.plots import DPI, Series, choose, draw, group, title_and_unit
+from mesh_vq_vae.whole_files import whole_file
 
 FORMATS = (".png", ".pdf", ".svg")
 _HIGHER_IS_BETTER = ("accuracy", "codes_used", "perplexity", "per_second")
@@ -93,13 +93,8 @@ def best_index(quantity: str, values: np.ndarray) -> int:
 
 
 def _write(figure: Figure, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format=output.suffix[1:].lower(), dpi=DPI)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(output) as file:
+        figure.savefig(file, format=output.suffix[1:].lower(), dpi=DPI)
 
 
 def format_table(panels: dict[str, list[Series]], names: Sequence[str]) -> str:

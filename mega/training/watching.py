@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import time
 from collections import deque
 from pathlib import Path
@@ -16,6 +15,8 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import Tensor
+
+from mesh_vq_vae.whole_files import whole_file
 
 
 def build_loggers(config: DictConfig) -> list[Logger]:
@@ -138,13 +139,8 @@ class StopOnNaN(L.Callback):
             "batch_idx": self._batch_idx,
             "rank": trainer.global_rank,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            torch.save(content, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            torch.save(content, file)
         return path
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mega.data.prepare.files import write_json, write_npz
 from mega.data.prepare.frames import Frames, joined
+from mesh_vq_vae.whole_files import write_json, write_npz
 
 NO_PICTURE = "missing picture"
 

@@ -15,8 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mega.bodies.smplh import N_BETAS, gender_name
-from mega.data.prepare.files import write_json
 from mega.user_files import require
+from mesh_vq_vae.whole_files import write_json
 
 _POSED = 66  # the root and 21 joints, in SMPL, SMPL-H and SMPL-X alike
 _POSES, _SHAPES = ("pose_cam", "pose"), ("shape", "betas")

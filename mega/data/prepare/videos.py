@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from mega.data.prepare.files import write_json, write_whole
 from mega.user_files import require
+from mesh_vq_vae.whole_files import write_json, write_whole
 
 
 @dataclass(frozen=True)
