@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -30,3 +30,10 @@ def say_missing_files(run: Callable[[DictConfig], None]) -> Callable[[DictConfig
             raise SystemExit(str(error)) from None
 
     return quietly
+
+
+def as_list(value: str | int | Sequence | None) -> list[str] | None:
+    """What an option that takes one name or a list of them was given; None where it was left out."""
+    if value is None:
+        return None
+    return [str(value)] if isinstance(value, str | int) else [str(v) for v in value]

@@ -14,6 +14,7 @@ from mega.evaluation.compare_plot import draw
 from mega.evaluation.compare_text import comparison_json, comparison_markdown, comparison_text
 from mega.evaluation.plots import to_png
 from mega.evaluation.report_files import Report, read_report
+from mega.launch import as_list
 from mesh_vq_vae.whole_files import write_whole
 
 
@@ -35,12 +36,12 @@ def name_reports(arguments: Sequence[str]) -> list[str]:
 def run_comparison(config: DictConfig) -> int:
     """Compare what `configs/compare_reports.yaml` says; the exit status, 1 if it cannot be compared."""
     try:
-        folders = _as_list(config.reports) or []
-        names = _as_list(config.names) or _names(folders)
+        folders = as_list(config.reports) or []
+        names = as_list(config.names) or _names(folders)
         if len(names) != len(folders):
             raise ValueError(f"names={names} are {len(names)}, but there are {len(folders)} reports.")
         reports = [read_report(folder, name) for folder, name in zip(folders, names, strict=True)]
-        asked = {name: _as_list(config[name]) for name in ("variants", "protocols", "metrics")}
+        asked = {name: as_list(config[name]) for name in ("variants", "protocols", "metrics")}
         comparison = compare(reports, **asked, baseline=config.baseline)
         print(comparison_text(comparison))
         if config.output is not None:
@@ -49,12 +50,6 @@ def run_comparison(config: DictConfig) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-def _as_list(value: str | Sequence | None) -> list[str] | None:
-    if value is None:
-        return None
-    return [str(value)] if isinstance(value, str | int) else [str(v) for v in value]
 
 
 def _names(folders: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ from mega.evaluation.report import write_report
 from mega.evaluation.results import Results
 from mega.evaluation.subject import Subject
 from mega.evaluation.testsets import TestSet
-from mega.launch import build
+from mega.launch import as_list, build
 from mega.metrics import Protocol
 from mega.models import AVERAGES
 from mega.models.samplers import DECODINGS, RULES
@@ -78,7 +78,7 @@ def _evaluate(config: DictConfig) -> None:
         body = build(config.body)
         subject = Subject.load(config, body)
         people = _test_set(config, body, subject.crop)
-        protocols = people.choose_protocols(_plain(config.protocol))
+        protocols = people.choose_protocols(as_list(config.protocol))
         options = replace(options, decode=subject.decode, average=subject.average)
     output = Path(config.output or f"outputs/test/{Path(config.weights).stem}_{people.name}_{config.mode}")
     about = _about(config, people, protocols, options)
@@ -180,10 +180,5 @@ def _gather(groups: Groups, people: TestSet, protocols: dict[str, Protocol], opt
 def _say(output: Path, results: Results, protocols: dict[str, Protocol]) -> None:
     print(f"{len(results)} people; the report is {output / 'report.md'}")
     for name in protocols:
-        errors = {metric: results.columns[f"deterministic/{name}/{metric}"].mean() for metric in ("PVE", "MPJPE")}
-        errors["PA-MPJPE"] = results.columns[f"deterministic/{name}/PA-MPJPE"].mean()
+        errors = {m: results.columns[f"deterministic/{name}/{m}"].mean() for m in ("PVE", "MPJPE", "PA-MPJPE")}
         print(f"{name:<10}" + "".join(f"{metric:>10} {value:7.1f} mm" for metric, value in errors.items()))
-
-
-def _plain(value: object) -> object:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

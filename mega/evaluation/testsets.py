@@ -78,9 +78,9 @@ class TestSet:
             seen[name] += 1
         return np.array(numbers)
 
-    def choose_protocols(self, names: str | Sequence[str] | None) -> dict[str, Protocol]:
+    def choose_protocols(self, names: Sequence[str] | None) -> dict[str, Protocol]:
         """The protocols of these names, all if None; raises ValueError for one that this set does not have."""
-        wanted = list(self.protocols) if names is None else [names] if isinstance(names, str) else list(names)
+        wanted = list(self.protocols if names is None else names)
         if unknown := [name for name in wanted if name not in self.protocols]:
             raise ValueError(
                 f"protocol={unknown[0]} is not one of {self.name}: choose from {', '.join(self.protocols)}. "

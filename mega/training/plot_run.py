@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from mega.launch import as_list
 from mega.training.logs import Curve, LogError, find_runs, read_run
 from mega.training.plots import DPI, Series, choose, draw, group, title_and_unit
 from mesh_vq_vae.whole_files import whole_file
@@ -25,7 +26,7 @@ def run_plot(config: DictConfig) -> int:
         output = _checked_output(config)
         folders = _folders(config)
         runs = _read_runs(folders)
-        panels = choose(group(list(runs.values())), _as_list(config.metrics))
+        panels = choose(group(list(runs.values())), as_list(config.metrics) or [])
         names = short_names(list(runs))
         if panels:
             _write(draw(panels, names, config.smooth, config.log, config.columns), output)
@@ -50,10 +51,6 @@ def _read_runs(folders: Sequence[Path]) -> dict[Path, dict[str, Curve]]:
     return runs
 
 
-def _as_list(value: str | Sequence[str] | None) -> list[str]:
-    return [str(value)] if isinstance(value, str | int) else [str(v) for v in value or ()]
-
-
 def _checked_output(config: DictConfig) -> Path:
     output = Path(config.output)
     if output.suffix.lower() not in FORMATS:
@@ -68,7 +65,7 @@ def _checked_output(config: DictConfig) -> Path:
 
 
 def _folders(config: DictConfig) -> list[Path]:
-    if given := _as_list(config.runs):
+    if given := as_list(config.runs):
         return list(dict.fromkeys(Path(run) for run in given))
     if found := find_runs(Path(config.root)):
         return found
