@@ -2,6 +2,7 @@
 
     python prepare_data.py 3dpw              datasets/3dpw/3dpw_{train,validation,test}.npz
     python prepare_data.py emdb              datasets/emdb/emdb_test.npz
+    python prepare_data.py emdb dataset.part=emdb2 dataset.validation_share=0.1     emdb2_{train,validation}.npz
     python prepare_data.py h36m              the pictures of datasets/h36m_train/h36m_train.npz, out of the videos
     python prepare_data.py mpi_inf_3dhp      the same of datasets/mpi-inf-3dhp/mpi_inf_3dhp_train.npz
     python prepare_data.py bedlam_check      tells what is there and what is wrong with it; changes nothing
@@ -13,7 +14,9 @@ The first word is short for dataset=3dpw and so on. The options of a data set, a
                   dataset.sequences=[downtown_*] dataset.subset=3dpw_downtown     chosen sequences of the splits, as
                                       one file 3dpw_downtown.npz: for 3DPW-OCC and the like, whose lists are not here
     emdb          dataset.folder=datasets/emdb        with P0/, P1/ …; gets the results
-                  dataset.part=emdb1 dataset.name=emdb_test                       emdb1 | emdb2, and the file's name
+                  dataset.part=emdb1 dataset.name=null    emdb1 | emdb2, and the file's name: emdb_test or emdb2
+                  dataset.validation_share=0.1            a share of the sequences, or
+                  dataset.validation=[P1/*]               these, for validation: NAME_train.npz, NAME_validation.npz
     h36m, mpi_inf_3dhp
                   dataset.labels=FILE.npz             whose imgname says which frames are wanted
                   dataset.videos=DIR                  where the videos are

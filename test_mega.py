@@ -7,7 +7,8 @@
     torchrun --nproc-per-node=4 test_mega.py …                  on several GPUs, every person exactly once
 
     data=synthetic_test    synthetic_test | 3dpw_test | 3dpw_occ | 3dpw_pc | emdb_test | FILE.npz, of either form of
-                           annotations; data.batch_size=16 data.workers=1: how pictures are read, which changes no
+                           annotations; its picture names start from its own folder or from the project's, or
+                           data.root=DIR. data.batch_size=16 data.workers=1: how pictures are read, which changes no
                            number
     protocol=null          mega | standard | hips | coco17 or a list; null takes all that the test set has
                            (docs/evaluation.md)

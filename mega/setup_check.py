@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,8 +12,8 @@ from mega.backbones import HRNetW48, ResNet50, ViT, load_pretrained
 from mega.bodies.smplh import read_regressor, read_smplh
 from mega.data.motion_files import motion_files, read_motion
 from mega.data.published import PublishedAnnotations
-from mega.models import CVQMAE, VQMAE
-from mega.user_files import FILES, UserFile
+from mega.models import CVQMAE, VQMAE, read_state
+from mega.user_files import FILES, UserFile, find_annotations
 from mesh_vq_vae.files import differences, read_released
 
 _BACKBONES = {"mega_hrnet": HRNetW48, "mega_resnet": ResNet50, "mega_vit": ViT}
@@ -58,6 +59,8 @@ def check_setup(root: str | Path) -> bool:
 
 def _fault(path: Path, file: UserFile, experiment: str) -> tuple[str, str]:
     """("ok" | "missing" | "wrong", a remark)."""
+    if file.kind == "test_annotations":
+        path = find_annotations(path)
     if not path.exists():
         return "missing", ""
     try:
@@ -78,10 +81,10 @@ def _check(path: Path, file: UserFile, experiment: str) -> None:
             case "regressor17":
                 read_regressor(path, 17)
             case "annotations":
-                _check_pictures(path, path.parent, skip_bad_rows=True)
+                _check_pictures(path, (path.parent, path.parents[2]), skip_bad_rows=True)
             case "test_annotations":
                 # Their names start from the project's folder: datasets/3dpw/….
-                _check_pictures(path, path.parents[2], skip_bad_rows=False)
+                _check_pictures(path, (path.parents[2],), skip_bad_rows=False)
             case "tokenizer":
                 _check_tokenizer(path)
             case "vqmae":
@@ -104,7 +107,8 @@ def _check_motions(path: Path) -> None:
 
 
 def _check_weights(path: Path, model: nn.Module) -> None:
-    if found := differences(model.state_dict(), read_released(path)):
+    own = model.state_dict()
+    if found := differences(own, read_state(path, type(model).__name__, own)):
         raise ValueError(f"The weights in {path} do not fit this {type(model).__name__}: {found}.")
 
 
@@ -116,11 +120,13 @@ def _check_tokenizer(path: Path) -> None:
             raise ValueError(f"{path} is not the released tokenizer: {key} is {found}, expected {shape}.")
 
 
-def _check_pictures(path: Path, root: Path, skip_bad_rows: bool) -> None:
+def _check_pictures(path: Path, places: Sequence[Path], skip_bad_rows: bool) -> None:
     """Every annotated picture is there."""
-    names = dict.fromkeys(PublishedAnnotations.load(path, skip_bad_rows).imgname)
+    annotations = PublishedAnnotations.load(path, skip_bad_rows)
+    root, names = annotations.picture_root(places), dict.fromkeys(annotations.imgname)
     lacking = [name for name in names if not (root / name).is_file()]
     if lacking:
         raise ValueError(
-            f"{len(lacking)} of {len(names)} annotated pictures are not in {path.parent}, e.g. {lacking[0]}"
+            f"{len(lacking)} of {len(names)} annotated pictures are missing, the first was looked for at "
+            f"{' and at '.join(str(place / lacking[0]) for place in places)}"
         )

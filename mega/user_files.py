@@ -6,6 +6,7 @@ What is said of a missing file is said here, so that a script that lacks one and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 _MANO = (
@@ -118,7 +119,8 @@ FILES = (
         "datasets/3dpw/3dpw_test.npz",
         "3DPW's test people",
         "https://virtualhumans.mpi-inf.mpg.de/3DPW (free account), imageFiles and sequenceFiles",
-        "extract both in datasets/3dpw, then: python prepare_data.py 3dpw",
+        "extract both in datasets/3dpw, then: python prepare_data.py 3dpw; or put the published file at "
+        "datasets/3DPW/3DPW_test.npz",
         "test_annotations",
         ("evaluation",),
     ),
@@ -126,11 +128,42 @@ FILES = (
         "datasets/emdb/emdb_test.npz",
         "EMDB 1's people",
         "https://eth-ait.github.io/emdb (free account)",
-        "extract it in datasets/emdb, then: python prepare_data.py emdb",
+        "extract it in datasets/emdb, then: python prepare_data.py emdb; or put the published file at "
+        "datasets/EMDB/test.npz",
         "test_annotations",
         ("evaluation",),
     ),
 )
+# Annotation files of ours, and where the published instructions put theirs.
+_PUBLISHED_PLACES = {
+    "datasets/3dpw/3dpw_test.npz": "datasets/3DPW/3DPW_test.npz",
+    "datasets/3dpw/3dpw_validation.npz": "datasets/3DPW/3DPW_validation.npz",
+    "datasets/emdb/emdb_test.npz": "datasets/EMDB/test.npz",
+}
+
+
+def find_annotations(path: str | Path) -> Path:
+    """Where the annotation file `path` is: there, or else where the published instructions put 3DPW's and EMDB's.
+
+    If it is elsewhere or in both places, one line that is printed once says which file is read.
+    """
+    path = Path(path)
+    for ours, published in _PUBLISHED_PLACES.items():
+        if path.as_posix() == ours or path.as_posix().endswith(f"/{ours}"):
+            other = Path(path.as_posix().removesuffix(ours) + published)
+            if not other.is_file():
+                continue
+            if not path.is_file():
+                _say_once(f"{path} is not there: {other} is read.")
+                return other
+            if not path.samefile(other):  # it is, where a file system does not tell capitals from small letters
+                _say_once(f"{path} is read, and {other} is not (data.path={other} reads it).")
+    return path
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line)
 
 
 def describe(file: UserFile) -> str:

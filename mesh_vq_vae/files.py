@@ -1,9 +1,13 @@
-"""Weights on disk, read strictly: our safetensors files, which say what they hold, and released `torch.save` files."""
+"""Weights on disk: our safetensors files, which say what they hold and are read strictly, and released `torch.save`
+files, which may hold more than the model.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +19,10 @@ from torch import Tensor, nn
 
 from .whole_files import write_whole
 
+log = logging.getLogger(__name__)
+
 _SHOWN = 8  # how many differences an error lists
+_NUMBER = re.compile(r"\d+")
 
 
 def write_weights(path: str | Path, tensors: Mapping[str, Tensor], format: str, config: dict) -> None:
@@ -116,6 +123,25 @@ def to_dtype(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
         if value.is_floating_point() and not torch.equal(value.isfinite(), state[key].isfinite()):
             raise ValueError(f"{key} has numbers too large for {dtype}: write the weights in torch.float32.")
     return cast
+
+
+def without_surplus(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path, never: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """The state dict of a released file without what a model has no place for; one line of the log names it.
+
+    Some surplus shows that the file is of another model, and stays, so that `load_strictly` refuses it: one more layer
+    of a stack that the model has, and keys that begin with one of `never`.
+
+    Args:
+        own: the model's state dict.
+        state: the file's; path: of the file.
+    """
+    stacks = {_NUMBER.sub("#", key) for key in own}
+    surplus = [k for k in state if k not in own and _NUMBER.sub("#", k) not in stacks and not k.startswith(never)]
+    if surplus:
+        log.warning("%s holds more than the model, which is ignored: %s.", path, ", ".join(sorted(surplus)))
+    return {k: v for k, v in state.items() if k not in surplus}
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import FullyConvAE
-from .files import load_strictly, read_released, read_weights, to_dtype, write_weights
+from .files import load_strictly, read_released, read_weights, to_dtype, without_surplus, write_weights
 from .hierarchy import Hierarchy
 from .mirror import mirrored_vertices
 from .quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
@@ -252,5 +252,5 @@ class MeshVQVAE(nn.Module):
 
         Raises FileNotFoundError, or ValueError that names the keys and shapes that differ.
         """
-        load_strictly(self, read_released(path), path)
+        load_strictly(self, without_surplus(self.state_dict(), read_released(path), path), path)
         return self

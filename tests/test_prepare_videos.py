@@ -57,6 +57,17 @@ def test_h36m_pictures_are_the_frames_that_their_names_say(tmp_path: Path, prepa
     assert sorted(report["videos"].values()) == [1, 2]
 
 
+def test_h36m_names_are_read_in_both_ways(tmp_path: Path, prepare) -> None:
+    names = ["Images/S1/Directions_1.54138969/000004.jpg", "Images/S11/WalkDog.60457274/000001.jpg"]
+    names += ["S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000007.jpg"]
+    folder = write_labels(tmp_path / "datasets" / "h36m_train" / "h36m_train.npz", np.array(names, object))
+    write_video(folder / "videos" / "S1" / "Videos" / "Directions 1.54138969.mp4", 10)
+    write_video(folder / "videos" / "S11" / "Videos" / "WalkDog.60457274.mp4", 5)
+    code, printed, _ = prepare("h36m")
+    assert code == 0, printed
+    assert [frame_of(folder / name) for name in names] == [3, 0, 6]
+
+
 def test_mpi_inf_3dhp_names_are_read_in_both_ways(tmp_path: Path, prepare) -> None:
     names = ["S1/Seq2/imageFrames/video_4/frame_000003.jpg", "images/S8_Seq1_0_000012.jpg"]
     folder = write_labels(tmp_path / "datasets" / "mpi-inf-3dhp" / "mpi_inf_3dhp_train.npz", names)
@@ -124,4 +135,4 @@ def test_without_labels_or_videos_it_says_what_is_missing(tmp_path: Path, prepar
     assert (code, "unpack them there or set dataset.videos" in errors) == (1, True)
     np.savez(tmp_path / "datasets" / "h36m_train" / "h36m_train.npz", center=np.zeros(3))
     code, _, errors = prepare("h36m")
-    assert (code, "h36m_train.npz cannot be read as annotations with the field imgname" in errors) == (1, True)
+    assert (code, "h36m_train.npz lacks the field imgname" in errors) == (1, True)

@@ -113,11 +113,11 @@ class ImageDataset(Dataset):
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """A picture of a data set as (H, W, 3) uint8. Its pixels are taken as stored, as the annotations were."""
+    """A picture of a data set as (H, W, 3) uint8, turned upright as its EXIF data says, as cv2.imread does."""
     if not path.is_file():
         raise FileNotFoundError(f"The picture {path} is annotated but not there.")
     data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
     if image is None:
         raise ValueError(f"{path} is not a picture that can be read; it may be cut short. Make or fetch it again.")
     return image

@@ -10,9 +10,7 @@ scale: box = 200 * scale px                        scale stored inverted: box = 
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -21,6 +19,9 @@ import numpy as np
 
 from mega.bodies.smplh import gender_name
 from mega.data.image_dataset import read_rgb
+from mega.data.prepare.arrays import read_arrays
+from mega.data.prepare.threedpw import SPLITS
+from mega.user_files import require
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ class PublishedAnnotations:
         pose: (P, 22, 3) axis-angle of SMPL's joints, root first.
         betas: (P, 10).
         gender: (P,) neutral, male or female.
-        keypoints2d: (P, 24, 3) px and confidence.
+        keypoints2d: (P, 24, 3) px and, of `part`, confidence. Of `j2d` the third column is no confidence: published
+            files have the depth there.
         smpl_joints: whether the 24 keypoints are SMPL's joints (tests) or those of `part` (real images).
         problem: which rows of the file were left out, and why; empty if none.
     """
@@ -58,6 +60,14 @@ class PublishedAnnotations:
 
     def __len__(self) -> int:
         return len(self.imgname)
+
+    def picture_root(self, places: Sequence[Path]) -> Path:
+        """The first of these folders in which a picture of the table is found; the first of all if there is none.
+
+        The first 100 rows are looked at, since training goes on where a few pictures are missing.
+        """
+        names = self.imgname[:100].tolist()
+        return next((place for place in places if any((place / name).is_file() for name in names)), places[0])
 
     def select(self, rows: np.ndarray | slice) -> PublishedAnnotations:
         """The table of these rows."""
@@ -110,10 +120,12 @@ class PublishedAnnotations:
         return replace(table.select(np.setdiff1d(table.row, list(file.bad))), problem=problem)
 
 
-def read_published_rgb(path: Path) -> np.ndarray:
-    """A picture (H, W, 3) uint8 RGB; one whose path holds `closeup` is stored lying and is turned clockwise."""
-    image = read_rgb(path)
-    return cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE) if "closeup" in str(path) else image
+def read_published_rgb(root: Path, imgname: str) -> np.ndarray:
+    """A picture (H, W, 3) uint8 RGB below `root`. If `imgname` holds `closeup`, it is stored lying and is turned
+    clockwise; the names of the folders above do not count.
+    """
+    image = read_rgb(root / imgname)
+    return cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE) if "closeup" in imgname else image
 
 
 def _describe(file: _File, imgname: np.ndarray) -> str:
@@ -184,18 +196,31 @@ _FIELDS = (
     *("imgname", "center", "scale", "gender", "pose_cam", "pose", "root_orient", "pose_body", "shape", "betas"),
     *("part", "j2d"),
 )
+# What `prepare_data.py 3dpw` writes and the published files do not have; `trans_cam` is not in EMDB's files.
+_OF_3DPW = {"sequence", "person", "frame", "cam_ext", "trans_cam"}
+
+
+def _refuse_old_boxes(path: Path) -> None:
+    """Raise ValueError if an earlier `prepare_data.py 3dpw` wrote the file, with the command that makes it anew."""
+    with np.load(path, allow_pickle=False) as file:
+        if not set(file.files) >= _OF_3DPW or "format_version" in file.files:
+            return
+        sequences = np.unique(file["sequence"]).tolist()
+    split = path.stem.removeprefix("3dpw_")
+    chosen = f"'dataset.splits=[{split}]'"
+    if split not in SPLITS:
+        chosen = f"'dataset.sequences=[{','.join(sequences)}]' dataset.subset={path.stem}"
+    folder = "" if path.parent == Path("datasets/3dpw") else f" dataset.folder={path.parent}"
+    raise ValueError(
+        f"{path} was made by an earlier version of prepare_data.py, whose boxes for 3DPW were 12 % too wide. "
+        f"Make it anew: python prepare_data.py 3dpw {chosen}{folder}"
+    )
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, but a file of annotations (.npz) is expected.")
-    if not path.is_file():
-        raise FileNotFoundError(f"There are no annotations at {path}.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = {name: file[name] for name in file.files if name in _FIELDS}
-    except (zipfile.BadZipFile, zlib.error, TypeError, ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as annotations (arrays without pickle): {error}") from error
+    require(path)
+    columns = read_arrays(path, _FIELDS)
+    _refuse_old_boxes(path)
     for choice in (("imgname",), ("center",), ("scale",), ("part", "j2d"), ("shape", "betas")):
         if not set(choice) & columns.keys():
             raise ValueError(f"{path} lacks the field {' or '.join(choice)}.")

@@ -28,6 +28,7 @@ from mega.geometry.annotated import (
     patch_keypoints,
     turn_root,
 )
+from mega.user_files import find_annotations
 
 _N_H36M, _N_SMPL = 17, 24
 # Rows of the H36M regressor in the order of the real images' 17 keypoints.
@@ -43,13 +44,19 @@ class Source:
 
     Attributes:
         path: of the file.
-        root: folder that its picture names start from; the file's own if left out.
+        root: folder that its picture names start from; if left out, the file's own, or the project's (where the program
+            runs) if the pictures are found there only.
         share: of an epoch's items in training, against those of the others; with None all rows are taken once.
     """
 
     path: Path
     root: Path | None = None
     share: float | None = None
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Folders that the picture names may start from."""
+        return (Path(self.path).parent, Path()) if self.root is None else (Path(self.root),)
 
 
 class BadPictureError(ValueError):
@@ -75,8 +82,9 @@ class PublishedImages(Dataset):
             round what it cuts out.
         pose: (21, 3) axis-angle, radians; betas: (10,); gender: index into GENDERS.
         rotmat: (3, 3) from the canonical to the camera frame, turned along with the crop.
-        keypoints2d: (41, 3) the 17 joints of H36M, then SMPL's 24: x, y in crop coordinates and confidence, 0 for
-            the set that the file does not annotate, and scaled for the other, so that a mean over all is its mean.
+        keypoints2d: (41, 3) the 17 joints of H36M, then SMPL's 24: x, y in crop coordinates and weight, 0 for the set
+            that the file does not annotate. The other's is the confidence (H36M's) or 1 (SMPL's), scaled so that a mean
+            over all is its mean.
         index: of the person among those of the file that are used.
         replaced: -1, or the index that was asked for, where this is the next person whose picture can be used.
 
@@ -94,9 +102,9 @@ class PublishedImages(Dataset):
         seed: int = 0,
         limit: int | None = None,
     ):
-        self.path, self.training = Path(source.path), training
+        self.path, self.training = find_annotations(source.path), training
         self.annotations = PublishedAnnotations.load(self.path, skip_bad_rows=training).select(slice(limit))
-        self.root = Path(source.root or self.path.parent)
+        self.root = self.annotations.picture_root(source.places)
         self.crop_size, self.patch = crop_size, patch
         self.augmentation, self.flip_probability = augmentation, flip_probability
         self.seed, self.epoch = seed, 0
@@ -151,7 +159,7 @@ class PublishedImages(Dataset):
     def _cut(self, index: int, center: np.ndarray, scale: float, size: int, degrees: float) -> np.ndarray:
         name, cut = self.annotations.imgname[index], patch_crop if self.patch else annotated_crop
         try:
-            image = read_published_rgb(self.root / name)
+            image = read_published_rgb(self.root, name)
             side = PIXELS_A_SCALE * scale
             if not 1 <= side <= _LARGEST_BOX * max(image.shape):
                 raise ValueError(
@@ -166,7 +174,9 @@ class PublishedImages(Dataset):
         known, move = self.annotations, patch_keypoints if self.patch else keypoints_on_crop
         keypoints, pose = move(known.keypoints2d[index], *where), known.pose[index].copy()
         pose[0] = turn_root(pose[0], where[-1])
-        if not known.smpl_joints:
+        if known.smpl_joints:
+            keypoints[:, 2] = 1  # all count: the third column of published files is the depth
+        else:
             keypoints = keypoints[list(PART24_TO_17)]
         if mirrored:
             keypoints = mirror_keypoints(keypoints, MIRRORED_SMPL if known.smpl_joints else MIRRORED_PART17)

@@ -16,6 +16,7 @@ from mega.bodies.smplh import GENDERS, SMPL_JOINTS, SMPLHBody
 from mega.data import Annotations, ImageDataset, PublishedImages
 from mega.data.published_images import Source, keypoint_regressor
 from mega.metrics import COCO17, HIPS, MEGA, STANDARD_3DPW, STANDARD_EMDB, Protocol
+from mega.user_files import find_annotations
 
 _JOINTS = {
     "body": KEYPOINTS,
@@ -109,7 +110,7 @@ class SyntheticTestSet(TestSet):
         annotations = Annotations.load(path)
         if annotations.body != body.name:
             raise ValueError(f"{path} is for the body {annotations.body}, but the configured body is {body.name}.")
-        _check_pictures(path, path.parent, annotations.imgname[:limit])
+        _check_pictures(path, (path.parent,), path.parent, annotations.imgname[:limit])
         items = ImageDataset(folder, split, crop["size"], crop["margin"], limit=limit)
         known = items.annotations
         self._pose, self._shape = torch.from_numpy(known.pose), torch.from_numpy(known.shape)
@@ -151,13 +152,13 @@ class PublishedTestSet(TestSet):
             )
         source = Source(Path(path), None if root is None else Path(root))
         items = PublishedImages(source, crop["size"], patch, limit=limit)
-        _check_pictures(Path(path), items.root, items.annotations.imgname)
+        _check_pictures(items.path, source.places, items.root, items.annotations.imgname)
         if standard not in (None, *_STANDARDS):
             raise ValueError(f"data.standard={standard} is not known: choose 3dpw or emdb.")
         chosen = {} if standard is None else {"standard": _STANDARDS[standard]}
         super().__init__(
             name=name,
-            path=Path(path),
+            path=items.path,
             items=items,
             imgname=items.annotations.imgname,
             body=body,
@@ -203,7 +204,7 @@ def people_of_file(body: BodyModel, crop: dict, path: str | Path, limit: int | N
 
     Raises FileNotFoundError, or ValueError that says what is wrong with the file.
     """
-    path = Path(path)
+    path = find_annotations(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no annotation file {path}: see datasets/README.md for how they are made")
     if _names_a_body(path):
@@ -219,14 +220,18 @@ def _names_a_body(path: Path) -> bool:
         raise ValueError(f"{path} cannot be read as an annotation file (.npz): {error}") from error
 
 
-def _check_pictures(path: Path, root: Path, names: np.ndarray) -> None:
-    """Raise ValueError if there is nobody, or a picture is missing: a test on fewer people is another test."""
+def _check_pictures(path: Path, places: Sequence[Path], root: Path, names: np.ndarray) -> None:
+    """Raise ValueError if there is nobody, or a picture is missing: a test on fewer people is another test.
+
+    `root` is the one of the `places` that the pictures were found in.
+    """
     if len(names) == 0:
         raise ValueError(f"{path} annotates nobody: there is nothing to evaluate.")
     wanted = dict.fromkeys(names)
     lacking = [name for name in wanted if not (root / str(name)).is_file()]
     if lacking:
         raise ValueError(
-            f"{len(lacking)} of the {len(wanted)} pictures that {path} names are missing, the first is "
-            f"{root / str(lacking[0])}. Fetch them, or make another annotation file without these people."
+            f"{len(lacking)} of the {len(wanted)} pictures that {path} names are missing. The first was looked for at "
+            f"{' and at '.join(str(place / str(lacking[0])) for place in places)}. Fetch them, or make another "
+            "annotation file without these people."
         )

@@ -12,6 +12,7 @@ The config of a CVQMAE file is
 that of a VQMAE file has only "model". More entries are kept and returned.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +21,19 @@ from torch import Tensor
 
 from mega.backbones import BlazePose, EfficientNetLite0, HRNetW48, ResNet50, ViT
 from mega.models.averaging import AVERAGES
-from mega.models.cvqmae import CVQMAE
+from mega.models.cvqmae import CVQMAE, IMAGE_KEYS
 from mega.models.samplers import DECODINGS
 from mega.models.vqmae import VQMAE
 from mega.user_files import require
-from mesh_vq_vae.files import is_released, load_strictly, read_released, read_weights, to_dtype, write_weights
+from mesh_vq_vae.files import (
+    is_released,
+    load_strictly,
+    read_released,
+    read_weights,
+    to_dtype,
+    without_surplus,
+    write_weights,
+)
 
 BACKBONES = {
     "blazepose": BlazePose,
@@ -46,18 +55,26 @@ def save_model(model: VQMAE | CVQMAE, path: str | Path, config: dict, dtype: tor
 
 
 def load_into(model: VQMAE | CVQMAE, path: str | Path) -> VQMAE | CVQMAE:
-    """Weights, of a released file or of one of ours, into a model that a config has built; in eval mode. Strict.
+    """Weights, of a released file or of one of ours, into a model that a config has built; in eval mode.
+
+    Strict, but for what a released file holds beyond the model (`without_surplus`).
 
     Raises as `load_cvqmae`.
     """
-    load_strictly(model, read_state(path, type(model).__name__), path)
+    load_strictly(model, read_state(path, type(model).__name__, model.state_dict()), path)
     return model.eval()
 
 
-def read_state(path: str | Path, format: str) -> dict[str, Tensor]:
-    """The state dict of a released file, or of one of ours that says it holds a `format` (VQMAE, CVQMAE)."""
+def read_state(path: str | Path, format: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a released file, or of one of ours that says it holds a `format` (VQMAE, CVQMAE).
+
+    Of a released file, what the state dict `own` of the model has no place for is left out, unless it shows that an
+    image model is taken for a prior.
+    """
     require(path)
-    return read_released(path) if is_released(path) else read_weights(path, format)[0]
+    if not is_released(path):
+        return read_weights(path, format)[0]
+    return without_surplus(own, read_released(path), path, IMAGE_KEYS if format == "VQMAE" else ())
 
 
 def load_vqmae(path: str | Path) -> tuple[VQMAE, dict]:

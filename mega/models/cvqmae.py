@@ -17,7 +17,7 @@ from mega.models.transformer import MaskedDecoder, MaskedEncoder, fill_in, sinus
 from mesh_vq_vae.files import differences
 
 # What an image model has beyond the pre-trained mesh model (`load_pretrained_vqmae`).
-_IMAGE_KEYS = ("backbone.", *(f"decoder.{n}." for n in ("rotcam_head", "rot_predictor", "cam_predictor", "cond_emb")))
+IMAGE_KEYS = ("backbone.", *(f"decoder.{n}." for n in ("rotcam_head", "rot_predictor", "cam_predictor", "cond_emb")))
 # Where the predictions of an untrained model start: a body upright and facing the camera, that fills the crop.
 _UPRIGHT_ROT6D = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 _FILLING_CAM = (0.9, 0.0, 0.0)
@@ -138,7 +138,7 @@ def load_pretrained_vqmae(model: CVQMAE, state: Mapping[str, Tensor]) -> list[st
         ValueError: when any other key is missing, left over or of another shape; names them.
     """
     own = model.state_dict()
-    new = [key for key in own if key.startswith(_IMAGE_KEYS)]
+    new = [key for key in own if key.startswith(IMAGE_KEYS)]
     if found := differences({k: v for k, v in own.items() if k not in new}, state):
         raise ValueError(f"The pre-trained VQMAE does not fit this CVQMAE: {found}.")
     model.load_state_dict({**own, **state}, strict=True)

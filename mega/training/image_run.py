@@ -25,7 +25,7 @@ from mega.models import (
 from mega.training.checkpoints import find_checkpoint
 from mega.training.image import CVQMAETraining
 from mega.training.panels import PicturePanels
-from mega.training.run import begin, checkpoint_folder, fit, load_run_weights, model_arguments, test
+from mega.training.run import begin, checkpoint_folder, export_dtype, fit, load_run_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
 from mesh_vq_vae.files import is_released, weights_format
 
@@ -88,7 +88,7 @@ def _start_from_trained(config: DictConfig, model: CVQMAE) -> None:
     if weights_format(config.pretrained) == "CVQMAE":
         load_into(model, config.pretrained).train()
     else:
-        load_pretrained_vqmae(model, read_state(config.pretrained, "VQMAE"))
+        load_pretrained_vqmae(model, read_state(config.pretrained, "VQMAE", model.state_dict()))
 
 
 def _export(config: DictConfig, module: CVQMAETraining) -> None:
@@ -107,5 +107,5 @@ def _export(config: DictConfig, module: CVQMAETraining) -> None:
         "decode": module.decode,
         "average": config.average,
     }
-    save_model(model, config.weights, description, dtype=torch.float16)
+    save_model(model, config.weights, description, dtype=export_dtype(config))
     print(f"wrote {config.weights}")

@@ -25,7 +25,7 @@ from mega.models import (
 from mega.rendering import draw_body, panel
 from mega.training.optim import ParameterGroup, adamw_warmup_cosine, schedule_of
 from mega.training.panels import log_picture
-from mega.training.run import begin, fit, load_run_weights, model_arguments, test
+from mega.training.run import begin, export_dtype, fit, load_run_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
 from mesh_vq_vae.distributed import draw_rows
 from mesh_vq_vae.files import is_released, weights_format
@@ -150,5 +150,5 @@ def _export(config: DictConfig, module: VQMAETraining, tokenizer: MeshVQVAE) -> 
     load_run_weights(module, config.output, config.export_from)
     Path(config.weights).parent.mkdir(parents=True, exist_ok=True)
     description = {"model": model_arguments(config.model, tokenizer)}
-    save_model(module.model, config.weights, description, dtype=getattr(torch, config.export_dtype))
+    save_model(module.model, config.weights, description, dtype=export_dtype(config))
     print(f"wrote {config.weights}")

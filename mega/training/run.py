@@ -35,6 +35,13 @@ def begin(config: DictConfig) -> None:
     L.seed_everything(config.seed, verbose=False)
 
 
+def export_dtype(config: DictConfig) -> torch.dtype:
+    """Of the weights that mode=export writes. Raises ValueError for one that the scripts do not have."""
+    if config.export_dtype not in ("float16", "float32"):
+        raise ValueError(f"export_dtype={config.export_dtype} is not known: choose float16 or float32.")
+    return getattr(torch, config.export_dtype)
+
+
 def model_arguments(config: DictConfig, tokenizer: MeshVQVAE) -> dict:
     """The arguments a masked transformer was built with, backbone apart: what its file must say to build it again."""
     arguments = {k: v for k, v in OmegaConf.to_container(config).items() if k not in ("_target_", "backbone")}

@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mega.launch import build, say_missing_files
 from mega.models import load_tokenizer
 from mega.training.panels import MeshPanels
-from mega.training.run import begin, fit, load_run_weights, test
+from mega.training.run import begin, export_dtype, fit, load_run_weights, test
 from mesh_vq_vae.files import is_released
 from mesh_vq_vae.training import MeshVQVAETraining
 
@@ -43,5 +42,5 @@ def _export(config: DictConfig, module: MeshVQVAETraining) -> None:
         )
     load_run_weights(module, config.output, config.export_from)
     Path(config.weights).parent.mkdir(parents=True, exist_ok=True)
-    module.tokenizer.save(config.weights, dtype=getattr(torch, config.export_dtype))
+    module.tokenizer.save(config.weights, dtype=export_dtype(config))
     print(f"wrote {config.weights}")

@@ -68,7 +68,8 @@ def _check_item(
     picture.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(picture), arrays["image_bgr"].numpy())
     item = PublishedImages(Source(file, root), SIZE)[row]
-    crop = annotated_crop(read_published_rgb(picture), table.center[row], table.scale[row], SIZE) / 255
+    image = read_published_rgb(root, str(table.imgname[row]))
+    crop = annotated_crop(image, table.center[row], table.scale[row], SIZE) / 255
     where = arrays["idx"].numpy()
     raw, normalised = crop.transpose(2, 0, 1).ravel(), ((crop - MEAN) / STD).transpose(2, 0, 1).ravel()
     assert_close(raw[where], arrays[f"{flavour}_raw_val"][row], 1e-5, f"{flavour}_raw_val {row}")

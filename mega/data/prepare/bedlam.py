@@ -15,11 +15,17 @@ import numpy as np
 from tqdm import tqdm
 
 from mega.bodies.smplh import N_BETAS, gender_name
+from mega.data.prepare.arrays import read_arrays
 from mega.user_files import require
 from mesh_vq_vae.whole_files import write_json
 
 _POSED = 66  # the root and 21 joints, in SMPL, SMPL-H and SMPL-X alike
 _POSES, _SHAPES = ("pose_cam", "pose"), ("shape", "betas")
+_MOTION = ("poses", "betas", "gender", "trans")
+_PEOPLE = (
+    *("imgname", "center", "scale", "gender", *_POSES, *_SHAPES, "part", "openpose", "gtkps"),
+    *("pose_world", "trans_cam", "cam_int", "cam_ext"),
+)
 
 
 class NotAMotionError(Exception):
@@ -61,7 +67,7 @@ def check_animation(file: Path, folder: Path) -> Counter:
     """
     if "shape" in file.relative_to(folder).as_posix():
         raise NotAMotionError("not a motion, its path holds `shape`")
-    arrays = _read(file, ("poses", "betas", "gender", "trans"))
+    arrays = _read(file)
     wrong = [f"lacks {name}" for name in ("poses", "betas", "gender") if name not in arrays]
     frames = len(arrays["poses"]) if arrays.get("poses", np.float64(0)).ndim else 0
     if "poses" in arrays:
@@ -87,7 +93,7 @@ def check_annotations(file: Path) -> Counter:
 
     Raises ValueError that says everything that is wrong with it.
     """
-    arrays = _read(file, None)
+    arrays = read_arrays(file, _PEOPLE)
     wrong = [f"lacks {name}" for name in ("imgname", "center", "scale") if name not in arrays]
     for choice in (_POSES, _SHAPES):
         if not set(choice) & arrays.keys():
@@ -139,11 +145,11 @@ def _told(counts: Counter) -> str:
     return "  " + ", ".join(f"{n} {what}" for what, n in counts.items())
 
 
-def _read(file: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
-    """The arrays of these names that are there, or all; raises ValueError if the file cannot be read."""
+def _read(file: Path) -> dict[str, np.ndarray]:
+    """What there is of a motion; raises ValueError if the file cannot be read."""
     try:
         with np.load(file, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files if names is None or name in names}
+            return {name: content[name] for name in content.files if name in _MOTION}
     except (zipfile.BadZipFile, zlib.error, AttributeError, TypeError, ValueError, OSError, EOFError) as error:
         raise ValueError(f"cannot be read as arrays without pickle: {error}") from error
 

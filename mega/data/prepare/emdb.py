@@ -1,10 +1,13 @@
-"""EMDB: `P*/SEQ/*_data.pkl` -> the annotations of its test split.
+"""EMDB: `P*/SEQ/*_data.pkl` -> annotation files of its parts.
 
 Source: Kaufmann et al., EMDB: The Electromagnetic Database of Global 3D Human Pose and Shape in the Wild, ICCV 2023.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +23,38 @@ PARTS = ("emdb1", "emdb2")
 _MARGIN = 1.2
 
 
-def prepare_emdb(folder: str, part: str = "emdb1", name: str = "emdb_test") -> int:
+def prepare_emdb(
+    folder: str,
+    part: str = "emdb1",
+    name: str | None = None,
+    validation_share: float | None = None,
+    validation: Sequence[str] | None = None,
+) -> int:
     """Write `folder/{name}.npz`: the sequences of a part, their good frames with a valid box.
+
+    With one of the last two arguments, the part is split by whole sequences into `{name}_train.npz` and
+    `{name}_validation.npz`.
 
     Args:
         folder: with `P0/` … `P9/`, from the project's root.
         part: emdb1, on which single pictures are tested, or emdb2.
-        name: of the file.
+        name: of the file; None for emdb_test (emdb1) or emdb2.
+        validation_share: of the part's sequences that are for validation, at least one. A hash of their names chooses
+            them.
+        validation: names or patterns of those sequences (P1/*).
 
     Returns:
         How many problems there were; each is printed.
 
     Raises:
         FileNotFoundError: if there are no sequences.
-        ValueError: for an unknown part.
+        ValueError: for an unknown part, a split that leaves one side empty, or a pattern that matches nothing.
     """
     if part not in PARTS:
         raise ValueError(f"dataset.part={part}, but it is one of {', '.join(PARTS)}.")
+    if validation_share is not None and validation is not None:
+        raise ValueError("Give dataset.validation_share or dataset.validation, not both.")
+    name = name or {"emdb1": "emdb_test", "emdb2": "emdb2"}[part]
     files = sorted(Path(folder).glob("P*/*/*_data.pkl"))
     if not files:
         raise FileNotFoundError(
@@ -44,10 +62,50 @@ def prepare_emdb(folder: str, part: str = "emdb1", name: str = "emdb_test") -> i
             "https://eth-ait.github.io/emdb there, so that P0, P1 … lie in it."
         )
 
-    def read(file: Path) -> tuple[str, Frames]:
-        return f"{file.parent.parent.name}/{file.parent.name}", read_sequence(file, part)
+    chosen = {name: files}
+    if validation_share is not None or validation is not None:
+        files = [file for file in files if _belongs(file, part)]
+        held_out = _held_out([_sequence(file) for file in files], validation_share, validation)
+        chosen = {
+            f"{name}_train": [file for file in files if _sequence(file) not in held_out],
+            f"{name}_validation": [file for file in files if _sequence(file) in held_out],
+        }
 
-    return annotate(files, read, Path(folder) / f"{name}.npz")
+    def read(file: Path) -> tuple[str, Frames]:
+        return _sequence(file), read_sequence(file, part)
+
+    return sum(annotate(files, read, Path(folder) / f"{name}.npz") for name, files in chosen.items())
+
+
+def _sequence(file: Path) -> str:
+    return f"{file.parent.parent.name}/{file.parent.name}"
+
+
+def _belongs(file: Path, part: str) -> bool:
+    """Whether a sequence is of a part. One that cannot be read counts as well, so that `annotate` names it."""
+    try:
+        return bool(load_pickle(file).get(part, True))
+    except (OSError, ValueError):
+        return True
+
+
+def _held_out(sequences: Sequence[str], share: float | None, patterns: Sequence[str] | None) -> set[str]:
+    """The sequences for validation. Raises ValueError if a pattern matches none, or all or none are chosen."""
+    if share is not None:
+        if not 0 < share < 1:
+            raise ValueError(f"dataset.validation_share={share} must lie between 0 and 1.")
+        by_hash = sorted(sequences, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        chosen = set(by_hash[: max(1, round(share * len(sequences)))])
+    else:
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in sequences):
+                raise ValueError(f"dataset.validation: no sequence of the part is called {pattern}.")
+        chosen = {name for name in sequences if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    if not 0 < len(chosen) < len(sequences):
+        raise ValueError(
+            f"{len(chosen)} of the part's {len(sequences)} sequences would be for validation: some must be, some not."
+        )
+    return chosen
 
 
 def read_sequence(file: Path, part: str = "emdb1") -> Frames:
@@ -68,7 +126,7 @@ def read_sequence(file: Path, part: str = "emdb1") -> Frames:
         raise ValueError(f"{file}: {error}") from error
     frame = np.arange(n)
     frames = Frames(
-        sequence=repeated(f"{file.parent.parent.name}/{file.parent.name}", n),
+        sequence=repeated(_sequence(file), n),
         person=np.zeros(n, int),
         frame=frame,
         imgname=np.array([(file.parent / "images" / f"{i:05d}.jpg").as_posix() for i in frame], str),

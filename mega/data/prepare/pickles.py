@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import OrderedDict
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy._core.multiarray import _reconstruct, scalar
@@ -49,21 +50,29 @@ class _NumbersOnly(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to objects outside of the file")
 
 
-def load_pickle(path: Path) -> dict:
-    """The dict in a pickle of numpy arrays, lists, dicts, text and numbers, written by Python 2 or 3.
+def unpickle(file: BinaryIO) -> object:
+    """What a pickle of numpy arrays, lists, dicts, text and numbers holds, written by Python 2 or 3.
 
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: names the file and what is wrong with it: broken, no dict, or a forbidden name in it. Nothing
-            that a file asks for beyond numpy's arrays and plain containers is looked up, imported or called.
+    Raises ValueError that says what is wrong with it: broken, or a forbidden name in it. Nothing that a file asks for
+    beyond numpy's arrays and plain containers is looked up, imported or called.
+    """
+    try:
+        return _NumbersOnly(file, encoding="latin1").load()
+    except Exception as error:  # a broken pickle may raise anything
+        raise ValueError(f"{error or type(error).__name__}") from error
+
+
+def load_pickle(path: Path) -> dict:
+    """The dict in a pickle, read as `unpickle` does.
+
+    Raises FileNotFoundError if there is none, ValueError that names the file and what is wrong with it.
     """
     with path.open("rb") as file:
         try:
-            content = _NumbersOnly(file, encoding="latin1").load()
-        except Exception as error:  # a broken pickle may raise anything
+            content = unpickle(file)
+        except ValueError as error:
             raise ValueError(
-                f"{path} cannot be read as a pickle of arrays: {error or type(error).__name__}. "
-                "Fetch it anew from its source."
+                f"{path} cannot be read as a pickle of arrays: {error}. Fetch it anew from its source."
             ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected a dict of arrays.")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from mega.data.prepare.arrays import read_arrays
 from mega.user_files import require
 from mesh_vq_vae.whole_files import write_json, write_whole
 
@@ -126,12 +125,10 @@ def _check_patterns(patterns: Sequence[str]) -> None:
 def _read_names(labels: Path) -> list[str]:
     """The names of the pictures, each once."""
     require(labels)
-    try:
-        with np.load(labels, allow_pickle=False) as file:
-            names = file["imgname"].reshape(-1)
-    except (KeyError, zipfile.BadZipFile, zlib.error, TypeError, ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{labels} cannot be read as annotations with the field imgname: {error}.") from error
-    return list(dict.fromkeys(names.astype(str).tolist()))
+    arrays = read_arrays(labels, ("imgname",))
+    if "imgname" not in arrays:
+        raise ValueError(f"{labels} lacks the field imgname.")
+    return list(dict.fromkeys(arrays["imgname"].reshape(-1).astype(str).tolist()))
 
 
 def _by_video(names: Sequence[str], naming: Naming, folder: Path) -> tuple[dict[Path, dict[int, list[str]]], list[str]]:
