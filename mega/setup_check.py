@@ -127,6 +127,6 @@ def _check_pictures(path: Path, places: Sequence[Path], skip_bad_rows: bool) -> 
     lacking = [name for name in names if not (root / name).is_file()]
     if lacking:
         raise ValueError(
-            f"{len(lacking)} of {len(names)} annotated pictures are missing, the first was looked for at "
+            f"{path}: {len(lacking)} of {len(names)} annotated pictures are missing, the first was looked for at "
             f"{' and at '.join(str(place / lacking[0]) for place in places)}"
         )

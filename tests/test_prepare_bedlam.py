@@ -105,6 +105,16 @@ def test_annotations_are_checked_too(tmp_path: Path, check) -> None:
     assert check("dataset.animations=null", "dataset.annotations=[labels/good.npz]")[0] == 0
 
 
+def test_annotations_of_objects_are_checked_as_they_are_read(tmp_path: Path, check) -> None:
+    objects = {name: column.astype(object) for name, column in PEOPLE.items()}
+    write(tmp_path / "labels" / "objects.npz", objects, sub=np.array([{}] * 3))
+    write(tmp_path / "labels" / "wrong.npz", PEOPLE, gender=np.array(["m", None, "f"], object))
+    code, printed, _ = check("dataset.animations=null", "dataset.annotations=[labels]")
+    assert code == 1
+    assert "2 files, 1 fine, 0 not motions, 1 wrong" in printed
+    assert "the field gender holds objects other than numbers and text: they are of the types NoneType, str" in printed
+
+
 def test_what_is_not_there_is_told(tmp_path: Path, check) -> None:
     code, _, errors = check()
     assert (code, "bedlam_animations is missing: BEDLAM's animations, from https" in errors) == (1, True)

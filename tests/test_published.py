@@ -1,4 +1,4 @@
-"""Annotation files as users hold them: what is read from the published ones, and what is said of those that are wrong."""
+"""Annotation files as users hold them: what is read from published ones, and what is said of those that are wrong."""
 
 import io
 import os
@@ -18,10 +18,13 @@ from mega.data.published import PublishedAnnotations, read_published_rgb
 from mega.data.published_images import PublishedImages, Source
 from mega.evaluation import testsets
 from mega.evaluation.testsets import people_of_file, published_test
+from mega.setup_check import check_setup
 from mega.user_files import _say_once
+from tests.golden.golden import GOLDEN_DIR
 from tests.raw_files import python2_pickle, with_old_names
 
 PEOPLE = 3
+INPUTS = GOLDEN_DIR.parent / "inputs"
 
 
 def columns() -> dict[str, np.ndarray]:
@@ -182,6 +185,35 @@ def test_only_the_name_in_the_file_says_that_a_picture_is_stored_lying(tmp_path:
     cv2.imwrite(str(path), stored)
     upright = np.rot90(stored, -1) if "closeup" in name else stored
     np.testing.assert_array_equal(read_published_rgb(tmp_path / folder, name), upright[..., ::-1])
+
+
+@pytest.mark.skipif(not INPUTS.is_dir(), reason=f"no {INPUTS}")
+def test_the_name_of_a_folder_turns_no_picture() -> None:
+    items = [PublishedImages(Source(INPUTS / f"{name}_project/coco/coco.npz"), 64)[0] for name in ("plain", "closeup")]
+    for name, value in items[0].items():
+        assert (np.asarray(value) == np.asarray(items[1][name])).all(), name
+
+
+def test_setup_check_finds_published_files_and_names_what_is_wrong(tmp_path, capsys) -> None:
+    _say_once.cache_clear()
+    folder = tmp_path / "datasets"
+    write(folder / "3DPW" / "3DPW_test.npz", published_3dpw(), tmp_path)
+    write(folder / "EMDB" / "test.npz", published_3dpw() | {"imgname": np.array(["c.jpg"] * PEOPLE)})
+    write(folder / "coco" / "coco.npz", columns(), tmp_path)  # pictures are named from the project's folder
+    write(folder / "mpii" / "mpii.npz", columns() | {"imgname": np.array(["b.jpg"] * PEOPLE)})
+    assert not check_setup(tmp_path)
+    printed = capsys.readouterr().out
+    for words in (
+        f"{folder}/3dpw/3dpw_test.npz is not there: {folder}/3DPW/3DPW_test.npz is read.",
+        "ok       datasets/3dpw/3dpw_test.npz",
+        "ok       datasets/coco/coco.npz",
+        "wrong    datasets/mpii/mpii.npz",
+        f"the first was looked for at {folder}/mpii/b.jpg and at {tmp_path}/b.jpg",
+        "wrong    datasets/emdb/emdb_test.npz",
+        f"EMDB/test.npz: 1 of 1 annotated pictures are missing, the first was looked for at {tmp_path}/c.jpg",
+    ):
+        assert words in printed
+    assert "missing  datasets/3dpw" not in printed
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

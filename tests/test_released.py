@@ -6,10 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mega.models import VQMAE, load_cvqmae, load_into, load_tokenizer, load_vqmae, save_model
+from mega.training import image_run
+from mega.training.image import CVQMAETraining
+from mega.training.run import export_dtype
 from mesh_vq_vae import MeshVQVAE
-from mesh_vq_vae.files import read_released, read_weights
+from mesh_vq_vae.files import read_released, read_weights, write_weights
+from tests.fake_files import composed
 from tests.toy import toy_model, toy_tokenizer
 
 SIZES = {"n_tokens": 6, "codebook_size": 8, "dim": 16, "encoder_depth": 1, "encoder_heads": 2}
@@ -72,6 +77,38 @@ def test_what_differs_is_named_and_nothing_is_loaded(model: VQMAE, tmp_path: Pat
     for part in ("encoder.cls_token is missing", "backbone.conv1.weight is not in the model", "(9, 16) instead of"):
         assert part in str(error.value)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+SURPLUS = {"body.J_regressor": torch.zeros(24, 5), "encoder.old_head.0.weight": torch.zeros(2)}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_surplus_keys_of_a_released_file_are_reported_once_and_ignored(model, tmp_path, caplog, prefix: str) -> None:
+    state = {prefix + k: v for k, v in (model.state_dict() | SURPLUS).items()}
+    torch.save({"model": state}, tmp_path / "mega_pretrained")
+    loaded = load_into(VQMAE(**SIZES), tmp_path / "mega_pretrained").state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded[key], value)
+    (record,) = caplog.records
+    words = "mega_pretrained holds more than the model, which is ignored: body.J_regressor, encoder.old_head.0.weight."
+    assert record.getMessage().endswith(words)
+    tokenizer = toy_tokenizer()
+    torch.save({"model": tokenizer.state_dict() | SURPLUS}, tmp_path / "tokenizer")
+    toy_tokenizer().load_released(tmp_path / "tokenizer")
+    assert "tokenizer holds more than the model" in caplog.text
+
+
+def test_surplus_keys_of_our_files_are_refused(model: VQMAE, tmp_path: Path) -> None:
+    write_weights(tmp_path / "ours.safetensors", model.state_dict() | SURPLUS, "VQMAE", {"model": SIZES})
+    for read in (load_vqmae, lambda path: load_into(VQMAE(**SIZES), path)):
+        with pytest.raises(ValueError, match=r"body\.J_regressor is not in the model"):
+            read(tmp_path / "ours.safetensors")
+
+
+def test_a_deeper_model_is_not_taken_for_one_with_surplus_keys(tmp_path: Path) -> None:
+    torch.save({"model": VQMAE(**SIZES | {"encoder_depth": 2}).state_dict()}, tmp_path / "deep")
+    with pytest.raises(ValueError, match=r"encoder\.transformer\.1\..* is not in the model"):
+        load_into(VQMAE(**SIZES), tmp_path / "deep")
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +187,36 @@ def test_numbers_that_half_precision_cannot_hold_are_named(model: VQMAE, tmp_pat
     with pytest.raises(ValueError, match=r"decoder\.head\.bias has numbers too large"):
         save_model(model, tmp_path / "half", {"model": SIZES}, torch.float16)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("script", "experiments"),
+    [
+        ("train_mesh_vqvae", ("mesh_vqvae_54",)),
+        ("pretrain_mega", ("mega_pretrained",)),
+        ("train_mega", ("mega_hrnet", "mega_resnet", "mega_vit", "mega_hrnet_mixture")),
+    ],
+)
+def test_published_setups_are_exported_in_float32_and_the_shipped_one_in_float16(script: str, experiments) -> None:
+    assert export_dtype(composed(script)) == torch.float16
+    for experiment in experiments:
+        assert export_dtype(composed(script, f"experiment={experiment}")) == torch.float32
+    with pytest.raises(ValueError, match="export_dtype=half is not known: choose float16 or float32"):
+        export_dtype(composed(script, "export_dtype=half"))
+
+
+@pytest.mark.parametrize("name", ["float16", "float32"])
+def test_an_image_model_is_exported_as_asked(tmp_path: Path, monkeypatch, name: str) -> None:
+    tokenizer = toy_tokenizer()
+    model, config = toy_model(tokenizer.n_tokens)
+    module = CVQMAETraining(
+        model, tokenizer, torch.arange(3), config["crop"], base_lr=1e-3, batch_size=4, warmup_steps=1, steps=2
+    )
+    monkeypatch.setattr(image_run, "load_run_weights", lambda *_: None)  # the run's are the module's own
+    path = tmp_path / "cvqmae.safetensors"
+    sizes = {k: v for k, v in config["model"].items() if k != "cond_dim"}
+    asked = {"weights": str(path), "average": "none", "output": str(tmp_path), "export_from": "last", "model": sizes}
+    asked |= {"backbone_name": config["backbone"], "backbone": {}, "export_dtype": name}
+    image_run._export(OmegaConf.create(asked), module)
+    tensors, _ = read_weights(path, "CVQMAE")
+    assert {v.dtype for v in tensors.values() if v.is_floating_point()} == {getattr(torch, name)}
