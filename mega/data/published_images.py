@@ -44,12 +44,12 @@ class Source:
     Attributes:
         path: of the file.
         root: folder that its picture names start from; the file's own if left out.
-        share: of an epoch's items in training, against those of the others; with None all rows are taken once.
+        share: in training, the chance that an item is from this file, against the others' shares (published: equal).
     """
 
     path: Path
     root: Path | None = None
-    share: float | None = None
+    share: float = 1.0
 
 
 class BadPictureError(ValueError):
