@@ -43,7 +43,7 @@ from mega.data import PublishedImages
 from mega.data.published_images import Source
 from mega.geometry import rot6d_to_matrix
 from mega.models import CVQMAE, masked_cross_entropy
-from mega.training.optim import ParameterGroup, adamw_warmup_cosine
+from mega.training.optim import ParameterGroup, adamw
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, PEOPLE = 16, 192
@@ -128,7 +128,7 @@ def transformer_step(precision: str) -> Callable[[], object]:
     turned = rot6d_to_matrix(torch.randn(BATCH, 6))
     model = CVQMAE(nn.Identity(), cond_dim=720)
     group = ParameterGroup(list(model.parameters()))
-    optimizer = adamw_warmup_cosine([group], lr=1e-3 * BATCH / 256, warmup_steps=1, steps=1000)["optimizer"]
+    optimizer = adamw([group], lr=1e-3 * BATCH / 256, factor=lambda step, start: 1.0)["optimizer"]
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):

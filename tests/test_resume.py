@@ -16,7 +16,9 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader, TensorDataset
 
 from mega.data.loading import training_loader
-from mega.training.checkpoints import BEST, LAST, PREVIOUS, Checkpoints, WholeFiles, find_checkpoint
+from mega.training.checkpoints import LAST, PREVIOUS, Checkpoints, WholeFiles, find_checkpoint
+from mega.training.optim import ParameterGroup, adamw, schedule_of
+from mega.training.run import load_run_weights
 from mesh_vq_vae.training import MeshVQVAETraining
 from tests.kill_trainings import differences, finish, kill_at_random, start
 from tests.small_trainings import ROOT, make_pictures, small_trainings
@@ -72,20 +74,24 @@ def test_a_training_that_is_told_to_stop_saves_first(asked_by, tmp_path):
 
 
 class Line(L.LightningModule):
-    """Learns a number; its validation error falls and then rises."""
+    """Learns a number; one validation metric is best after the first epoch, the other after the second."""
 
     def __init__(self):
         super().__init__()
-        self.value, self.scores = torch.nn.Parameter(torch.zeros(())), [3.0, 1.0, 2.0]
+        self.value = torch.nn.Parameter(torch.zeros(()))
+        self.scores = {"val/error": [3.0, 1.0, 2.0], "val/loss": [1.0, 3.0, 2.0]}
 
     def training_step(self, batch, batch_idx):
         return (self.value - batch[0].mean()).square()
 
     def validation_step(self, batch, batch_idx):
-        self.log("val/error", self.scores[self.current_epoch])
+        self.log_dict({name: scores[self.current_epoch] for name, scores in self.scores.items()})
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
+
+
+MONITOR = {"error": "val/error", "loss": "val/loss"}
 
 
 def trainer_for_lines(callbacks: list[L.Callback], **options) -> L.Trainer:
@@ -94,19 +100,35 @@ def trainer_for_lines(callbacks: list[L.Callback], **options) -> L.Trainer:
     return L.Trainer(callbacks=callbacks, **(usual | quiet | options))
 
 
-def test_best_weights_stay(tmp_path):
+def test_the_best_weights_by_each_metric_stay(tmp_path):
     data = DataLoader(TensorDataset(torch.arange(4.0)), 2)
-    values = []
+    values, folder = [], tmp_path / "checkpoints"
 
     class Remember(L.Callback):
         def on_validation_end(self, trainer, module):
             values.append(module.value.detach().clone())
 
-    callbacks = [Remember(), Checkpoints(tmp_path, monitor="val/error")]
-    trainer_for_lines(callbacks).fit(Line(), data, data)
-    best = torch.load(tmp_path / BEST, weights_only=True)["state_dict"]["value"]
-    assert torch.equal(best, values[1])
-    assert not torch.equal(best, values[2])
+    with pytest.raises(FileNotFoundError, match="run the script with mode=train first"):
+        load_run_weights(Line(), tmp_path)
+    for epochs in (2, 3):  # the second run remembers how good the best weights of the first are
+        checkpoints = Checkpoints(folder, monitor=MONITOR)
+        trainer = trainer_for_lines([Remember(), checkpoints], max_epochs=epochs)
+        trainer.fit(Line(), data, data, ckpt_path=find_checkpoint(folder), weights_only=True)
+        checkpoints.save_end(trainer)
+    assert len({float(value) for value in values}) == 3
+    for which, value in (("best_loss", values[0]), ("best_error", values[1]), ("last", values[2])):
+        line = Line()
+        load_run_weights(line, tmp_path, which)
+        assert torch.equal(line.value, value), which
+    with pytest.raises(ValueError, match=r"export_from=best is not in .*: choose last or best_error or best_loss"):
+        load_run_weights(Line(), tmp_path, "best")
+
+
+def test_an_unknown_metric_is_named(tmp_path):
+    data = DataLoader(TensorDataset(torch.arange(4.0)), 2)
+    trainer = trainer_for_lines([Checkpoints(tmp_path, monitor={"pve": "val/PVE"})], fast_dev_run=True)
+    with pytest.raises(ValueError, match=r"monitor\.pve=val/PVE is not .*; choose from val/error, val/loss"):
+        trainer.fit(Line(), data, data)
 
 
 def test_the_best_average_stays(tmp_path):
@@ -118,9 +140,10 @@ def test_the_best_average_stays(tmp_path):
             super().validation_step(batch, batch_idx)
             validated.append(self.value.detach().clone())
 
-    callbacks = [EMAWeightAveraging(decay=0.9), Checkpoints(tmp_path, monitor="val/error")]
+    callbacks = [EMAWeightAveraging(decay=0.9), Checkpoints(tmp_path, monitor=MONITOR)]
     trainer_for_lines(callbacks, limit_val_batches=1).fit(Averaged(), data, data)
-    assert torch.equal(torch.load(tmp_path / BEST, weights_only=True)["state_dict"]["value"], validated[1])
+    best = torch.load(tmp_path / "best_error.ckpt", weights_only=True)["state_dict"]["value"]
+    assert torch.equal(best, validated[1])
 
 
 def test_codes_in_use_are_counted_with_averaged_weights(tmp_path):
@@ -163,9 +186,46 @@ def test_a_run_that_has_ended_goes_on_with_a_higher_limit(limits, tmp_path):
     assert in_parts == rows_of(tmp_path / "whole", whole)
 
 
+@pytest.mark.parametrize("schedule", ["published", "step"])
+@pytest.mark.parametrize("stopped_at", [2, 6, 9])
+def test_rates_and_rows_go_on_where_they_were_left(schedule, stopped_at, tmp_path):
+    """In the first epoch too, whose loader is made once to count the steps and again to train from the right batch."""
+
+    def run(folder: Path, stop: int | None) -> list[tuple]:
+        seen = []
+
+        class Watched(Line):
+            def training_step(self, batch, batch_idx):
+                if self.global_step == stop:
+                    raise KeyError("stopped")
+                seen.append((self.optimizers().param_groups[0]["lr"], *batch[0].tolist()))
+                return super().training_step(batch, batch_idx)
+
+            def configure_optimizers(self):
+                arguments = {"base_lr": 0.1, "batch_size": 2, "warmup_epochs": 2, "warmup_steps": 0.1}
+                return adamw(
+                    [ParameterGroup([self.value])], **schedule_of(self.trainer, schedule=schedule, **arguments)
+                )
+
+        trainer = trainer_for_lines([Checkpoints(folder, minutes=0)], reload_dataloaders_every_n_epochs=1)
+        try:
+            trainer.fit(Watched(), Rows(), ckpt_path=find_checkpoint(folder), weights_only=True)
+        except KeyError:
+            assert stop is not None
+        return seen
+
+    whole = run(tmp_path / "whole", None)
+    assert len(whole) == 18
+    n_rates = len({rate for rate, *_ in whole})
+    assert n_rates == 3 if schedule == "published" else n_rates > 10
+    in_parts = run(tmp_path / "parts", stopped_at)
+    assert len(in_parts) == stopped_at
+    assert in_parts + run(tmp_path / "parts", None) == whole
+
+
 def test_a_dry_run_leaves_no_best_weights(tmp_path):
     data = DataLoader(TensorDataset(torch.arange(4.0)), 2)
-    trainer_for_lines([Checkpoints(tmp_path, monitor="val/error")], fast_dev_run=True).fit(Line(), data, data)
+    trainer_for_lines([Checkpoints(tmp_path, monitor=MONITOR)], fast_dev_run=True).fit(Line(), data, data)
     assert not list(tmp_path.iterdir())
 
 

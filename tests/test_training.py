@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from mega.models import load_cvqmae
+from mega.geometry import rot6d_to_matrix
+from mega.models import CVQMAE, VQMAE, load_cvqmae
 from mega.training.image import CVQMAETraining
 from mega.training.losses import neighbour_targets, soft_cross_entropy
+from mega.training.optim import published_factor, schedule_of
 from mega.training.readout import Readout
 from tests.toy import CROP, toy_model, toy_tokenizer
 
@@ -126,12 +128,102 @@ def test_image_model_of_another_tokenizer_is_refused(folder, tokenizer, vqmae, t
     assert "does not fit this CVQMAE: decoder.head.bias has shape (512,) instead of (32,)" in result.stderr
 
 
-def test_everything_that_should_learn_does():
-    """Each parameter that is not frozen, the readout's too, is in the optimizer once, with the right rate."""
+def test_the_published_schedule():
+    """One factor per epoch: min((epoch + 1) / 20, (1 + cos(pi epoch / total)) / 2), epoch from 0."""
+    factor = published_factor(warmup_epochs=20, epochs=200, steps_per_epoch=7)
+    by_hand = {0: 0.05, 1: 0.1, 18: 0.95, 19: 0.97790, 20: 0.97553, 100: 0.5, 199: 6.17e-5}
+    for epoch, expected in by_hand.items():
+        factors = {factor(step, 0) for step in range(7 * epoch, 7 * (epoch + 1))}
+        assert len(factors) == 1
+        assert factors.pop() == pytest.approx(expected, rel=1e-3)
+    # In the mixture's 10 epochs the two cross before the warm-up is done.
+    factor = published_factor(warmup_epochs=20, epochs=10, steps_per_epoch=1)
+    assert [factor(epoch, 0) for epoch in (4, 5, 6)] == pytest.approx([0.25, 0.3, 0.34549], rel=1e-4)
+
+
+def test_the_schedule_needs_what_it_counts():
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_steps=3)
+    with pytest.raises(ValueError, match=r"schedule=published counts epochs: give trainer\.max_epochs"):
+        schedule_of(trainer, 1e-3, 16, schedule="published")
+    with pytest.raises(ValueError, match=r"schedule=linear is not known; choose from published, step"):
+        schedule_of(trainer, 1e-3, 16, schedule="linear")
+
+
+def image_training(**options) -> CVQMAETraining:
     tokenizer = toy_tokenizer()
     model, _ = toy_model(tokenizer.n_tokens)
-    options = {"base_lr": 1e-3, "batch_size": 256, "warmup_steps": 2, "steps": 10, "weights": {"readout": 1.0}}
-    module = CVQMAETraining(model, tokenizer, torch.arange(3), CROP, backbone_rate=0.5, backbone_steps=4, **options)
+    return CVQMAETraining(model, tokenizer, torch.arange(3), CROP, base_lr=1e-3, batch_size=256, **options)
+
+
+@pytest.mark.parametrize(("reprojection", "learns"), [("argmax", False), ("expected", True)])
+def test_whether_tokens_learn_from_the_keypoints(reprojection, learns, monkeypatch):
+    """The published loss looks at the mesh of the likeliest codes, from which only rotation and camera can learn."""
+    only_keypoints = {"tokens": 0.0, "rotation": 0.0, "keypoints2d": 1.0}
+    module = image_training(weights=only_keypoints, reprojection=reprojection).train()
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+    tokenizer, generator = module.tokenizer, torch.Generator().manual_seed(0)
+    tokens = torch.randint(tokenizer.codebook_size, (4, tokenizer.n_tokens), generator=generator)
+    vertices = tokenizer.decode(tokens)
+    rotmat = torch.linalg.qr(torch.randn(4, 3, 3, generator=generator))[0]
+    batch = {"tokens": tokens, "rotmat": rotmat, "points": vertices[:, :3]}
+    batch["keypoints3d"] = tokenizer.keypoint_regressor @ vertices
+    batch["keypoints2d"] = torch.rand(4, 23, 3, generator=generator)
+    hidden = torch.arange(tokenizer.n_tokens).expand(4, -1) % 2 == 0
+    features = torch.randn(4, 1280, 2, 2, generator=generator)
+
+    logits = []
+    forward = module.model.forward
+    monkeypatch.setattr(module.model, "forward", lambda *args: logits.append(forward(*args)) or logits[-1])
+    torch.manual_seed(0)
+    loss = module._loss(features, batch, hidden, "train")
+    loss.backward()
+    decoder = module.model.decoder
+    assert (decoder.head.weight.grad is not None and bool(decoder.head.weight.grad.any())) is learns
+    assert decoder.cam_predictor.weight.grad.any()
+    # By hand: mean over people, keypoints, x and y of the confidence times the distance along each axis.
+    torch.manual_seed(0)
+    rot6d, cam = module.model.rotcam(features)
+    hard = torch.where(hidden, logits[0].argmax(-1), tokens)
+    codes = tokenizer.vq_vae.lookup(hard)
+    if learns:
+        codes = torch.where(hidden[..., None], logits[0].softmax(-1) @ tokenizer.codebook, codes)
+    joints = tokenizer.keypoint_regressor @ tokenizer.decode_latents(codes) @ rot6d_to_matrix(rot6d).transpose(1, 2)
+    projected = cam[:, None, :1] * (joints[..., :2] + cam[:, None, 1:])
+    by_hand = (batch["keypoints2d"][..., 2:] * (projected - batch["keypoints2d"][..., :2]).abs()).mean()
+    torch.testing.assert_close(loss, by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_losses_that_would_teach_nothing_are_refused():
+    with pytest.raises(ValueError, match="reprojection=soft is not known; choose from argmax, expected"):
+        image_training(reprojection="soft")
+    with pytest.raises(ValueError, match=r"weights\.points needs training\.reprojection=expected"):
+        image_training(weights={"points": 1.0})
+
+
+@pytest.mark.parametrize("model", [VQMAE, CVQMAE])
+def test_the_published_initial_values(model):
+    """Embeddings N(0, 1); linear layers as torch makes them, uniform within 1 / sqrt(inputs), biases too."""
+    sizes = {"n_tokens": 9, "codebook_size": 256, "dim": 64, "encoder_depth": 1, "decoder_depth": 1}
+    parts = {"backbone": torch.nn.Identity(), "cond_dim": 8} if model is CVQMAE else {}
+    torch.manual_seed(0)
+    network = model(**sizes, **parts, init="published").requires_grad_(False)
+    assert network.encoder.proj.weight.std() == pytest.approx(1, rel=0.05)
+    bound = 64**-0.5
+    linear = {"head": network.decoder.head} | dict(network.encoder.transformer.named_modules())
+    for name in ("head", "0.attn.qkv", "0.attn.proj", "0.mlp.fc1"):
+        for values in filter(None.__ne__, (linear[name].weight, linear[name].bias)):
+            assert bound * 0.9 < values.abs().max() <= bound, name
+            assert values.std() == pytest.approx(bound / 3**0.5, rel=0.15), name
+    scaled = model(**sizes, **parts, init="scaled").requires_grad_(False)
+    assert scaled.encoder.proj.weight.std() < 0.03
+    with pytest.raises(ValueError, match=r"model\.init=zero is not known; choose from published, scaled"):
+        model(**sizes, **parts, init="zero")
+
+
+def test_everything_that_should_learn_does():
+    """Each parameter that is not frozen, the readout's too, is in the optimizer once, with the right rate."""
+    module = image_training(warmup_steps=2, steps=10, weights={"readout": 1.0}, backbone_rate=0.5, backbone_steps=4)
     module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     configured = module.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]

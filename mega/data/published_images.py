@@ -46,12 +46,12 @@ class Source:
         path: of the file.
         root: folder that its picture names start from; if left out, the file's own, or the project's (where the program
             runs) if the pictures are found there only.
-        share: of an epoch's items in training, against those of the others; with None all rows are taken once.
+        share: in training, the chance that an item is from this file, against the others' shares (published: equal).
     """
 
     path: Path
     root: Path | None = None
-    share: float | None = None
+    share: float = 1.0
 
     @property
     def places(self) -> tuple[Path, ...]:

@@ -34,12 +34,13 @@ class ConditionedDecoder(MaskedDecoder):
         depth: int,
         heads: int,
         learned_positions: bool = True,
+        init: str = "scaled",
         *,
         cond_dim: int,
         cond_dropout: float = 0.0,
         rotcam_dropout: float = 0.1,
     ):
-        super().__init__(n_tokens, codebook_size, dim, depth, heads, learned_positions)
+        super().__init__(n_tokens, codebook_size, dim, depth, heads, learned_positions, init)
         self.rotcam_head = nn.Sequential(
             nn.Linear(cond_dim, dim), BatchDropout(rotcam_dropout), nn.Linear(dim, dim), BatchDropout(rotcam_dropout)
         )
@@ -67,7 +68,7 @@ class CVQMAE(nn.Module):
 
     Args:
         backbone: images (B, 3, H, W) -> features (B, C, h, w), with any h and w: the condition follows the feature map.
-        n_tokens … learned_positions: see `VQMAE`.
+        n_tokens … init: see `VQMAE`.
         cond_dim: C; by default the backbone's `out_channels`.
         cond_dropout: probability, in training, that an image token is dropped from the condition.
         rotcam_dropout: dropout in the head of rotation and camera.
@@ -84,6 +85,7 @@ class CVQMAE(nn.Module):
         decoder_depth: int = 4,
         decoder_heads: int = 4,
         learned_positions: bool = True,
+        init: str = "scaled",
         cond_dim: int | None = None,
         cond_dropout: float = 0.0,
         rotcam_dropout: float = 0.1,
@@ -91,7 +93,9 @@ class CVQMAE(nn.Module):
         super().__init__()
         self.n_tokens, self.codebook_size = n_tokens, codebook_size
         self.backbone = backbone
-        self.encoder = MaskedEncoder(n_tokens, codebook_size, dim, encoder_depth, encoder_heads, learned_positions)
+        self.encoder = MaskedEncoder(
+            n_tokens, codebook_size, dim, encoder_depth, encoder_heads, learned_positions, init
+        )
         self.decoder = ConditionedDecoder(
             n_tokens,
             codebook_size,
@@ -99,6 +103,7 @@ class CVQMAE(nn.Module):
             decoder_depth,
             decoder_heads,
             learned_positions,
+            init,
             cond_dim=backbone.out_channels if cond_dim is None else cond_dim,
             cond_dropout=cond_dropout,
             rotcam_dropout=rotcam_dropout,

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from mega.models.masking import hidden_places, visible_places
 
+# "published": torch's own for embeddings, N(0, 1), and linear layers. "scaled": small normal embeddings, Xavier for the
+# blocks' linear layers, a small head, biases zero, which helps a small model. Tokens and positions are small in both.
+INITS = ("published", "scaled")
 # timm's own default for the eps has changed between releases; the released weights were trained with this one.
 _BlockNorm = partial(nn.LayerNorm, eps=1e-5)
 
@@ -72,7 +75,14 @@ class MaskedEncoder(_Positions):
     """Visible tokens -> features, cls first."""
 
     def __init__(
-        self, n_tokens: int, codebook_size: int, dim: int, depth: int, heads: int, learned_positions: bool = True
+        self,
+        n_tokens: int,
+        codebook_size: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        learned_positions: bool = True,
+        init: str = "scaled",
     ):
         super().__init__()
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
@@ -81,7 +91,7 @@ class MaskedEncoder(_Positions):
         self.transformer = blocks(dim, depth, heads)
         self.layer_norm = nn.LayerNorm(dim)
         self.register_buffer("cls_alone", None, persistent=False)  # (1, 1, D) once `freeze` was called
-        _initialise(self)
+        _initialise(self, init)
 
     def forward(self, tokens: Tensor, hidden: Tensor) -> Tensor:
         """Tokens (B, N) int64 and hidden (B, N) bool, the same number in every row, -> (B, 1 + n_visible, D).
@@ -113,14 +123,21 @@ class MaskedDecoder(_Positions):
     """Features of the visible tokens -> logits for all."""
 
     def __init__(
-        self, n_tokens: int, codebook_size: int, dim: int, depth: int, heads: int, learned_positions: bool = True
+        self,
+        n_tokens: int,
+        codebook_size: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        learned_positions: bool = True,
+        init: str = "scaled",
     ):
         super().__init__()
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         self._make_positions(n_tokens + 1, dim, learned_positions)
         self.transformer = blocks(dim, depth, heads)
         self.head = nn.Linear(dim, codebook_size)
-        _initialise(self)
+        _initialise(self, init)
 
     def forward(
         self, encoded: Tensor, hidden: Tensor, condition: Tensor | None = None, only_hidden: bool = False
@@ -183,11 +200,19 @@ def fill_in(
 
 
 @torch.no_grad()
-def _initialise(module: nn.Module) -> None:
-    """Small normal tokens, embeddings and head; Xavier for the linear layers of the blocks, biases zero."""
+def _initialise(module: nn.Module, init: str) -> None:
+    """Initial values of an encoder or a decoder, one of `INITS`."""
+    if init not in INITS:
+        raise ValueError(f"model.init={init} is not known; choose from {', '.join(INITS)}")
+    if init == "published":
+        small = ("cls_token", "mask_token")
+    else:
+        small = ("cls_token", "mask_token", "proj.weight", "head.weight")
     for name, parameter in module.named_parameters():
-        if name in ("cls_token", "mask_token", "proj.weight", "head.weight"):
+        if name in small:
             nn.init.trunc_normal_(parameter, std=0.02)
+        elif init == "published":
+            continue
         elif name.startswith("transformer.") and parameter.ndim == 2:
             nn.init.xavier_uniform_(parameter)
         elif name.endswith("bias"):

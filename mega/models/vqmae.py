@@ -14,6 +14,7 @@ class VQMAE(nn.Module):
         dim: D, channels of encoder and decoder.
         encoder_depth, encoder_heads, decoder_depth, decoder_heads: blocks and attention heads.
         learned_positions: learned position embeddings; False for fixed sinusoidal ones.
+        init: initial values, one of `transformer.INITS`.
 
     The defaults are the published size (MEGA, CVPR 2025).
     """
@@ -28,11 +29,16 @@ class VQMAE(nn.Module):
         decoder_depth: int = 4,
         decoder_heads: int = 4,
         learned_positions: bool = True,
+        init: str = "scaled",
     ):
         super().__init__()
         self.n_tokens, self.codebook_size = n_tokens, codebook_size
-        self.encoder = MaskedEncoder(n_tokens, codebook_size, dim, encoder_depth, encoder_heads, learned_positions)
-        self.decoder = MaskedDecoder(n_tokens, codebook_size, dim, decoder_depth, decoder_heads, learned_positions)
+        self.encoder = MaskedEncoder(
+            n_tokens, codebook_size, dim, encoder_depth, encoder_heads, learned_positions, init
+        )
+        self.decoder = MaskedDecoder(
+            n_tokens, codebook_size, dim, decoder_depth, decoder_heads, learned_positions, init
+        )
 
     def forward(self, tokens: Tensor, hidden: Tensor, only_hidden: bool = False) -> Tensor:
         """Tokens (B, N) int64 and hidden (B, N) bool -> logits (B, N, K) for every place, hidden or not.

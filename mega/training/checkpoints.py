@@ -2,7 +2,7 @@
 
     runs/NAME/checkpoints/last.ckpt        the newest state
                           previous.ckpt    the one before, should the newest turn out broken
-                          best.ckpt        weights alone, of the best validation so far
+                          best_NAME.ckpt   weights alone, of the validation with the least value of a metric so far
 
 States are taken right before a batch. All randomness in a training step is a function of (seed, epoch, batch) and all
 in the data of (seed, epoch, row), so nothing else has to be remembered.
@@ -16,6 +16,7 @@ import signal
 import subprocess
 import time
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 say = rank_zero_only(print)
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 # What a cluster says before it kills: a plain request, the end of the time limit as users ask for it, and as submitit
 # does.
@@ -75,6 +76,11 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
+def best_checkpoint(name: str) -> str:
+    """File name of the best weights by the metric `name` of a config's `monitor`."""
+    return f"best_{name}.ckpt"
+
+
 class StoppedBySignal(SystemExit):
     """The run was asked to stop, and has saved its state."""
 
@@ -85,7 +91,7 @@ class Checkpoints(L.Callback):
     Args:
         folder: for the files.
         minutes: between two states; 0 saves before every batch.
-        monitor: a logged validation metric whose least value is the best; None keeps no best weights.
+        monitor: {name: logged validation metric}; the weights of each one's least value are kept, as best_NAME.ckpt.
         requeue: on a cluster that is about to end the job for its time (SIGUSR1), ask SLURM to run it again.
     """
 
@@ -93,11 +99,12 @@ class Checkpoints(L.Callback):
         self,
         folder: str | Path,
         minutes: float = 10.0,
-        monitor: str | None = None,
+        monitor: Mapping[str, str] | None = None,
         requeue: bool = True,
     ):
-        self.folder, self.seconds, self.monitor, self.requeue = Path(folder), 60 * minutes, monitor, requeue
-        self.best = float("inf")
+        self.folder, self.seconds, self.requeue = Path(folder), 60 * minutes, requeue
+        self.monitor = dict(monitor or {})
+        self.best: dict[str, float] = {}
         self._saved_at = time.monotonic()
         self._signal = 0
         self._handlers: dict[int, Any] = {}
@@ -139,15 +146,23 @@ class Checkpoints(L.Callback):
             self._stop(trainer, wanted)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
-        if score is not None and float(score) < self.best and not trainer.fast_dev_run:
-            self.best = float(score)
-            state = {"state_dict": trainer.strategy.lightning_module_state_dict()}
-            for callback in trainer.callbacks:
-                if isinstance(callback, WeightAveraging):  # the average is what was validated
-                    callback.on_save_checkpoint(trainer, module, state)
-            trainer.strategy.save_checkpoint({"state_dict": state["state_dict"]}, self.folder / BEST)
-            trainer.strategy.barrier()
+        for name, metric in self.monitor.items():
+            if metric not in trainer.callback_metrics:
+                known = ", ".join(sorted(k for k in trainer.callback_metrics if k.startswith("val/")))
+                raise ValueError(f"monitor.{name}={metric} is not a metric of this validation; choose from {known}")
+            score = float(trainer.callback_metrics[metric])
+            if score < self.best.get(name, float("inf")) and not trainer.fast_dev_run:
+                self.best[name] = score
+                self._save_weights(trainer, module, self.folder / best_checkpoint(name))
+
+    @staticmethod
+    def _save_weights(trainer: L.Trainer, module: L.LightningModule, path: Path) -> None:
+        state = {"state_dict": trainer.strategy.lightning_module_state_dict()}
+        for callback in trainer.callbacks:
+            if isinstance(callback, WeightAveraging):  # the average is what was validated
+                callback.on_save_checkpoint(trainer, module, state)
+        trainer.strategy.save_checkpoint({"state_dict": state["state_dict"]}, path)
+        trainer.strategy.barrier()
 
     def save(self, trainer: L.Trainer) -> None:
         """Write the state as the last one."""

@@ -13,7 +13,7 @@ from mega.metrics import COCO17, Protocol, keypoint2d_error, mesh_errors
 from mega.models import CVQMAE, Prediction, codes_to_decode, predict_deterministic, sample
 from mega.models.masking import draw_hidden
 from mega.training.losses import neighbour_targets, soft_cross_entropy
-from mega.training.optim import ParameterGroup, adamw_warmup_cosine, schedule_of
+from mega.training.optim import ParameterGroup, adamw, schedule_of
 from mega.training.readout import Readout
 from mesh_vq_vae import MeshVQVAE
 from mesh_vq_vae.distributed import draw_rows
@@ -22,6 +22,8 @@ from mesh_vq_vae.distributed import draw_rows
 _READ_OFF_FEATURES = tuple(f"model.decoder.{name}." for name in ("rotcam_head", "rot_predictor", "cam_predictor"))
 # Of the readout's own losses; they bring each to the order of one at first.
 _READOUT_WEIGHTS = {"codes": 1.0, "heat": 0.3, "place": 3.0, "depth": 5.0}
+# Codes of the mesh that the keypoint losses look at.
+REPROJECTIONS = ("argmax", "expected")
 
 
 class LossWeights(NamedTuple):
@@ -29,8 +31,8 @@ class LossWeights(NamedTuple):
 
     tokens: cross-entropy of the hidden tokens.
     rotation: mean squared difference of the rotation matrices.
-    keypoints2d: L1 of the visible keypoints, projected with the predicted camera, in halves of the crop.
-    points: mean distance, in metres, of canonical vertices decoded from the expected codes (softmax-weighted).
+    keypoints2d: mean of |dx| and |dy| of the projected keypoints, times their confidence, in crop coordinates.
+    points: mean distance, in metres, of decoded canonical vertices.
     keypoints3d: mean distance, in metres, of the keypoints in the camera frame, so that rotation and pose agree.
     readout: the two keypoint terms and the losses of the `Readout`; 0 leaves it out.
     """
@@ -51,7 +53,7 @@ class CVQMAETraining(L.LightningModule):
         tokenizer: frozen; decodes.
         points: (S,) vertices that the loss looks at, those of the batches' "points".
         crop: {"size", "margin", "mean", "std"} of the pictures, stored with the weights.
-        base_lr, batch_size, warmup_steps, steps: of the schedule, see `schedule_of`.
+        base_lr, batch_size, schedule, warmup_steps, steps, warmup_epochs: see `schedule_of`.
         weight_decay: of the optimizer.
         weights: of the losses, see `LossWeights`.
         backbone_rate: learning rate of the backbone in those of the rest (published: 1): what is pre-trained is soon
@@ -59,6 +61,9 @@ class CVQMAETraining(L.LightningModule):
         all_hidden: share of batches in which every token is hidden, as in deterministic prediction (published: 0).
         backbone_steps: in so many steps at first the readout alone teaches the backbone, rotation and camera, and the
             transformer waits: such a step costs a third of a whole one.
+        reprojection: how the mesh of the keypoint losses is decoded: "argmax" (published) from the likeliest code at
+            each hidden place, with no gradient to the tokens; "expected" from the mean code (softmax-weighted), with
+            one.
         decoded_every: the terms that look at meshes look at one person in so many, whom the tokenizer decodes.
         softness: how far the target of the cross-entropy spreads to neighbouring codes, as a multiple of the squared
             distance to the nearest one; 0 is one-hot (published).
@@ -66,6 +71,8 @@ class CVQMAETraining(L.LightningModule):
             mean ones; stored with the weights.
         protocol: of the errors in validation and test, on the keypoints of the batches.
         n_samples: hypotheses in stochastic evaluation, drawn in 5 steps at temperature 1.
+        train_metrics_every: log PVE, MPJPE and PA-MPJPE of the training batch every so many steps, of the mesh that the
+            losses look at; None for never. Only for data whose training batches hold "vertices".
         sampled_people: how many people of the test split are evaluated stochastically, which takes long.
         channels_last: let the backbone keep its maps pixel by pixel, which is faster on some GPUs.
     """
@@ -78,19 +85,23 @@ class CVQMAETraining(L.LightningModule):
         crop: dict,
         base_lr: float,
         batch_size: int,
-        warmup_steps: float,
-        steps: int,
+        schedule: str = "step",
+        warmup_steps: float = 0,
+        steps: int = -1,
+        warmup_epochs: int = 20,
         weight_decay: float = 0.05,
         weights: dict | None = None,
         backbone_rate: float = 1.0,
         all_hidden: float = 0.0,
         backbone_steps: int = 0,
+        reprojection: str = "argmax",
         decoded_every: int = 1,
         softness: float = 0.0,
         decode: str = "argmax",
         protocol: Protocol = COCO17,
         n_samples: int = 25,
         sampled_people: int = 200,
+        train_metrics_every: int | None = None,
         channels_last: bool = False,
     ):
         super().__init__()
@@ -106,8 +117,9 @@ class CVQMAETraining(L.LightningModule):
         )
         self.decode, self.protocol = decode, protocol
         self.n_samples, self.sampled_people, self.backbone_rate = n_samples, sampled_people, backbone_rate
-        self.schedule = {"base_lr": base_lr, "batch_size": batch_size, "warmup_steps": warmup_steps, "steps": steps}
-        self.weight_decay = weight_decay
+        self.schedule = {"base_lr": base_lr, "batch_size": batch_size, "schedule": schedule}
+        self.schedule |= {"warmup_steps": warmup_steps, "steps": steps, "warmup_epochs": warmup_epochs}
+        self.weight_decay, self.reprojection, self.train_metrics_every = weight_decay, reprojection, train_metrics_every
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         model.backbone.to(memory_format=self.memory_format)
         self.register_buffer("targets", neighbour_targets(tokenizer.codebook, softness), persistent=False)
@@ -119,6 +131,12 @@ class CVQMAETraining(L.LightningModule):
             self.readout = Readout(*_features_of_a_crop(model, crop["size"]), tokenizer)
         elif backbone_steps > 0:
             raise ValueError("backbone_steps need the readout: give weights.readout a value above 0")
+        if reprojection not in REPROJECTIONS:
+            raise ValueError(
+                f"training.reprojection={reprojection} is not known; choose from {', '.join(REPROJECTIONS)}"
+            )
+        if reprojection == "argmax" and self.weights.points > 0:
+            raise ValueError("training.weights.points needs training.reprojection=expected: argmax has no gradient")
 
     @property
     def tokenizer(self) -> MeshVQVAE:
@@ -136,52 +154,83 @@ class CVQMAETraining(L.LightningModule):
         return torch.autocast(self.device.type, enabled=False)
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        features = self.features(batch["image"])
+        hidden = None
+        if self.global_step >= self.backbone_steps:
+            tokens = batch["tokens"]
+            hidden = draw_rows(lambda n: draw_hidden(n, tokens.shape[1]), len(tokens)).to(tokens.device)
+            if torch.rand(()) < self.all_hidden:
+                hidden = torch.ones_like(hidden)
+        return self._loss(self.features(batch["image"]), batch, hidden, "train")
+
+    def _loss(self, features: Tensor, batch: dict, hidden: Tensor | None, split: str) -> Tensor:
+        """The weighted loss of a batch with `hidden` tokens (B, N); with None the transformer's terms are left out."""
         with self._exact():
             rot6d, cam = self.model.rotcam(features)
             rotation = rot6d_to_matrix(rot6d)
             terms = {"rotation": (rotation - batch["rotmat"]).square().mean()}
             if self.readout is not None:
-                terms["readout"] = self._readout_loss(features, rotation, cam, batch)
-        if self.global_step >= self.backbone_steps:
-            terms |= self._token_terms(features, rotation, cam, batch)
-        self.log_dict({f"train/{name}": value for name, value in terms.items()}, sync_dist=True)
+                terms["readout"] = self._readout_loss(features, rotation, cam, batch, split)
+        if hidden is not None:
+            terms |= self._token_terms(features, rotation, cam, batch, hidden, split)
+        size = len(batch["rotmat"])
+        self.log_dict({f"{split}/{k}": value for k, value in terms.items()}, batch_size=size, sync_dist=True)
         loss = self._weighted(terms)
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log(f"{split}/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
         return loss
 
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
         return sum(getattr(self.weights, name) * value for name, value in terms.items())
 
-    def _readout_loss(self, features: Tensor, rotation: Tensor, cam: Tensor, batch: dict) -> Tensor:
+    def _readout_loss(self, features: Tensor, rotation: Tensor, cam: Tensor, batch: dict, split: str) -> Tensor:
         reading = self.readout(features)
         codes = self.tokenizer.vq_vae.lookup(batch["tokens"])
         depth = (batch["keypoints3d"] @ batch["rotmat"].transpose(1, 2))[..., 2]
         losses = self.readout.losses(reading, codes, batch["keypoints2d"][..., :2], depth)
-        self.log_dict({f"train/readout_{name}": value for name, value in losses.items()}, sync_dist=True)
+        reported = {f"{split}/readout_{name}": value for name, value in losses.items()}
+        self.log_dict(reported, batch_size=len(codes), sync_dist=True)
         in_keypoints = self._weighted(_keypoint_terms(reading.keypoints, rotation, cam, batch))
         return in_keypoints + sum(weight * losses[name] for name, weight in _READOUT_WEIGHTS.items())
 
-    def _token_terms(self, features: Tensor, rotation: Tensor, cam: Tensor, batch: dict) -> dict[str, Tensor]:
+    def _token_terms(
+        self, features: Tensor, rotation: Tensor, cam: Tensor, batch: dict, hidden: Tensor, split: str
+    ) -> dict[str, Tensor]:
         tokens = batch["tokens"]
-        hidden = draw_rows(lambda n: draw_hidden(n, tokens.shape[1]), len(tokens)).to(tokens.device)
-        if torch.rand(()) < self.all_hidden:
-            hidden = torch.ones_like(hidden)
         logits = self.model(features, tokens, hidden).float()  # (B, N, K)
         with self._exact():
             cross_entropy = soft_cross_entropy(logits, self.targets[tokens], hidden)
-            # The decoder is fed the expected code where a token is hidden, so that gradients reach the logits.
             some = slice(None, None, self.decoded_every)
-            expected = self.tokenizer.expected_codes(logits[some])  # (b, N, D)
-            codes = torch.where(hidden[some, :, None], expected, self.tokenizer.vq_vae.lookup(tokens[some]))
+            rotation, cam, true = rotation[some], cam[some], {name: values[some] for name, values in batch.items()}
+            codes = self._codes(logits[some], tokens[some], hidden[some])
             points, joints = self.tokenizer.decode_sparsely(codes, self.points)  # (b, S, 3), (b, 23, 3)
-            true = {name: values[some] for name, values in batch.items()}
             distance = (points - true["points"]).norm(dim=-1).mean()
-            keypoint_terms = _keypoint_terms(joints, rotation[some], cam[some], true)
-        return {"tokens": cross_entropy, "points": distance, **keypoint_terms}
+            # At the steps that Lightning's loggers write.
+            if split == "train" and self.train_metrics_every and (self.global_step + 1) % self.train_metrics_every == 0:
+                self._report_training_errors(codes, rotation, true)
+            return {"tokens": cross_entropy, "points": distance, **_keypoint_terms(joints, rotation, cam, true)}
+
+    def _codes(self, logits: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
+        """Codes (B, N, D) to decode: where a token is hidden, what `reprojection` says; elsewhere the true ones."""
+        if self.reprojection == "argmax":
+            return self.tokenizer.vq_vae.lookup(torch.where(hidden, logits.argmax(-1), tokens))
+        expected = self.tokenizer.expected_codes(logits)
+        return torch.where(hidden[..., None], expected, self.tokenizer.vq_vae.lookup(tokens))
+
+    @torch.no_grad()
+    def _report_training_errors(self, codes: Tensor, rotation: Tensor, true: dict) -> None:
+        if "vertices" not in true:
+            raise ValueError("training.train_metrics_every needs data whose training batches hold meshes: give null")
+        mesh = self.tokenizer.decode_latents(codes) @ rotation.transpose(1, 2)
+        truth = true["vertices"] @ true["rotmat"].transpose(1, 2)
+        errors = mesh_errors(mesh, truth, self.tokenizer.keypoint_regressor, self.protocol)
+        reported = {f"train/{name}": errors[name].mean() for name in ("PVE", "MPJPE", "PA-MPJPE")}
+        self.log_dict(reported, batch_size=len(mesh), sync_dist=True)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         features = self._measure(batch, "val")
+        # The same masks every time, so that two validations can be compared.
+        generator = torch.Generator().manual_seed(batch_idx)
+        hidden = draw_hidden(*batch["tokens"].shape, generator).to(features.device)
+        self._loss(features, batch | {"points": batch["vertices"][:, self.points]}, hidden, "val")
         if self.readout is not None:
             with self._exact():
                 joints, true = (
@@ -255,7 +304,7 @@ class CVQMAETraining(L.LightningModule):
             ParameterGroup(transformer, start=self.backbone_steps),
         ]
         schedule = schedule_of(self.trainer, **self.schedule)
-        return adamw_warmup_cosine(groups, **schedule, weight_decay=self.weight_decay)
+        return adamw(groups, **schedule, weight_decay=self.weight_decay)
 
 
 def _features_of_a_crop(model: CVQMAE, size: int) -> tuple[int, tuple[int, int]]:
@@ -273,7 +322,7 @@ def _keypoint_terms(joints: Tensor, rotation: Tensor, cam: Tensor, true: dict) -
     true_in_camera = true["keypoints3d"] @ true["rotmat"].transpose(1, 2)
     on_crop = project_weak_perspective(in_camera, cam)  # (B, 23, 2)
     x, y, visible = true["keypoints2d"].unbind(-1)
-    off = (on_crop - torch.stack([x, y], -1)).abs().sum(-1) * visible
+    off = (on_crop - torch.stack([x, y], -1)).abs().mean(-1) * visible
     return {"keypoints2d": off.mean(), "keypoints3d": (in_camera - true_in_camera).norm(dim=-1).mean()}
 
 

@@ -1,31 +1,90 @@
-"""The optimizer of the masked transformers (MAE's recipe: He et al., CVPR 2022, appendix A)."""
+"""The optimizer of the masked transformers (MAE's recipe: He et al., CVPR 2022, appendix A) and its learning rates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import lightning as L
 import torch
 from torch import nn
 
+SCHEDULES = ("published", "step")
+# (step, from 0; first step of a parameter group) -> factor of the learning rate
+Factor = Callable[[int, int], float]
 
-def schedule_of(trainer: L.Trainer, base_lr: float, batch_size: int, warmup_steps: float, steps: float) -> dict:
-    """What `adamw_warmup_cosine` needs to know of a training's schedule.
+
+def schedule_of(
+    trainer: L.Trainer,
+    base_lr: float,
+    batch_size: int,
+    schedule: str = "step",
+    warmup_steps: float = 0,
+    steps: float = -1,
+    warmup_epochs: int = 20,
+) -> dict:
+    """The learning rate of a training, and how it changes: arguments of `adamw`.
 
     Args:
-        trainer: tells on how many processes, and over how many batches, gradients are gathered.
-        base_lr: for 256 rows a step; the rate is proportional to the rows of all processes (published; Goyal et al.,
+        trainer: says how many processes there are, and over how many batches gradients are accumulated.
+        base_lr: for 256 rows per step; the rate is proportional to the rows of all processes (published; Goyal et al.,
             2017).
-        batch_size: rows a batch and process.
-        warmup_steps: below 1, a share of all steps.
-        steps: of the whole training; below 1, as many as the trainer is going to make.
+        batch_size: rows per batch and process.
+        schedule: "published" changes the rate once per epoch (`published_factor`), "step" at every step
+            (`stepwise_factor`). Both depend on the step's number only, so that a resumed training continues exactly.
+        warmup_steps: of "step"; below 1, a share of all steps.
+        steps: of "step", the length of the whole training; below 1, as many as the trainer is going to make.
+        warmup_epochs: of "published".
+
+    Raises ValueError for an unknown schedule, and for "published" without a number of epochs.
     """
-    global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
-    steps = trainer.estimated_stepping_batches if steps < 1 else steps
+    if schedule not in SCHEDULES:
+        raise ValueError(f"training.schedule={schedule} is not known; choose from {', '.join(SCHEDULES)}")
+    lr = base_lr * batch_size * trainer.world_size * trainer.accumulate_grad_batches / 256
+    if schedule == "published":
+        if (trainer.max_epochs or -1) < 1:
+            raise ValueError("training.schedule=published counts epochs: give trainer.max_epochs")
+        _planned_steps(trainer)
+        per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        return {"lr": lr, "factor": published_factor(warmup_epochs, trainer.max_epochs, per_epoch)}
+    steps = _planned_steps(trainer) if steps < 1 else steps
     warmup_steps = round(warmup_steps * steps) if warmup_steps < 1 else warmup_steps
-    return {"lr": base_lr * global_batch / 256, "warmup_steps": warmup_steps, "steps": steps}
+    return {"lr": lr, "factor": stepwise_factor(warmup_steps, steps)}
+
+
+def _planned_steps(trainer: L.Trainer) -> float:
+    steps = trainer.estimated_stepping_batches
+    # To count, Lightning has made a loader of the whole first epoch, and would keep it for a training that is continued
+    # in the middle of this epoch.
+    trainer.fit_loop._combined_loader = None
+    return steps
+
+
+def published_factor(warmup_epochs: int, epochs: int, steps_per_epoch: int) -> Factor:
+    """The published schedule: linear warm-up and half-cosine decay, whichever is less, constant within an epoch."""
+
+    def factor(step: int, start: int) -> float:
+        if step < start:
+            return 0.0
+        epoch = step // steps_per_epoch
+        return min((epoch + 1) / warmup_epochs, 0.5 * (1 + math.cos(math.pi * epoch / epochs)))
+
+    return factor
+
+
+def stepwise_factor(warmup_steps: int, steps: int) -> Factor:
+    """Linear over `warmup_steps` from a group's start, then along half a cosine to zero at `steps`."""
+
+    def factor(step: int, start: int) -> float:
+        if step < start:
+            return 0.0
+        if step < start + warmup_steps:
+            return (step - start + 1) / warmup_steps
+        done = (step - start - warmup_steps) / max(1, steps - start - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return factor
 
 
 @dataclass(frozen=True)
@@ -37,30 +96,19 @@ class ParameterGroup:
     start: int = 0
 
 
-def adamw_warmup_cosine(
+def adamw(
     groups: Sequence[ParameterGroup],
     lr: float,
-    warmup_steps: int,
-    steps: int,
+    factor: Factor,
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.95),
 ) -> dict:
-    """AdamW whose rates climb linearly over `warmup_steps`, then fall along half a cosine to zero at `steps`.
+    """AdamW whose rates are multiplied by a factor at each step.
 
     Returns: what a LightningModule's `configure_optimizers` returns.
     """
     parameters = [{"params": list(group.parameters), "lr": group.rate * lr} for group in groups]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
-
-    def share(step: int, start: int) -> float:
-        """Of the rate, at a step."""
-        if step < start:
-            return 0.0
-        if step < start + warmup_steps:
-            return (step - start + 1) / warmup_steps
-        done = (step - start - warmup_steps) / max(1, steps - start - warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-    shares = [lambda step, start=group.start: share(step, start) for group in groups]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shares)
+    factors = [lambda step, start=group.start: factor(step, start) for group in groups]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -23,7 +23,7 @@ from mega.models import (
     save_model,
 )
 from mega.rendering import draw_body, panel
-from mega.training.optim import ParameterGroup, adamw_warmup_cosine, schedule_of
+from mega.training.optim import ParameterGroup, adamw, schedule_of
 from mega.training.panels import log_picture
 from mega.training.run import begin, export_dtype, fit, load_run_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
@@ -39,7 +39,7 @@ class VQMAETraining(L.LightningModule):
 
     Args:
         model: the masked transformer.
-        base_lr, batch_size, warmup_steps, steps: of the schedule, see `schedule_of`.
+        base_lr, batch_size, schedule, warmup_steps, steps, warmup_epochs: see `schedule_of`.
         weight_decay: of AdamW.
         label_smoothing: of the cross-entropy.
     """
@@ -49,14 +49,17 @@ class VQMAETraining(L.LightningModule):
         model: VQMAE,
         base_lr: float,
         batch_size: int,
-        warmup_steps: float,
-        steps: float,
+        schedule: str = "step",
+        warmup_steps: float = 0,
+        steps: float = -1,
+        warmup_epochs: int = 20,
         weight_decay: float = 0.05,
         label_smoothing: float = 0.0,
     ):
         super().__init__()
         self.model = model
-        self.schedule = {"base_lr": base_lr, "batch_size": batch_size, "warmup_steps": warmup_steps, "steps": steps}
+        self.schedule = {"base_lr": base_lr, "batch_size": batch_size, "schedule": schedule}
+        self.schedule |= {"warmup_steps": warmup_steps, "steps": steps, "warmup_epochs": warmup_epochs}
         self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
@@ -88,9 +91,7 @@ class VQMAETraining(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         schedule = schedule_of(self.trainer, **self.schedule)
-        return adamw_warmup_cosine(
-            [ParameterGroup(list(self.model.parameters()))], **schedule, weight_decay=self.weight_decay
-        )
+        return adamw([ParameterGroup(list(self.model.parameters()))], **schedule, weight_decay=self.weight_decay)
 
 
 class RandomBodyPanels(L.Callback):

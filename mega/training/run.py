@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from mega.models.speed import compile_blocks
-from mega.training.checkpoints import BEST, LAST, Checkpoints, SeedEveryBatch, WholeFiles, find_checkpoint, say
+from mega.training.checkpoints import LAST, Checkpoints, SeedEveryBatch, WholeFiles, find_checkpoint, say
 from mega.training.watching import DataWait, StopOnNaN, build_loggers
 from mesh_vq_vae import MeshVQVAE
 from mesh_vq_vae.distributed import gather_list
@@ -44,7 +44,7 @@ def export_dtype(config: DictConfig) -> torch.dtype:
 
 def model_arguments(config: DictConfig, tokenizer: MeshVQVAE) -> dict:
     """The arguments a masked transformer was built with, backbone apart: what its file must say to build it again."""
-    arguments = {k: v for k, v in OmegaConf.to_container(config).items() if k not in ("_target_", "backbone")}
+    arguments = {k: v for k, v in OmegaConf.to_container(config).items() if k not in ("_target_", "backbone", "init")}
     return arguments | {"n_tokens": tokenizer.n_tokens, "codebook_size": tokenizer.codebook_size}
 
 
@@ -117,15 +117,15 @@ def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataMod
 
 
 def load_run_weights(module: L.LightningModule, output: str | Path, which: str = "last") -> None:
-    """The weights of a run into a module, strictly: `which` is "last" or "best".
+    """The weights of a run into a module, strictly: `which` is "last" or "best_NAME", a name in the config's `monitor`.
 
     Raises FileNotFoundError when the run has left none yet, ValueError for another `which`.
     """
-    if which not in ("last", "best"):
-        raise ValueError(f"export_from={which} is not known: choose last or best")
     folder = checkpoint_folder(output)
-    path = find_checkpoint(folder) if which == "last" else folder / BEST
-    if path is None or not path.is_file():
-        name = LAST if which == "last" else BEST
-        raise FileNotFoundError(f"there is no training state {folder / name} yet: run the script with mode=train first")
-    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    last = find_checkpoint(folder)
+    if last is None:
+        raise FileNotFoundError(f"there is no training state {folder / LAST} yet: run the script with mode=train first")
+    paths = {"last": last} | {path.stem: path for path in sorted(folder.glob("best_*.ckpt"))}
+    if which not in paths:
+        raise ValueError(f"export_from={which} is not in {folder}: choose {' or '.join(paths)}")
+    module.load_state_dict(torch.load(paths[which], map_location="cpu", weights_only=True)["state_dict"])
