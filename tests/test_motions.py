@@ -1,5 +1,6 @@
 """Motions: reading and packing what users hold, splits, frames, and the two published trainings on them."""
 
+import json
 import re
 import runpy
 import sys
@@ -443,6 +444,17 @@ def test_tokenizer_is_tested_on_3dpw_by_number_of_quantizers(run, project) -> No
         values = re.findall(rf"test/{name}_first_\d_of_8 +(\d+\.\d+)", said)
         assert len(values) == 8
         assert values[-1] == re.search(rf"test/{name} +(\d+\.\d+)", said)[1]
+
+
+@needs_template
+def test_latents_of_a_released_tokenizer_are_analysed(run, project) -> None:
+    write_3dpw(project / "datasets" / "3DPW" / "3DPW_test.npz")
+    options = ("experiment=mesh_vqvae_54", *SMALL_TOKENIZER, "bodies=4", "token_bodies=2", "steps=3")
+    for data in ("data=3dpw_meshes", "data.shares={val: 0.2, test: 0.4}"):
+        said = run("tools/latent_analysis.py", *options, data, "folder=latents")
+        assert "limb lengths halfway between two bodies" in said
+        numbers = json.loads((project / "latents" / "latent.json").read_text())
+        assert (numbers["tokens_per_body"], numbers["pairs"]) == (54, 2)
 
 
 @needs_template
