@@ -24,10 +24,13 @@ def vertex_distances(predicted: Tensor, target: Tensor) -> Tensor:
 def aligned_vertex_error(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean vertex distance (B,) of meshes (B, V, 3) after the similarity that brings `predicted` closest to `target`.
 
-    The published "PA-V2V". The meshes must be finite: the singular value decomposition raises an error otherwise.
+    The published "PA-V2V". NaN for a mesh that is not finite, where the decomposition would raise an error.
     """
+    finite = (predicted - target).isfinite().all(2).all(1)
+    predicted = predicted.where(finite[:, None, None], target.nan_to_num())
     with torch.autocast(predicted.device.type, enabled=False):
-        return (procrustes_align(predicted.float(), target.float()) - target).norm(dim=-1).mean(1)
+        aligned = procrustes_align(predicted.float(), target.nan_to_num().float())
+    return (aligned - target).norm(dim=-1).mean(1).where(finite, torch.nan)
 
 
 def unique_edges(faces: Tensor) -> Tensor:

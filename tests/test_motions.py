@@ -484,6 +484,8 @@ def test_fine_tuning_takes_half_of_each_batch_from_3dpw(run, project) -> None:
         MotionMeshData(body, data.folder, data.cache, batch_size=3, train_annotations=["a.npz"])
 
     options = ("experiment=mesh_vqvae_54_finetune", *SMALL_TOKENIZER, *FEW, "data.batch_size=4")
+    run("train_mesh_vqvae.py", *options, "trainer.fast_dev_run=true")
+    assert not (project / "runs" / "mesh_vqvae_54_finetune" / "checkpoints").exists()
     said = run("train_mesh_vqvae.py", *options, "trainer.max_steps=1", "trainer.log_every_n_steps=1")
     assert "half of each batch from the 5 bodies of datasets/3dpw/3dpw_train.npz" in said
     output = project / "runs" / "mesh_vqvae_54_finetune"

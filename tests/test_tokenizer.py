@@ -180,8 +180,12 @@ def test_published_errors_by_their_definition():
         np.testing.assert_allclose(found, [expected(p, t) for p, t in zip(predicted, true, strict=True)], rtol=1e-5)
     exact = torch.from_numpy(1.3 * true @ turn.T + 1.0)
     assert aligned_vertex_error(exact, torch.from_numpy(true)).max() < 1e-5
+    exact[1, 3] = torch.nan
+    found = aligned_vertex_error(exact, torch.from_numpy(true))
+    assert found.isnan().tolist() == [False, True, False]
+    assert found[[0, 2]].max() < 1e-5
     with torch.autocast("cpu", torch.bfloat16):
-        assert aligned_vertex_error(exact.float(), torch.from_numpy(true).float()).max() < 1e-5
+        assert aligned_vertex_error(exact[[0, 2]].float(), torch.from_numpy(true[[0, 2]]).float()).max() < 1e-5
 
 
 def _v2v(predicted, true):
