@@ -2,7 +2,7 @@
 
 from .autoencoder import FullyConvAE
 from .hierarchy import SMPL_SEEDS, SMPL_STEPS, Hierarchy, build_hierarchy, read_hierarchy, write_hierarchy
-from .losses import vertex_error
+from .losses import aligned_vertex_error, vertex_error
 from .mirror import mirrored_vertices
 from .model import MeshVQVAE, Reconstruction
 from .quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
@@ -17,6 +17,7 @@ __all__ = [
     "Reconstruction",
     "ResidualQuantizer",
     "VectorQuantizerEMA",
+    "aligned_vertex_error",
     "build_hierarchy",
     "mirrored_vertices",
     "read_hierarchy",

@@ -192,17 +192,24 @@ class MeshVQVAE(nn.Module):
     @torch.no_grad()
     def encode(self, vertices: Tensor) -> Tensor:
         """Canonical vertices (B, V, 3) in metres -> tokens (B, N) int64, (B, N, R) with R residual quantizers."""
-        z = self.encode_latents(vertices)
+        return self.quantize(self.encode_latents(vertices))
+
+    @torch.no_grad()
+    def quantize(self, latents: Tensor) -> Tensor:
+        """Latents (B, N, D) -> tokens (B, N) int64, (B, N, R) with R residual quantizers. The codebook stays."""
         if isinstance(self.vq_vae, VectorQuantizerEMA):
-            return self.vq_vae.assign(z.flatten(0, 1)).view(z.shape[:2])
+            return self.vq_vae.assign(latents.flatten(0, 1)).view(latents.shape[:2])
         training = self.vq_vae.training
-        indices = self.vq_vae.eval()(z).indices
+        indices = self.vq_vae.eval()(latents).indices
         self.vq_vae.train(training)
         return indices
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, N) or (B, N, R) -> canonical vertices (B, V, 3) in metres."""
+        """Tokens (B, N) or (B, N, R) -> canonical vertices (B, V, 3) in metres.
+
+        Of R residual quantizers the first r are enough: `decode(tokens[..., :r])` is a coarser mesh.
+        """
         return self.decode_latents(self.vq_vae.lookup(tokens))
 
     def expected_codes(self, logits: Tensor) -> Tensor:

@@ -157,5 +157,5 @@ class ResidualQuantizer(nn.Module):
         )
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Codes (B, N, D) of indices (B, N, R)."""
-        return torch.stack([layer.lookup(indices[..., r]) for r, layer in enumerate(self.layers)]).sum(0)
+        """Codes (B, N, D) of indices (B, N, r): the sum over the first r of the R quantizers."""
+        return torch.stack([self.layers[r].lookup(column) for r, column in enumerate(indices.unbind(-1))]).sum(0)

@@ -1,5 +1,6 @@
 """Motions: reading and packing what users hold, splits, frames, and the two published trainings on them."""
 
+import json
 import re
 import runpy
 import sys
@@ -17,6 +18,7 @@ from mega.data.motion_files import motion_files, read_motion
 from mega.models import VQMAE
 from mega.setup_check import check_setup
 from tests.fake_files import ROOT, composed, needs_template, write_animations, write_body, write_released
+from tests.kill_trainings import differences
 
 GOOD = {"poses": np.zeros((3, 72)), "betas": np.zeros(10), "gender": "neutral"}
 SHARES = {"val": 0.2, "test": 0.2}
@@ -167,8 +169,50 @@ def test_every_frame_is_seen_over_the_epochs(motions) -> None:
     assert len(some) == len(motions)
     for i, place in enumerate(some.place):
         assert torch.equal(some[i]["pose"], everything[int(place)]["pose"])
+    with pytest.raises(ValueError, match=r"data\.frames_per_file=1 and data\.every=5 exclude each other"):
+        MotionDataset(motions, frames_per_file=1, every=5)
+    with pytest.raises(ValueError, match=r"data\.frames_per_file=0: give 1 or more"):
+        MotionDataset(motions, frames_per_file=0)
     limited = MotionDataset(motions, limit=3)
     assert limited.place.tolist() == [0, round((len(everything) - 1) / 2), len(everything) - 1]
+
+
+def test_an_epoch_has_one_random_frame_of_each_file(motions) -> None:
+    epochs = [MotionDataset(motions, frames_per_file=1, epoch=e) for e in range(400)]
+    assert all(frames.motion.tolist() == list(range(12)) for frames in epochs)
+    drawn = np.array([frames.frame for frames in epochs])  # (400, 12)
+    for i, n in enumerate(motions.frames):
+        counts = np.bincount(drawn[:, i], minlength=n)
+        assert len(counts) == n
+        assert counts.min() > 0
+        assert abs(drawn[:, i].mean() - (n - 1) / 2) < 4 * n / np.sqrt(12 * 400)
+    # A function of seed, epoch and file, whatever other files there are.
+    some = motions.split("train", SHARES)
+    rows = [[m.path for m in motions.motions].index(m.path) for m in some.motions]
+    assert 0 < len(rows) < 12
+    assert MotionDataset(some, frames_per_file=1, epoch=7).frame.tolist() == drawn[7, rows].tolist()
+    assert not np.array_equal(MotionDataset(motions, frames_per_file=1, epoch=7, seed=1).frame, drawn[7])
+    several = MotionDataset(motions, frames_per_file=3, epoch=7)
+    assert several.motion.tolist() == [i for i in range(12) for _ in range(3)]
+    assert len(set(several.place.tolist())) > 24
+
+
+def write_3dpw(path: Path, people: int = 6) -> dict[str, np.ndarray]:
+    """An annotation file in the form of the published 3DPW files: test flavour, depth in the third column of j2d."""
+    rng = np.random.default_rng(1)
+    columns = {
+        "imgname": np.array([f"datasets/3DPW/imageFiles/downtown_00/image_{i:05}.jpg" for i in range(people)]),
+        "center": np.full((people, 2), 500.0),
+        "scale": np.full(people, 0.7),
+        "root_orient": rng.standard_normal((people, 3)),
+        "pose_body": 0.2 * rng.standard_normal((people, 63)),
+        "betas": rng.standard_normal((people, 10)),
+        "gender": np.array(["m", "f"] * people)[:people],
+        "j2d": np.concatenate([rng.uniform(0, 900, (people, 24, 2)), rng.uniform(2, 9, (people, 24, 1))], axis=2),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **columns)
+    return columns
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +243,7 @@ def fake_trainer(training: bool = True, fast_dev_run: bool = False) -> SimpleNam
 def test_meshes_have_their_gender(project) -> None:
     body = SMPLHBody(project / "body_models")
     data = MotionMeshData(body, project / "datasets" / "bedlam_animations", project / "cache", batch_size=4)
+    data.trainer = fake_trainer(training=False)
     data.prepare_data()
     frames = MotionDataset(data.motions)
     items = [frames[int(np.flatnonzero(data.motions.gender[frames.motion] == gender)[5])] for gender in (0, 1, 2)]
@@ -240,7 +285,7 @@ def test_cached_tokens_are_those_made_for_each_batch(project, monkeypatch) -> No
     # A stopped computation goes on: what is there is kept.
     kept = shards[0].stat().st_mtime_ns
     shards[-1].unlink()
-    again = MotionTokenData(body, tokenizer, **options)
+    again = MotionTokenData(body, tokenizer, cache_tokens=True, **options)
     again.trainer = fake_trainer()
     again.prepare_data()
     assert shards[-1].is_file()
@@ -267,7 +312,7 @@ def run(project, monkeypatch, capsys):
     return run_script
 
 
-FEW = ("data.every=10", "data.shares={val: 0.2, test: 0.2}", "data.val_frames=4", "data.test_frames=4")
+FEW = ("data.frames_per_file=4", "data.shares={val: 0.2, test: 0.2}", "data.val_frames=4", "data.test_frames=4")
 
 
 @needs_template
@@ -281,7 +326,10 @@ def test_tokenizer_is_trained_measured_and_exported(run, project) -> None:
     broken.unlink()
     state = torch.load(project / "runs" / "mesh_vqvae_54" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] > 2
-    assert re.search(r"test/vertex_error_mm +\d+", run("train_mesh_vqvae.py", *options, "mode=test"))
+    measured = run("train_mesh_vqvae.py", *options, "mode=test")
+    assert re.search(r"test/V2V_mm +\d+", measured)
+    assert re.search(r"test/PA-V2V_mm +\d+", measured)
+    assert "vertex_error" not in measured  # a decoded mesh may be shifted freely
 
     released = project / "checkpoint" / "MESH_VQVAE" / "mesh_vqvae_54"
     before = released.read_bytes()
@@ -289,7 +337,7 @@ def test_tokenizer_is_trained_measured_and_exported(run, project) -> None:
         run("train_mesh_vqvae.py", *options, "mode=export")
     assert released.read_bytes() == before
     run("train_mesh_vqvae.py", *options, "mode=export", "weights=own/tokenizer.safetensors")
-    assert "vertex_error_mm" in run("train_mesh_vqvae.py", *options, "mode=test", "weights=own/tokenizer.safetensors")
+    assert "test/V2V_mm" in run("train_mesh_vqvae.py", *options, "mode=test", "weights=own/tokenizer.safetensors")
     # The next step takes it; a dry run makes no tokens but its own.
     prior = ("experiment=mega_pretrained", *SMALL_PRIOR, *FEW, "data.batch_size=4", "data.cache=dry")
     run("pretrain_mega.py", *prior, "tokenizer_weights=own/tokenizer.safetensors", "trainer.fast_dev_run=true")
@@ -299,14 +347,156 @@ def test_tokenizer_is_trained_measured_and_exported(run, project) -> None:
 @needs_template
 def test_prior_is_trained_measured_and_exported(run, project) -> None:
     options = ("experiment=mega_pretrained", *SMALL_TOKENIZER, *SMALL_PRIOR, *FEW, "data.batch_size=4")
-    run("pretrain_mega.py", *options, "trainer.max_epochs=2")
-    assert list((project / "runs" / "cache").glob("motions_train_*.npz"))
+    said = run("pretrain_mega.py", *options, "trainer.max_epochs=2")
+    assert "validation on 4 frames of motions that are held out (datasets/3dpw/3dpw_validation.npz and " in said
+    assert (project / "runs" / "mega_pretrained" / "checkpoints" / "best.ckpt").is_file()
+    # The tokens of a frame that is drawn once are not worth a cache.
+    assert [path.name for path in (project / "runs" / "cache").glob("*.npz")] == ["motions_val_000.npz"]
     assert "test/cross_entropy_50_percent_hidden" in run("pretrain_mega.py", *options, "mode=test")
     with pytest.raises(pytest.fail.Exception, match="is a released file and is not overwritten"):
         run("pretrain_mega.py", *options, "mode=export")
     own = "weights=own/vqmae.safetensors"
     run("pretrain_mega.py", *options, "mode=export", own)
     assert "test/cross_entropy_50_percent_hidden" in run("pretrain_mega.py", *options, "mode=test", own)
+
+
+@pytest.mark.parametrize(
+    ("script", "experiment"),
+    [
+        ("train_mesh_vqvae", "mesh_vqvae_54"),
+        ("train_mesh_vqvae", "mesh_vqvae_54_finetune"),
+        ("pretrain_mega", "mega_pretrained"),
+    ],
+)
+def test_defaults_are_the_published_ones(script, experiment) -> None:
+    config = composed(script, f"experiment={experiment}")
+    assert (config.data.batch_size, config.data.frames_per_file, config.data.every) == (16, 1, None)
+    assert config.data.val_annotations == ["datasets/3dpw/3dpw_validation.npz", "datasets/3DPW/3DPW_validation.npz"]
+    if script == "train_mesh_vqvae":
+        training = config.training
+        assert (training.lr, training.steps, training.free_shift, training.edge_weight) == (5e-5, None, True, 0)
+        assert (config.monitor, config.trainer.max_epochs, config.trainer.precision) == ("val/V2V_mm", 500, "32-true")
+        assert config.trainer.gradient_clip_val is None
+
+
+@needs_template
+def test_an_interrupted_training_on_random_frames_ends_the_same(run, project) -> None:
+    options = ("experiment=mesh_vqvae_54", *SMALL_TOKENIZER, *FEW, "data.batch_size=4", "trainer.max_epochs=3")
+    run("train_mesh_vqvae.py", *options, "output=runs/whole")
+    run("train_mesh_vqvae.py", *options, "output=runs/parts", "trainer.max_steps=8")  # within the second epoch
+    states = [project / "runs" / name / "checkpoints" / "last.ckpt" for name in ("whole", "parts")]
+    steps = [torch.load(state, weights_only=True)["global_step"] for state in states]
+    assert steps[1] == 8
+    assert steps[0] // 3 < 8 < 2 * steps[0] // 3
+    assert "continuing from" in run("train_mesh_vqvae.py", *options, "output=runs/parts")
+    assert differences(*states) == []
+    (log,) = (project / "runs" / "whole").glob("csv/*/metrics.csv")
+    assert {"val/V2V_mm", "val/PA-V2V_mm", "val/loss"} <= set(log.read_text().splitlines()[0].split(","))
+    assert (states[0].with_name("best.ckpt")).is_file()
+
+
+@needs_template
+def test_validation_takes_the_bodies_of_3dpw(run, project) -> None:
+    body, folder = SMPLHBody(project / "body_models"), project / "datasets"
+    columns = write_3dpw(folder / "3DPW" / "3DPW_validation.npz")
+    paths = [folder / "3dpw" / "3dpw_validation.npz", folder / "3DPW" / "3DPW_validation.npz"]
+    options = {"folder": folder / "bedlam_animations", "cache": project / "cache", "batch_size": 6}
+    data = MotionMeshData(body, **options, val_annotations=paths)
+    assert data.validation_file == paths[1]
+    (batch,) = list(data.val_dataloader())
+    vertices = data.on_after_batch_transfer(batch, 0)["vertices"]
+    for i, gender in enumerate(columns["gender"]):  # without the root, of the person's own gender
+        pose, betas = (torch.from_numpy(columns[n][i : i + 1]).float() for n in ("pose_body", "betas"))
+        torch.testing.assert_close(vertices[i], body(pose.view(1, 21, 3), betas, gender)[0], atol=1e-5, rtol=0)
+    try:
+        common = ("trainer.max_epochs=1", "data.batch_size=4", *FEW, *SMALL_TOKENIZER)
+        line = "validation on 4 bodies of datasets/3DPW/3DPW_validation.npz"
+        assert line in run("train_mesh_vqvae.py", "experiment=mesh_vqvae_54", *common, "output=runs/on_3dpw")
+        prior = ("experiment=mega_pretrained", *common, *SMALL_PRIOR, "data.cache=tokens_3dpw")
+        assert line in run("pretrain_mega.py", *prior, "output=runs/prior_on_3dpw")
+        with np.load(project / "tokens_3dpw" / "motions_val_000.npz") as file:
+            assert file["tokens"].shape == (4, 54)
+        # One's own file goes first.
+        write_3dpw(paths[0], 3)
+        assert MotionMeshData(body, **options, val_annotations=paths).validation_file == paths[0]
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+@needs_template
+def test_tokenizer_is_tested_on_3dpw_by_number_of_quantizers(run, project) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"3DPW_test\.npz do not exist: python prepare_data\.py 3dpw"):
+        run("train_mesh_vqvae.py", "experiment=mesh_vqvae_54", *SMALL_TOKENIZER, "mode=test", "data=3dpw_meshes")
+    write_3dpw(project / "datasets" / "3DPW" / "3DPW_test.npz")
+    said = run("train_mesh_vqvae.py", "experiment=mesh_vqvae_54", *SMALL_TOKENIZER, "mode=test", "data=3dpw_meshes")
+    assert re.search(r"test/V2V_mm +\d+\.\d+", said)
+    assert "first_1_of" not in said
+    small = (
+        "tokenizer.channels=[4,4,4,4,4,4,9,9,9,4,4,4,4,4,4,3]",
+        "tokenizer.n_bases=[2,0,2,0,2,0,2,0,0,2,0,2,0,2,0,2]",
+    )
+    options = ("experiment=mesh_vqvae_54", "tokenizer=smpl_7_residual", *small, "weights=own/residual.safetensors")
+    run("train_mesh_vqvae.py", *options, *FEW, "data.batch_size=4", "output=runs/residual", "trainer.max_epochs=1")
+    run("train_mesh_vqvae.py", *options, "output=runs/residual", "mode=export")
+    said = run("train_mesh_vqvae.py", *options, "mode=test", "data=3dpw_meshes")
+    for name in ("V2V_mm", "PA-V2V_mm"):
+        values = re.findall(rf"test/{name}_first_\d_of_8 +(\d+\.\d+)", said)
+        assert len(values) == 8
+        assert values[-1] == re.search(rf"test/{name} +(\d+\.\d+)", said)[1]
+
+
+@needs_template
+def test_latents_of_a_released_tokenizer_are_analysed(run, project) -> None:
+    write_3dpw(project / "datasets" / "3DPW" / "3DPW_test.npz")
+    options = ("experiment=mesh_vqvae_54", *SMALL_TOKENIZER, "bodies=4", "token_bodies=2", "steps=3")
+    for data in ("data=3dpw_meshes", "data.shares={val: 0.2, test: 0.4}"):
+        said = run("tools/latent_analysis.py", *options, data, "folder=latents")
+        assert "limb lengths halfway between two bodies" in said
+        numbers = json.loads((project / "latents" / "latent.json").read_text())
+        assert (numbers["tokens_per_body"], numbers["pairs"]) == (54, 2)
+
+
+@needs_template
+def test_fine_tuning_takes_half_of_each_batch_from_3dpw(run, project) -> None:
+    columns = write_3dpw(project / "datasets" / "3dpw" / "3dpw_train.npz", people=5)
+    body = SMPLHBody(project / "body_models")
+    data = MotionMeshData(
+        body,
+        project / "datasets" / "bedlam_animations",
+        project / "cache",
+        batch_size=4,
+        frames_per_file=2,
+        shares={"val": 0, "test": 0},
+        train_annotations=[project / "datasets" / "3dpw" / "3dpw_train.npz"],
+    )
+    loop = SimpleNamespace(restarting=False)
+    data.trainer = SimpleNamespace(current_epoch=0, fit_loop=loop, global_rank=0, world_size=1)
+    poses = columns["pose_body"].reshape(5, 21, 3).astype(np.float32)
+    seen = []
+    for batch in data.train_dataloader():
+        row = [np.flatnonzero((np.abs(poses - pose.numpy()) < 1e-6).all((1, 2))).tolist() for pose in batch["pose"]]
+        assert [len(r) for r in row] == [0, 1, 0, 1]
+        seen += [row[1][0], row[3][0]]
+    assert len(seen) == 24  # two frames of each of 12 motions, as many of 3DPW
+    assert np.bincount(seen, minlength=5).min() >= 4
+    with pytest.raises(ValueError, match=r"data\.batch_size=3 must be even"):
+        MotionMeshData(body, data.folder, data.cache, batch_size=3, train_annotations=["a.npz"])
+
+    options = ("experiment=mesh_vqvae_54_finetune", *SMALL_TOKENIZER, *FEW, "data.batch_size=4")
+    run("train_mesh_vqvae.py", *options, "trainer.fast_dev_run=true")
+    assert not (project / "runs" / "mesh_vqvae_54_finetune" / "checkpoints").exists()
+    said = run("train_mesh_vqvae.py", *options, "trainer.max_steps=1", "trainer.log_every_n_steps=1")
+    assert "half of each batch from the 5 bodies of datasets/3dpw/3dpw_train.npz" in said
+    output = project / "runs" / "mesh_vqvae_54_finetune"
+    state = torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    released = torch.load(project / "checkpoint" / "MESH_VQVAE" / "mesh_vqvae_54", weights_only=False)["model"]
+    started = {key.removeprefix("module."): value for key, value in released.items()}
+    moved = {key: (state[f"tokenizer.{key}"] - value).abs().max() for key, value in started.items()}
+    assert max(v for key, v in moved.items() if key.startswith("encoder")) < 1e-4  # one step of Adam at 5e-5
+    assert moved["vq_vae._embedding.weight"] > 0  # in evaluation mode the codebook would stay
+    (log,) = output.glob("csv/*/metrics.csv")
+    assert {"train/V2V_mm", "train/PA-V2V_mm"} <= set(log.read_text().splitlines()[0].split(","))
 
 
 @needs_template

@@ -1,12 +1,20 @@
 """The tokenizer's parts against slow and plain versions of themselves, and its files."""
 
+import re
+from pathlib import Path
+
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.spatial.transform import Rotation
+from torch.utils.data import DataLoader
 
-from mesh_vq_vae import MeshVQVAE, VectorQuantizerEMA, graph_ops, vertex_error
+import mesh_vq_vae
+from mesh_vq_vae import MeshVQVAE, VectorQuantizerEMA, aligned_vertex_error, graph_ops, vertex_error
 from mesh_vq_vae.graph_ops import blend, blend_and_mix
+from mesh_vq_vae.training import MeshVQVAETraining
 from tests.toy import toy_tokenizer
 
 
@@ -159,3 +167,87 @@ def test_data_parallel_prefix_is_dropped(tmp_path):
     other = toy_tokenizer(seed=1).load_released(tmp_path / "released")
     mesh = tokenizer.template[None] + torch.from_numpy(np.float32(0.01) * np.ones((1, 162, 3), np.float32))
     assert torch.equal(other.encode(mesh), tokenizer.encode(mesh))
+
+
+def test_published_errors_by_their_definition():
+    """V2V: both meshes centred. PA-V2V: after the best similarity, here by SciPy."""
+    rng = np.random.default_rng(0)
+    true, noise = rng.standard_normal((3, 40, 3)), 0.05 * rng.standard_normal((3, 40, 3))
+    turn = Rotation.from_rotvec([0.4, -0.2, 0.7]).as_matrix()
+    predicted = 1.3 * (true + noise) @ turn.T + [0.5, -1.0, 2.0]
+    for error, expected in ((vertex_error, _v2v), (aligned_vertex_error, _pa_v2v)):
+        found = error(torch.from_numpy(predicted), torch.from_numpy(true))
+        np.testing.assert_allclose(found, [expected(p, t) for p, t in zip(predicted, true, strict=True)], rtol=1e-5)
+    exact = torch.from_numpy(1.3 * true @ turn.T + 1.0)
+    assert aligned_vertex_error(exact, torch.from_numpy(true)).max() < 1e-5
+    exact[1, 3] = torch.nan
+    found = aligned_vertex_error(exact, torch.from_numpy(true))
+    assert found.isnan().tolist() == [False, True, False]
+    assert found[[0, 2]].max() < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        assert aligned_vertex_error(exact[[0, 2]].float(), torch.from_numpy(true[[0, 2]]).float()).max() < 1e-5
+
+
+def _v2v(predicted, true):
+    return np.linalg.norm(predicted - predicted.mean(0) - true + true.mean(0), axis=1).mean()
+
+
+def _pa_v2v(predicted, true):
+    p, t = predicted - predicted.mean(0), true - true.mean(0)
+    rotation, _ = Rotation.align_vectors(t, p)
+    turned = rotation.apply(p)
+    return np.linalg.norm((turned * t).sum() / (p * p).sum() * turned - t, axis=1).mean()
+
+
+def residual_tokenizer(n_quantizers=4):
+    toy = toy_tokenizer()
+    names = ("connections", "channels", "n_bases", "residual_rates")
+    layers = {name: toy.config[name] for name in names}
+    return MeshVQVAE(toy.hierarchy, **layers, init="fan_in", n_codes=16, n_quantizers=n_quantizers).eval()
+
+
+def test_the_first_quantizers_decode_alone():
+    tokenizer = residual_tokenizer()
+    latents = torch.randn(2, tokenizer.n_tokens, tokenizer.latent_dim)
+    tokens = tokenizer.quantize(latents)
+    left = latents
+    for r, layer in enumerate(tokenizer.vq_vae.layers):
+        left = left - layer.lookup(tokens[..., r])
+        torch.testing.assert_close(tokenizer.vq_vae.lookup(tokens[..., : r + 1]), latents - left)
+    with pytest.raises(IndexError):
+        tokenizer.vq_vae.lookup(torch.zeros(2, tokenizer.n_tokens, 5, dtype=torch.long))
+
+
+@pytest.mark.parametrize("free_shift", [True, False])
+def test_errors_that_a_test_reports(free_shift):
+    """The published ones always; that of vertices as they are where the training means it; by quantizers."""
+    tokenizer = residual_tokenizer()
+    meshes = 0.3 * torch.randn(6, 162, 3, generator=torch.Generator().manual_seed(0))
+    data = DataLoader([{"vertices": mesh} for mesh in meshes], 3)
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    module = MeshVQVAETraining(tokenizer, free_shift=free_shift)
+    (found,) = L.Trainer(accelerator="cpu", **quiet).test(module, data, verbose=False)
+    tokens = tokenizer.encode(meshes)
+    decoded = [tokenizer.decode(tokens[..., :r]) for r in range(1, 5)]
+    expected = {
+        "test/V2V_mm": vertex_error(decoded[3], meshes),
+        "test/PA-V2V_mm": aligned_vertex_error(decoded[3], meshes),
+    }
+    for r, mesh in enumerate(decoded, start=1):
+        expected[f"test/V2V_mm_first_{r}_of_4"] = vertex_error(mesh, meshes)
+        expected[f"test/PA-V2V_mm_first_{r}_of_4"] = aligned_vertex_error(mesh, meshes)
+    name = "V2V_mm" if free_shift else "vertex_error_mm"
+    if not free_shift:
+        expected["test/vertex_error_mm"] = (decoded[3] - meshes).norm(dim=-1).mean(1)
+    assert found.keys() - expected.keys() == {
+        *(f"test/{name}_{kind}" for kind in ("worst_5_percent", "unquantized")),
+        *(f"test/{kind}" for kind in ("loss", "codes_used", "perplexity")),
+    }
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(1000 * value.mean().item(), rel=1e-4), key
+
+
+def test_the_package_stands_alone():
+    folder = Path(mesh_vq_vae.__file__).parent
+    for path in folder.glob("*.py"):
+        assert not re.search(r"^\s*(from|import) mega\b", path.read_text(), re.MULTILINE), path

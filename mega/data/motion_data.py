@@ -1,12 +1,14 @@
-"""Frames of the user's motions: as canonical meshes for the tokenizer, as tokens for the pre-training."""
+"""Frames of the user's motions and bodies of 3DPW: canonical meshes for the tokenizer, tokens for the pre-training."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -25,21 +27,71 @@ _CHUNK = 64  # frames made into tokens at a time
 _SHARD = 1024 * _CHUNK  # frames whose tokens share a file
 
 
-class MotionData(L.LightningDataModule):
-    """What the two data modules share: the motions, their splits, and the frames of each.
+class PosedMeshData(L.LightningDataModule):
+    """Batches {"pose" (B, 21, 3), "betas" (B, 10), "gender" (B,)} get their "vertices" (B, V, 3), canonical.
 
-    Training takes one frame in `every` of each motion an epoch, and others in the next. Validation and test are fixed:
-    frames spread evenly over the motions of their split.
+    Meshes are made on the training device: a frame is 300 bytes to load, its mesh 80 kB.
 
     Args:
-        body: poses the frames, with the gender that each file names.
+        body: poses the frames, each with its own gender.
+        batch_size: bodies per step and process.
+    """
+
+    def __init__(self, body: SMPLHBody, batch_size: int):
+        super().__init__()
+        self.body, self.batch_size = body, batch_size
+
+    def require_genders(self, motions: Motions) -> None:
+        """Raise FileNotFoundError for a gender whose body is missing, before anything is computed."""
+        for gender in sorted(set(motions.gender.tolist())):
+            self.body.gender(GENDERS[gender])
+
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        with torch.no_grad():
+            genders = [GENDERS[i] for i in batch["gender"].tolist()]
+            return batch | {"vertices": self.body.to(batch["pose"].device)(batch["pose"], batch["betas"], genders)}
+
+
+class AnnotatedMeshData(PosedMeshData):
+    """The bodies of an annotation file, to test a tokenizer on.
+
+    Args:
+        body, batch_size: see `PosedMeshData`.
+        test_annotations: files; the first that exists is read.
+        test_frames: no more than so many bodies, spread evenly; None takes all.
+
+    Raises FileNotFoundError if none of the files exists.
+    """
+
+    def __init__(
+        self, body: SMPLHBody, batch_size: int, test_annotations: Sequence[str | Path], test_frames: int | None = None
+    ):
+        super().__init__(body, batch_size)
+        self.path, self.test_frames = _require_annotations(test_annotations), test_frames
+
+    def test_dataloader(self) -> DataLoader:
+        motions = Motions.of_annotations(self.path)
+        self.require_genders(motions)
+        log.info("test on the bodies of %s", self.path)
+        return evaluation_loader(MotionDataset(motions, limit=self.test_frames), self.batch_size, self.trainer)
+
+
+class MotionData(PosedMeshData):
+    """What the two data modules share: the motions, their splits, and the frames of each.
+
+    Training takes other frames of each motion every epoch. Validation and test are fixed. Validation uses the bodies of
+    an annotation file (published: 3DPW) where there is one, and otherwise, as the test does, frames spread evenly over
+    motions that are held out.
+
+    Args:
+        body, batch_size: see `PosedMeshData`.
         folder: of the animations (`motion_files`).
         cache: folder for what is computed from them.
-        batch_size: frames a step and process.
-        every: one frame in so many; at 30 Hz neighbours hardly differ.
+        frames_per_file, every: which frames an epoch of training takes, see `MotionDataset`.
         shares: of "val" and "test", of the files; no file is in two splits.
+        val_annotations: annotation files; the first that exists is used for validation.
         val_frames, test_frames: no more than so many.
-        seed: of the order.
+        seed: of the frames and of their order.
 
     Raises FileNotFoundError or ValueError if there are no motions in the folder.
     """
@@ -50,16 +102,19 @@ class MotionData(L.LightningDataModule):
         folder: str | Path,
         cache: str | Path,
         batch_size: int,
-        every: int = 1,
+        frames_per_file: int | None = None,
+        every: int | None = None,
         shares: Mapping[str, float] | None = None,
+        val_annotations: Sequence[str | Path] | None = None,
         val_frames: int = 1024,
         test_frames: int = 8192,
         seed: int = 0,
     ):
-        super().__init__()
+        super().__init__(body, batch_size)
         motion_files(folder)
-        self.body, self.folder, self.cache = body, Path(folder), Path(cache)
-        self.batch_size, self.every, self.seed = batch_size, every, seed
+        self.folder, self.cache = Path(folder), Path(cache)
+        self.frames_per_file, self.every, self.seed = frames_per_file, every, seed
+        self.val_annotations = val_annotations or ()
         self.shares = {"val": 0.02, "test": 0.02} | dict(shares or {})
         self.n_frames = {"val": val_frames, "test": test_frames}
         self._motions: Motions | None = None
@@ -76,18 +131,38 @@ class MotionData(L.LightningDataModule):
         """What of the animations could not be used: a line a file, on the first process alone."""
         return self.motions.problems if self.trainer.is_global_zero else []
 
-    def frames(self, split: str, every: int = 1, epoch: int = 0) -> MotionDataset:
-        """The frames of a split; for training all of them by default."""
-        return MotionDataset(self.motions.split(split, self.shares), every, epoch, self.n_frames.get(split))
+    @cached_property
+    def validation_file(self) -> Path | None:
+        """The annotation file whose bodies are used for validation, or None."""
+        return _first_existing(self.val_annotations)
+
+    @cached_property
+    def _annotated_validation(self) -> Motions:
+        return Motions.of_annotations(self.validation_file)
+
+    def frames(self, split: str, **options) -> MotionDataset:
+        """The frames of a split; for training all of them by default (`options` of `MotionDataset`)."""
+        if split == "val" and self.validation_file is not None:
+            motions = self._annotated_validation
+        else:
+            motions = self.motions.split(split, self.shares)
+        return MotionDataset(motions, limit=self.n_frames.get(split), **options)
 
     def prepare_data(self) -> None:
-        """Read the motions, by one process for all, and tell of files that cannot be used."""
+        """Read the motions, by one process for all, and report the files that cannot be used."""
         problems = self.motions.problems
         if problems:
             listed = "\n  ".join(problems)
             log.warning("%d motion file(s) cannot be used and are left out:\n  %s", len(problems), listed)
-        for gender in sorted(set(self.motions.gender.tolist())):
-            self.body.gender(GENDERS[gender])  # a missing body is told before anything is computed
+        self.require_genders(self.motions)
+        if not self.trainer.training:
+            return
+        if self.validation_file is not None:
+            self.require_genders(self._annotated_validation)
+            log.info("validation on %d bodies of %s", len(self.frames("val")), self.validation_file)
+        else:
+            missing = f" ({' and '.join(map(str, self.val_annotations))} do not exist)" if self.val_annotations else ""
+            log.info("validation on %d frames of motions that are held out%s", len(self.frames("val")), missing)
 
     def train_dataloader(self) -> DataLoader:
         return training_loader(self.train_dataset(), self.batch_size, self.trainer, self.seed)
@@ -100,23 +175,50 @@ class MotionData(L.LightningDataModule):
 
     def train_dataset(self) -> Dataset:
         """The items of the trainer's epoch."""
-        return self.frames("train", self.every, self.trainer.current_epoch)
+        options = {"frames_per_file": self.frames_per_file, "every": self.every}
+        return self.frames("train", **options, epoch=self.trainer.current_epoch, seed=self.seed)
 
     def fixed_dataset(self, split: str) -> Dataset:
         """The items of validation or test."""
         return self.frames(split)
 
-    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        with torch.no_grad():
-            genders = [GENDERS[i] for i in batch["gender"].tolist()]
-            return batch | {"vertices": self.body.to(batch["pose"].device)(batch["pose"], batch["betas"], genders)}
-
 
 class MotionMeshData(MotionData):
     """Batches {"vertices" (B, V, 3) canonical, "pose" (B, 21, 3), "betas" (B, 10), "gender" (B,)}; see `MotionData`.
 
-    Meshes are made on the training device: a frame is 300 bytes to load, its mesh 80 kB.
+    Args:
+        train_annotations: annotation files, of which the first that exists gives half of each training batch, for
+            fine-tuning: its bodies in a random order, drawn anew every epoch, whose length stays that of the motions'
+            frames. None trains on motions alone.
+        arguments, options: as for `MotionData`.
+
+    Raises ValueError for an odd `batch_size` with `train_annotations`, and FileNotFoundError before the training if
+    none of these exists.
     """
+
+    def __init__(self, *arguments, train_annotations: Sequence[str | Path] | None = None, **options):
+        super().__init__(*arguments, **options)
+        self.train_annotations = train_annotations
+        if train_annotations and self.batch_size % 2:
+            raise ValueError(f"data.batch_size={self.batch_size} must be even: half are of data.train_annotations.")
+
+    @cached_property
+    def _annotated_training(self) -> Motions:
+        return Motions.of_annotations(_require_annotations(self.train_annotations))
+
+    def prepare_data(self) -> None:
+        super().prepare_data()
+        if self.train_annotations and self.trainer.training:
+            self.require_genders(self._annotated_training)
+            file = _require_annotations(self.train_annotations)
+            log.info("half of each batch from the %d bodies of %s", len(self._annotated_training), file)
+
+    def train_dataloader(self) -> DataLoader:
+        if not self.train_annotations:
+            return super().train_dataloader()
+        annotated = MotionDataset(self._annotated_training)
+        pairs = _Pairs(self.train_dataset(), annotated, self.seed, self.trainer.current_epoch)
+        return training_loader(pairs, self.batch_size // 2, self.trainer, self.seed, collate_fn=_join_pairs)
 
 
 class MotionTokenData(MotionData):
@@ -124,13 +226,15 @@ class MotionTokenData(MotionData):
 
     Args:
         tokenizer: makes the tokens.
-        cache_tokens: compute the tokens of every training frame once, and keep them: two million frames are 0.2 GB, and
-            500 epochs look at each of them many times. They are kept in files of 65,536 frames, so that a stopped
-            computation is continued. False makes them anew for each batch, which pays for a few steps only.
+        cache_tokens: compute the tokens of every training frame once, and keep them: two million frames are 0.2 GB.
+            They are kept in files of 65,536 frames, so that a stopped computation is continued. This pays where an
+            epoch uses a large part of the frames (`every`). With one frame per file, 500 epochs use fewer frames than
+            there are, so False computes the tokens of each batch when it is used. Those of validation and test are
+            always kept.
         options: as for `MotionData`.
     """
 
-    def __init__(self, body: SMPLHBody, tokenizer: MeshVQVAE, cache_tokens: bool = True, **options):
+    def __init__(self, body: SMPLHBody, tokenizer: MeshVQVAE, cache_tokens: bool = False, **options):
         super().__init__(body, **options)
         self.tokenizer, self.cache_tokens = tokenizer, cache_tokens
         self._tokens: dict[str, Tensor] = {}
@@ -138,22 +242,21 @@ class MotionTokenData(MotionData):
     def prepare_data(self) -> None:
         """The motions and their tokens into the cache, by one process for all, on its training device."""
         super().prepare_data()
-        if self._is_cached:
-            self.tokenizer.to(self.trainer.strategy.root_device)
-            for split in ("train", "val") if self.trainer.training else ("test",):
+        self.tokenizer.to(self.trainer.strategy.root_device)
+        for split in ("train", "val") if self.trainer.training else ("test",):
+            if self._is_cached(split):
                 self._cached(split)
 
-    @property
-    def _is_cached(self) -> bool:
+    def _is_cached(self, split: str) -> bool:
         # A dry run must not begin with the tokens of every frame.
-        return self.cache_tokens and not self.trainer.fast_dev_run
+        return (self.cache_tokens or split != "train") and not self.trainer.fast_dev_run
 
     def train_dataset(self) -> Dataset:
         frames = super().train_dataset()
-        return _Tokens(self._cached("train"), frames.place) if self._is_cached else frames
+        return _Tokens(self._cached("train"), frames.place) if self._is_cached("train") else frames
 
     def fixed_dataset(self, split: str) -> Dataset:
-        return _Tokens(self._cached(split)) if self._is_cached else super().fixed_dataset(split)
+        return _Tokens(self._cached(split)) if self._is_cached(split) else super().fixed_dataset(split)
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         if "tokens" in batch:
@@ -189,6 +292,41 @@ class _Tokens(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {"tokens": self.tokens[self.rows[index]].long()}
+
+
+class _Pairs(Dataset):
+    """Items (first[i], second[j]): every item of `first` once, and as many of `second` in a random order.
+
+    No item of `second` is repeated before all have been used once. The order is a function of (seed, epoch).
+    """
+
+    def __init__(self, first: Dataset, second: Dataset, seed: int, epoch: int):
+        order = np.random.default_rng((seed, epoch)).permutation(len(second))
+        self.first, self.second, self.partner = first, second, np.resize(order, len(first))
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, index: int) -> tuple[dict, dict]:
+        return self.first[index], self.second[int(self.partner[index])]
+
+
+def _join_pairs(pairs: list[tuple[dict, dict]]) -> dict:
+    return default_collate([body for pair in pairs for body in pair])
+
+
+def _first_existing(paths: Sequence[str | Path]) -> Path | None:
+    return next((Path(path) for path in paths if Path(path).is_file()), None)
+
+
+def _require_annotations(paths: Sequence[str | Path]) -> Path:
+    path = _first_existing(paths)
+    if path is None:
+        raise FileNotFoundError(
+            f"{' and '.join(map(str, paths))} do not exist: python prepare_data.py 3dpw makes the annotations of 3DPW "
+            "from its raw files (datasets/README.md says which)."
+        )
+    return path
 
 
 def _as_bodies(items: list[dict]) -> dict:

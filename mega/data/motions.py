@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mega.bodies.smplh import N_BETAS
+from mega.bodies.smplh import GENDERS, N_BETAS
 from mega.data.motion_files import Motion, pack_motions
+from mega.data.published import PublishedAnnotations
 
 
 class Motions:
@@ -53,6 +54,21 @@ class Motions:
             raise ValueError("\n".join([f"None of the {len(known)} files in {folder} can be used:", *problems[:5]]))
         return cls([motion for motion in known if not motion.problem], poses, problems)
 
+    @classmethod
+    def of_annotations(cls, path: str | Path) -> Motions:
+        """The bodies of an annotation file (3DPW, EMDB, …), each as a motion of one frame.
+
+        Raises as `PublishedAnnotations.load`.
+        """
+        people = PublishedAnnotations.load(path)
+        poses = people.pose[:, 1:].reshape(len(people), -1).astype(np.float32)  # without the root
+        rows = zip(people.row, people.betas.astype(np.float32), people.gender, strict=True)
+        motions = [
+            Motion(f"{path}, row {row}", (0, 0), 1, betas, GENDERS.index(gender), row=i)
+            for i, (row, betas, gender) in enumerate(rows)
+        ]
+        return cls(motions, poses)
+
     def split(self, name: str, shares: Mapping[str, float]) -> Motions:
         """The motions of "train", "val" or "test". A file stays in its split, whatever other files there are.
 
@@ -81,20 +97,45 @@ class MotionDataset(Dataset):
 
     Args:
         motions: that the frames are of.
+        frames_per_file: so many random frames of each motion (published: 1), drawn anew every epoch: each is a function
+            of (seed, epoch, path). None takes one frame in `every` instead.
         every: one frame in so many of each motion, one at least.
-        epoch: which one: after `every` epochs all have been seen. The number of frames stays the same.
+        epoch: its number. With `every`, all frames have been seen after `every` epochs. The number of frames stays
+            the same.
         limit: no more than so many frames, spread evenly over all.
+        seed: of the random frames.
+
+    Raises ValueError if `frames_per_file` or `every` is not 1 or more, or both are given.
     """
 
-    def __init__(self, motions: Motions, every: int = 1, epoch: int = 0, limit: int | None = None):
-        if every < 1:
-            raise ValueError(f"data.every={every}: give 1 or more.")
+    def __init__(
+        self,
+        motions: Motions,
+        frames_per_file: int | None = None,
+        every: int | None = None,
+        epoch: int = 0,
+        limit: int | None = None,
+        seed: int = 0,
+    ):
+        if frames_per_file is not None and every is not None:
+            raise ValueError(
+                f"data.frames_per_file={frames_per_file} and data.every={every} exclude each other: set one to null."
+            )
+        for name, value in (("frames_per_file", frames_per_file), ("every", every)):
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name}={value}: give 1 or more.")
         self.motions = motions
-        counts = np.maximum(1, motions.frames // every)
-        motion = np.repeat(np.arange(len(motions)), counts)
-        nth = np.arange(len(motion)) - np.repeat(counts.cumsum() - counts, counts)
-        # Only a motion that is shorter than `every` needs the modulus.
-        frame = (epoch % every + every * nth) % motions.frames[motion]
+        if frames_per_file is not None:
+            motion = np.repeat(np.arange(len(motions)), frames_per_file)
+            drawn = [_place(f"{seed}, {epoch}, {n}, {m.path}") for m in motions.motions for n in range(frames_per_file)]
+            frame = (np.array(drawn) * motions.frames[motion]).astype(np.int64)
+        else:
+            every = every or 1
+            counts = np.maximum(1, motions.frames // every)
+            motion = np.repeat(np.arange(len(motions)), counts)
+            nth = np.arange(len(motion)) - np.repeat(counts.cumsum() - counts, counts)
+            # Only a motion that is shorter than `every` needs the modulus.
+            frame = (epoch % every + every * nth) % motions.frames[motion]
         if limit is not None and limit < len(motion):
             kept = np.linspace(0, len(motion) - 1, limit).round().astype(np.int64)
             motion, frame = motion[kept], frame[kept]
@@ -129,6 +170,6 @@ class MotionDataset(Dataset):
         return digest.hexdigest()[:16]
 
 
-def _place(path: str) -> float:
-    """A number in [0, 1) that is drawn by the path alone."""
-    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:6], "big") / 2**48
+def _place(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone, uniform over texts."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48

@@ -11,8 +11,8 @@ from mega.geometry.cameras import (
 )
 from mega.geometry.crops import crop_matrix, square_box, square_crop, warp_crop
 from mega.geometry.distances import MM_PER_M, mean_distance, sample_spread
-from mega.geometry.procrustes import Similarity, fit_similarity, procrustes_align
 from mega.geometry.rotations import matrix_to_rot6d, rot6d_to_matrix
+from mesh_vq_vae.procrustes import Similarity, fit_similarity, procrustes_align
 
 __all__ = [
     "MM_PER_M",

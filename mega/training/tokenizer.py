@@ -23,7 +23,9 @@ def run_tokenizer(config: DictConfig) -> None:
     body = build(config.body)
     new_tokenizer = partial(instantiate(config.tokenizer), body=body)
     testing = config.mode == "test"
-    tokenizer = load_tokenizer(config.weights, new_tokenizer) if testing else new_tokenizer()
+    start = config.weights if testing else config.pretrained
+    # In training mode: an evaluated codebook does not move, and Lightning leaves the mode as it is.
+    tokenizer = new_tokenizer() if start is None else load_tokenizer(start, new_tokenizer).train(not testing)
     module = instantiate(config.training)(tokenizer=tokenizer)
     if config.mode == "export":
         _export(config, module)
