@@ -12,11 +12,14 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from mega.bodies import smplh
 from mega.setup_check import check_setup
 from mega.training import run_image_training
+from mega.training.image_run import _start_from_trained
 from mega.user_files import FILES
+from mesh_vq_vae.files import read_released
 from tests.fake_files import (
     PRIOR,
     ROOT,
@@ -177,11 +180,23 @@ def test_imagenet_weights_that_cannot_be_had(annotated, tmp_path, monkeypatch) -
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.chdir(annotated)
     with pytest.raises(SystemExit) as end:
-        run_image_training(composed("train_mega", "experiment=mega_resnet", *SMALL))
+        run_image_training(composed("train_mega", "experiment=mega_resnet", f"output={tmp_path / 'run'}", *SMALL))
     for part in (str(tmp_path / "torch/hub/checkpoints/resnet50-11ad3fa6.pth"), "no network", "backbone_weights=FILE"):
         assert part in end.value.code
     assert "\n" not in end.value.code
-    assert not (annotated / "runs" / "resnet50").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_model_brings_its_backbone(files, monkeypatch) -> None:
+    """Training goes on from a released image model, and needs no other weights of the backbone."""
+    monkeypatch.chdir(files)
+    path = "checkpoint/CVQMAE/mega_resnet"
+    config = composed("train_mega", "experiment=mega_resnet", f"pretrained={path}", *SMALL)
+    model = instantiate(config.model)
+    _start_from_trained(config, model)
+    state = read_released(path)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert model.training
 
 
 def test_random_bodies_of_the_released_prior(script, annotated) -> None:
