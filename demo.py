@@ -22,8 +22,10 @@
     focal=null             of the camera, px; null assumes 1000/224 of the picture's longer side
     export=glb             glb | obj
     device=auto            auto | cpu | cuda | cuda:1 …
-    precision=fp32         fp32 | bf16: products of backbone and transformer in bfloat16, about twice as fast on CPUs
-                           that can; about one token in a hundred differs. Rotation, camera and mesh stay in fp32
+    precision=fp32         fp32 | bf16 | auto: products of backbone and transformer in bfloat16, about twice as fast on
+                           CPUs that have it and far slower on others; about one token in a hundred differs. Rotation,
+                           camera and mesh stay in fp32. auto takes bf16 where the device has it; the default does not,
+                           so that the same picture gives the same mesh everywhere
     compile=false          true | false: torch.compile for backbone and transformer. Takes minutes before the first
                            picture and, on a CPU, a C++ compiler: for many pictures only
     weights=checkpoint/anny_lite   folder with tokenizer.safetensors and cvqmae.safetensors

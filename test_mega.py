@@ -21,7 +21,8 @@
     average=null           none | flip | shift | flip+shift: mean over crops that are mirrored or moved
                            (docs/predictions.md); null leaves it to the weights
     weights=checkpoint/anny_lite                                folder, or with an experiment its released file
-    device=auto precision=fp32 compile=false                    as demo.py
+    device=auto precision=fp32 compile=false                    as demo.py; with precision=auto errors depend on the
+                           machine
     output=null            folder of the report; null is outputs/test/WEIGHTS_DATA_MODE
     examples=4             of the best, the median and the worst people so many are drawn each
 

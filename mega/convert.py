@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from mega.backbones import TRAINING_ONLY
 from mega.inference.experiment import load_experiment
 from mega.inference.predictor import MODEL_FILE, TOKENIZER_FILE
 from mega.models import VQMAE, load_into, save_model
@@ -47,10 +48,11 @@ def _convert(config: DictConfig, output: Path, dtype: torch.dtype) -> None:
         prior = load_into(VQMAE(**prior_arguments), config.pretrained)
 
     backbone = predictor.model.backbone
+    backbone_arguments = OmegaConf.to_container(config.backbone)
     description = {
         "model": arguments | {"cond_dim": backbone.out_channels},
         "backbone": next(name for name, kind in BACKBONES.items() if kind is type(backbone)),
-        "backbone_args": {k: v for k, v in OmegaConf.to_container(config.backbone).items() if k != "_target_"},
+        "backbone_args": {k: v for k, v in backbone_arguments.items() if k not in ("_target_", *TRAINING_ONLY)},
         "crop": asdict(predictor.crop),
         "decode": predictor.decoding,
     }

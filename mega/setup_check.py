@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def check_setup(root: str | Path) -> bool:
     complete, missing = True, {}
     for experiment in _BACKBONES:
         files = [file for file in FILES if not file.experiments or experiment in file.experiments]
-        faults = {file.path: _fault(Path(root) / file.path, file, experiment) for file in files}
+        faults = {file.path: _fault(file.place(root), file, experiment) for file in files}
         print(f"\nexperiment={experiment}")
         width = max(len(file.path) for file in files)
         for file in files:
@@ -72,7 +73,8 @@ def _fault(path: Path, file: UserFile, experiment: str) -> tuple[str, str]:
 
 def _check(path: Path, file: UserFile, experiment: str) -> None:
     """Raise ValueError or OSError that says what is wrong with a file."""
-    with torch.device("meta"):  # names and shapes are enough, and take no memory
+    # Names and shapes are enough, and take no memory. PyTorch warns for each tensor that it copies nothing.
+    with torch.device("meta"), warnings.catch_warnings(action="ignore"):
         match file.kind:
             case "smplh":
                 read_smplh(path)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import torch
+
 _MANO = (
     'https://mano.is.tue.mpg.de (free account), page Downloads, "Extended SMPL+H model (used in AMASS)", smplh.tar.xz'
 )
@@ -24,7 +26,7 @@ class UserFile:
     """A file or folder of the published setups.
 
     Attributes:
-        path: where it belongs, from the project's root.
+        path: where it belongs, from the project's root; or in torch.hub's folder of weights.
         what: it is.
         source: site, page and file name.
         how: what to do with what was fetched.
@@ -33,6 +35,7 @@ class UserFile:
         needed_for: the steps that cannot do without: demo, pretraining, training, evaluation. What the demo needs, all
             others but the pre-training need too.
         experiments: that need it; empty for all.
+        in_hub: it belongs in torch.hub's folder of weights, which all projects share.
     """
 
     path: str
@@ -42,6 +45,11 @@ class UserFile:
     kind: str
     needed_for: tuple[str, ...]
     experiments: tuple[str, ...] = ()
+    in_hub: bool = False
+
+    def place(self, root: str | Path = ".") -> Path:
+        """Where it belongs, for a project in the folder `root`."""
+        return (Path(torch.hub.get_dir()) / "checkpoints" if self.in_hub else Path(root)) / self.path
 
 
 def _body(folder: str, gender: str, needed_for: tuple[str, ...]) -> UserFile:
@@ -57,6 +65,17 @@ def _image_model(name: str) -> UserFile:
 def _annotations(path: str, what: str) -> UserFile:
     return UserFile(path, what, _BEDLAM_IMAGES, "keep the pictures beside it", "annotations", ("training",))
 
+
+IMAGENET = UserFile(
+    "resnet50-11ad3fa6.pth",  # of torchvision's ResNet50_Weights.DEFAULT
+    "ResNet-50 trained on ImageNet",
+    "https://download.pytorch.org/models/resnet50-11ad3fa6.pth",
+    "train_mega.py fetches it; without a network put it in hub/checkpoints of the folder TORCH_HOME (~/.cache/torch)",
+    "backbone",
+    ("training",),
+    ("mega_resnet",),
+    in_hub=True,
+)
 
 FILES = (
     _body("neutral", "neutral", ("demo",)),
@@ -103,6 +122,7 @@ FILES = (
         ("training",),
         ("mega_vit",),
     ),
+    IMAGENET,
     UserFile(
         "datasets/bedlam_animations",
         "BEDLAM's animations",
@@ -182,6 +202,6 @@ def require(path: str | Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path} is a folder, but a file is expected (has an archive been unpacked?).")
     for file in FILES:
-        if path.as_posix().endswith(file.path.split("/", 1)[1]):
+        if path.as_posix().endswith(file.path.split("/", 1)[-1]):
             raise FileNotFoundError(f"{path} is missing: {describe(file)}. (python check_setup.py lists every file.)")
     raise FileNotFoundError(f"{path} is missing.")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from omegaconf import OmegaConf
 
 from mega.bodies import smplh
 from mega.setup_check import check_setup
+from mega.training import run_image_training
+from mega.training.image_run import _start_from_trained
 from mega.user_files import FILES
+from mesh_vq_vae.files import read_released
 from tests.fake_files import (
     PRIOR,
     ROOT,
@@ -241,7 +245,7 @@ def test_our_improvements_are_one_override(experiment: str) -> None:
     assert improved == published
 
 
-TRAINING = ("data.workers=0", "data.batch_size=2", "loss_points=8")
+TRAINING = ("data.workers=0", "data.batch_size=2", "loss_points=8", "backbone_weights=random")
 
 
 def test_training_and_evaluation_with_released_files(script, annotated) -> None:
@@ -316,7 +320,7 @@ def test_every_training_config_has_a_dry_run(script, annotated, backbone, stage)
         write_mixture(annotated)
     small = SMALL_VIT if backbone == "vit" else ()
     # The second stage starts from what the first has learned, which is not there; the prior of both is.
-    start = (f"pretrained={PRIOR}", "backbone_weights=null")
+    start = (f"pretrained={PRIOR}",)
     script(
         "train_mega.py", f"experiment=mega_{backbone}{stage}", *TRAINING, *small, *start, "trainer.fast_dev_run=true"
     )
@@ -325,6 +329,35 @@ def test_every_training_config_has_a_dry_run(script, annotated, backbone, stage)
 
 def test_the_improved_recipe_has_a_dry_run(script) -> None:
     script("train_mega.py", *TRAINING, "+recipe=improved", "trainer.fast_dev_run=true")
+
+
+def test_imagenet_weights_that_cannot_be_had(annotated, tmp_path, monkeypatch) -> None:
+    """Without network and file, training of ResNet-50 does not begin; one sentence says why and what to do."""
+
+    def refuse(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.chdir(annotated)
+    with pytest.raises(SystemExit) as end:
+        run_image_training(composed("train_mega", "experiment=mega_resnet", f"output={tmp_path / 'run'}", *SMALL))
+    for part in (str(tmp_path / "torch/hub/checkpoints/resnet50-11ad3fa6.pth"), "no network", "backbone_weights=FILE"):
+        assert part in end.value.code
+    assert "\n" not in end.value.code
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_model_brings_its_backbone(files, monkeypatch) -> None:
+    """Training goes on from a released image model, and needs no other weights of the backbone."""
+    monkeypatch.chdir(files)
+    path = "checkpoint/CVQMAE/mega_resnet"
+    config = composed("train_mega", "experiment=mega_resnet", f"pretrained={path}", *SMALL)
+    model = instantiate(config.model)
+    _start_from_trained(config, model)
+    state = read_released(path)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert model.training
 
 
 def test_random_bodies_of_the_released_prior(script, annotated) -> None:
@@ -361,7 +394,7 @@ def test_at_true_size(tmp_path) -> None:
     for line in (
         ("demo.py", "input=person.jpg", "output=out", "max_side=128"),
         ("generate.py", "n=1", "steps=2"),
-        ("train_mega.py", "backbone_weights=null", "trainer.max_steps=1", *rows),
+        ("train_mega.py", "backbone_weights=random", "trainer.max_steps=1", *rows),
         ("train_mega.py", "mode=test", *rows),
     ):
         script, *arguments = line

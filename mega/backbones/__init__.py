@@ -3,8 +3,20 @@
 from mega.backbones.blazepose import BlazePose
 from mega.backbones.efficientnet_lite import EfficientNetLite0
 from mega.backbones.hrnet import HRNetW48
-from mega.backbones.pretrained import load_pretrained
+from mega.backbones.pretrained import load_pretrained, start_backbone
 from mega.backbones.resnet import ResNet50
 from mega.backbones.vit import ViT
 
-__all__ = ["BlazePose", "EfficientNetLite0", "HRNetW48", "ResNet50", "ViT", "load_pretrained"]
+# Arguments that only training reads: a file of trained weights does not name them.
+TRAINING_ONLY = ("pretrained", "weights", "frozen_stages", "frozen_blocks", "drop_path")
+
+__all__ = [
+    "TRAINING_ONLY",
+    "BlazePose",
+    "EfficientNetLite0",
+    "HRNetW48",
+    "ResNet50",
+    "ViT",
+    "load_pretrained",
+    "start_backbone",
+]

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mega.precision import has_bfloat16
 from mesh_vq_vae.files import load_strictly, read_weights
 
 WEIGHTS_FORMAT = "BlazePose"
@@ -76,8 +77,9 @@ class BlazePose(nn.Module):
         x = images.contiguous(memory_format=torch.channels_last)
         if self.frozen_blocks:
             # While the rest learns, three digits are enough for what does not, and bfloat16 is several times faster
-            # here. (Not with a gradient: that of a depthwise convolution in bfloat16 is slow on a CPU.)
-            with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.training):
+            # where the device has it. (Not with a gradient: that of a depthwise convolution is slow on a CPU.)
+            rough = self.training and has_bfloat16(x.device.type)
+            with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=rough):
                 x = self.blocks[: self.frozen_blocks](self.stem(x)).to(images.dtype)
         else:
             x = self.stem(x)

@@ -8,6 +8,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from mega.precision import has_bfloat16
+
 # Blocks in each stage, which the file numbers through from 0.
 _REPEATS = (1, 2, 2, 3, 3, 4, 1)
 _STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
@@ -69,8 +71,9 @@ class EfficientNetLite0(nn.Module):
         x = images.contiguous(memory_format=torch.channels_last)
         if self.frozen_stages:
             # While the rest learns, three digits are enough for what does not, and bfloat16 is several times faster
-            # here. (Not with a gradient: that of a depthwise convolution in bfloat16 is slow on a CPU.)
-            with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.training):
+            # where the device has it. (Not with a gradient: that of a depthwise convolution is slow on a CPU.)
+            rough = self.training and has_bfloat16(x.device.type)
+            with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=rough):
                 x = self.blocks[: self.frozen_stages](self.bn1(self.conv_stem(x))).to(images.dtype)
         else:
             x = self.bn1(self.conv_stem(x))

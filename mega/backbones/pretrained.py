@@ -1,4 +1,21 @@
-"""Backbones that come trained: their users' files, strict but for the heads that those networks had."""
+"""Trained weights of HRNet-W48, ResNet-50 and ViT-H: their users' files, read strictly but for what is listed here.
+
+A file may have the head of the network that it was trained in, which is left out:
+
+    HRNet-W48   final_layer.*, of any number of keypoints
+    ResNet-50   fc.*, deconv_layers.*, final_layer.*
+    ViT         keypoint_head.*, head.*
+
+and it may lack what follows, each item wholly or not at all. Those tensors keep the initial values in brackets:
+
+    HRNet-W48   final_layer.*, which no output of ours uses
+                downsample_stage_*, which bring the branches to one grid (PyTorch's defaults)
+                stage4.2.fuse_layers.{1,2,3}.*, since the original pose network has one output there, the finest branch
+                (timm's: weights ~ N(0, 2 / (output channels * kernel area)), batch norms 1 and 0)
+    all         *.num_batches_tracked, which no output depends on; files of old PyTorch versions lack them
+
+Any other name that is missing or left over is an error.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +23,77 @@ import pickle
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights
 
 from mega.backbones.hrnet import HRNetW48
 from mega.backbones.resnet import ResNet50
 from mega.backbones.vit import ViT
-from mega.user_files import require
+from mega.user_files import IMAGENET, describe, require
 from mesh_vq_vae.files import load_strictly
 
-# What such a file may have beyond the backbone: heads for poses or classes.
 _HEADS = {
     HRNetW48: ("final_layer.",),
     ResNet50: ("fc.", "deconv_layers.", "final_layer."),
     ViT: ("keypoint_head.", "head."),
 }
-# What the file lacks, and keeps its initial values.
-_NEW = {HRNetW48: ("downsample_stage_", "final_layer.")}
+_LACKING = {
+    HRNetW48: ("final_layer.", "downsample_stage_", *(f"stage4.2.fuse_layers.{branch}." for branch in (1, 2, 3)))
+}
+_COUNT = ".num_batches_tracked"
 _RESNET_LAYERS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 
 
+def start_backbone(backbone: nn.Module, weights: str | None) -> None:
+    """What a backbone starts a training from: the option `backbone_weights` of train_mega.py.
+
+    Args:
+        weights: for HRNet, ResNet and ViT: a file, see `load_pretrained`; "imagenet" for torchvision's best weights of
+            ResNet-50, which torchvision fetches if need be; or "random". For other backbones, which have options of
+            their own for their weights: None.
+
+    Raises:
+        FileNotFoundError: if the file is missing, or cannot be fetched; says what to do.
+        ValueError: for None where weights have to be named, or if the file is wrong.
+    """
+    kind = type(backbone)
+    if kind not in _HEADS:
+        if weights is not None:
+            raise ValueError(
+                f"backbone_weights={weights} is for HRNet, ResNet and ViT; {kind.__name__} has options of its own for "
+                "its weights, see configs/backbone: leave backbone_weights=null."
+            )
+    elif weights is None:
+        raise ValueError(
+            f"backbone_weights=null does not say what {kind.__name__} starts from: give backbone_weights=FILE"
+            f"{', imagenet' if kind is ResNet50 else ''}, or random for a backbone that knows nothing."
+        )
+    elif weights == "imagenet":
+        if kind is not ResNet50:
+            raise ValueError(f"backbone_weights=imagenet is for ResNet-50, and this is {kind.__name__}: give its file.")
+        load_pretrained(backbone, _fetch_imagenet())
+    elif weights != "random":
+        load_pretrained(backbone, weights)
+
+
+def _fetch_imagenet() -> Path:
+    """torchvision's file, fetched by its own loader where it is not there yet."""
+    path = IMAGENET.place()
+    if not path.is_file():
+        try:
+            ResNet50_Weights.DEFAULT.get_state_dict(check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:  # no network, or a broken download
+            raise FileNotFoundError(
+                f"{path} is missing and could not be fetched ({error}): {describe(IMAGENET)}; or give "
+                "backbone_weights=FILE with the place where you have it, or backbone_weights=random to start without."
+            ) from error
+    return path
+
+
 def load_pretrained(backbone: HRNetW48 | ResNet50 | ViT, path: str | Path) -> None:
-    """Weights of a file (a state dict, perhaps under the key `state_dict`) into a backbone.
+    """Weights of a file (a state dict, perhaps under the key `state_dict`) into a backbone, as the module says.
+
+    Names may begin with `module.` or `backbone.`; ResNet's layers may have torchvision's names or our numbers.
 
     Raises FileNotFoundError with the file's source, or ValueError that names what differs; nothing is loaded then.
     """
@@ -35,8 +102,9 @@ def load_pretrained(backbone: HRNetW48 | ResNet50 | ViT, path: str | Path) -> No
     state = {k: v for k, v in state.items() if not k.startswith(_HEADS[kind])}
     if kind is ResNet50:
         state = {_numbered(k): v for k, v in state.items()}
-    new = {k: v for k, v in backbone.state_dict().items() if k.startswith(_NEW.get(kind, ("\0",)))}
-    load_strictly(backbone, {**state, **new}, path)
+    lacking = tuple(part for part in _LACKING.get(kind, ()) if not any(key.startswith(part) for key in state))
+    own = {k: v for k, v in backbone.state_dict().items() if k.startswith(lacking) or k.endswith(_COUNT)}
+    load_strictly(backbone, {**own, **state}, path)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from mesh_vq_vae.distributed import draw_rows
+
 _Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
@@ -19,12 +21,15 @@ class ViT(nn.Module):
         position_grid: (h, w) that the learned positions stand for; they are interpolated to the grid of the picture.
         dim, depth, heads: of the transformer.
         columns_cut: columns of a picture left out at its left and at its right: ViTPose sees 256 x 192 px of 256 x 256.
+        drop_path: stochastic depth, in training only: the probability that a picture skips the attention of the last
+            block, and that it skips its MLP. Over the blocks it grows linearly from 0 in the first.
 
     Attributes:
         mean, std: what images in [0, 1] are normalised by, a channel.
         out_channels: dim.
 
-    Sources: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; Xu et al., ViTPose, NeurIPS 2022.
+    Sources: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; Xu et al., ViTPose, NeurIPS 2022; Huang et
+    al., Deep Networks with Stochastic Depth, ECCV 2016.
     """
 
     mean = (0.485, 0.456, 0.406)
@@ -37,6 +42,7 @@ class ViT(nn.Module):
         depth: int = 32,
         heads: int = 16,
         columns_cut: int = 0,
+        drop_path: float = 0.0,
     ):
         super().__init__()
         self.out_channels, self.position_grid, self.columns_cut = dim, tuple(position_grid), columns_cut
@@ -47,6 +53,8 @@ class ViT(nn.Module):
         # The padding of 2 px, with patches of 16, adds no patch: it moves all of them by 2 px.
         self.patch_embed.proj = nn.Conv2d(3, dim, kernel_size=16, stride=16, padding=2)
         self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True, norm_layer=_Norm) for _ in range(depth)))
+        for block, p in zip(self.blocks, torch.linspace(0, drop_path, depth, device="cpu").tolist(), strict=True):
+            block.drop_path1, block.drop_path2 = _DropPath(p), _DropPath(p)
         self.last_norm = _Norm(dim)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -66,3 +74,21 @@ class ViT(nn.Module):
             places = F.interpolate(places, size=tuple(grid), mode="bicubic", align_corners=False)
             places = places.flatten(2).transpose(1, 2)
         return first + places
+
+
+class _DropPath(nn.Module):
+    """Leave a branch out for pictures drawn at random, from the rows of all processes; the others are scaled up."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> the same shape; in eval mode unchanged."""
+        if not self.training or self.p == 0:
+            return x
+        keep = draw_rows(lambda n: torch.rand(n, 1, 1, device=x.device), len(x)) >= self.p
+        return x * keep / (1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:.3f}"

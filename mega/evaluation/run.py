@@ -81,7 +81,7 @@ def _evaluate(config: DictConfig) -> None:
         protocols = people.choose_protocols(as_list(config.protocol))
         options = replace(options, decode=subject.decode, average=subject.average)
     output = Path(config.output or f"outputs/test/{Path(config.weights).stem}_{people.name}_{config.mode}")
-    about = _about(config, people, protocols, options)
+    about = _about(config, subject, people, protocols, options)
     groups = Groups(output / "partial", len(people), _settings(about))
     if left := len(groups) - len(groups.missing()):
         print(f"going on with {left} of {len(groups)} groups done")
@@ -131,7 +131,9 @@ def _test_set(config: DictConfig, body: BodyModel, crop: dict) -> TestSet:
     return build(OmegaConf.create(described), body=body, crop=crop, limit=config.limit)
 
 
-def _about(config: DictConfig, people: TestSet, protocols: dict[str, Protocol], options: Options) -> dict:
+def _about(
+    config: DictConfig, subject: Subject, people: TestSet, protocols: dict[str, Protocol], options: Options
+) -> dict:
     """What a reader of the report has to know; see `write_report`."""
     folder = Path(config.weights)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder, Path(config.tokenizer_weights)]
@@ -142,7 +144,7 @@ def _about(config: DictConfig, people: TestSet, protocols: dict[str, Protocol], 
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "weights": {str(file): _hash(file) for file in files},
         "data": {"name": people.name, "path": str(people.path), "hash": _hash(people.path), "people": len(people)},
-        "options": {**vars(options), "mode": config.mode, "precision": config.precision, "limit": config.limit},
+        "options": {**vars(options), "mode": config.mode, "precision": subject.precision, "limit": config.limit},
         "protocols": protocols,
     }
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from mega.launch import build
 from mega.models import CVQMAE, check_average, load_into, load_tokenizer, speed_up
 from mega.models.checkpoint import load_cvqmae
+from mega.precision import choose_precision
 from mega.user_files import require
 from mesh_vq_vae import MeshVQVAE
 
@@ -38,6 +39,7 @@ class Subject:
         crop: how its pictures are prepared: {"size": px, "margin", "mean": RGB, "std": RGB, of pixels in [0, 1]}.
         decode, average: of deterministic predictions, what the config says or else the weights; see
             `mega.models.predict_mesh`.
+        precision: of the model's products, "fp32" or "bf16".
     """
 
     model: CVQMAE
@@ -46,6 +48,7 @@ class Subject:
     decode: str
     average: str
     device: torch.device
+    precision: str = "fp32"
 
     @classmethod
     def load(cls, config: DictConfig, body: BodyModel) -> Subject:
@@ -76,10 +79,11 @@ class Subject:
                     f"{name} is {speaks} in the model and {knows} in the tokenizer."
                 )
         model = model.eval().to(device, memory_format=torch.channels_last)
-        model = speed_up(model, config.precision, config.compile)
+        precision = choose_precision(config.precision, device)
+        model = speed_up(model, precision, config.compile)
         decode, average = config.decode or asked["decode"], config.average or asked["average"]
         check_average(average, tokenizer)
-        return cls(model, tokenizer.eval().to(device), crop, decode, average, device)
+        return cls(model, tokenizer.eval().to(device), crop, decode, average, device, precision)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Crops (B, 3, S, S), uint8 or float in [0, 255] -> as the backbone wants them, on the device."""

@@ -18,13 +18,19 @@ from mega.inference.detectors import Detector, GivenBoxes
 from mega.inference.experiment import load_experiment
 from mega.inference.export import MESH_FORMATS, encode_results, make_output_folder, write_together
 from mega.inference.images import InputError, find_pictures, output_names, read_picture
-from mega.inference.options import check_choice, check_temperature, check_whole_number, is_positive, read_device
+from mega.inference.options import (
+    check_choice,
+    check_temperature,
+    check_whole_number,
+    is_positive,
+    read_device,
+    read_precision,
+)
 from mega.inference.predictor import Predictor, Sampling
 from mega.inference.report import Done, Timings, format_table
 from mega.inference.sheet import draw_sheet
 from mega.models import AVERAGES
 from mega.models.samplers import DECODINGS
-from mega.models.speed import PRECISIONS
 
 
 @dataclass
@@ -113,7 +119,6 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
     check_choice(config, "export", MESH_FORMATS)
     check_choice(config, "decode", (None, *DECODINGS))
     check_choice(config, "average", (None, *AVERAGES))
-    check_choice(config, "precision", PRECISIONS)
     if not isinstance(config.compile, bool):
         raise InputError(f"compile={config.compile} is not known; choose true or false.")
     if config.focal is not None and not is_positive(config.focal):
@@ -145,7 +150,7 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
 
 def _predictor(config: DictConfig, device: torch.device) -> Predictor:
     """From the folder `weights`, whose files say what they are, or as an experiment's config describes it."""
-    options = {"device": device, "precision": config.precision, "compile": config.compile}
+    options = {"device": device, "precision": read_precision(config.precision, device), "compile": config.compile}
     if "model" not in config:
         folder = Path(config.weights).expanduser()
         return Predictor.load(folder, decoding=config.decode, average=config.average, **options)

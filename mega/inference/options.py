@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from mega.inference.images import InputError
+from mega.precision import choose_precision
 
 
 def check_whole_number(options: Mapping, name: str, least: int) -> None:
@@ -45,3 +46,11 @@ def read_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"device={name} cannot be used: {reason}") from None
     return device
+
+
+def read_precision(asked: str, device: torch.device) -> str:
+    """The precision of a name, fp32 or bf16; auto is what the device is good at."""
+    try:
+        return choose_precision(asked, device)
+    except ValueError as error:
+        raise InputError(str(error)) from None

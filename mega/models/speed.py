@@ -9,8 +9,8 @@ from torch import nn
 
 from mega.models.cvqmae import CVQMAE
 from mega.models.vqmae import VQMAE
+from mega.precision import PRECISIONS
 
-PRECISIONS = ("fp32", "bf16")
 # Nine numbers a person and the logits: next to no work, and in bf16 millimetres and ties.
 _EXACT = tuple(f"decoder.{name}" for name in ("head", "rotcam_head", "rot_predictor", "cam_predictor"))
 
@@ -20,7 +20,7 @@ def speed_up(model: CVQMAE, precision: str = "fp32", compile: bool = False) -> C
 
     Args:
         model: with its trained weights, on its device, in eval mode. The weights must not change afterwards.
-        precision: "fp32" or "bf16", see `use_bfloat16`.
+        precision: "fp32" or "bf16", see `use_bfloat16`; `mega.precision.choose_precision` gives one of them.
         compile: backbone and transformer blocks by torch.compile, which takes its minutes in the first calls.
 
     Raises:

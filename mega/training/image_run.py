@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mega.backbones import load_pretrained
+from mega.backbones import TRAINING_ONLY, start_backbone
 from mega.launch import build, say_missing_files
 from mega.metrics import PROTOCOLS
 from mega.models import (
@@ -27,10 +27,7 @@ from mega.training.image import CVQMAETraining
 from mega.training.panels import PicturePanels
 from mega.training.run import begin, checkpoint_folder, export_dtype, fit, load_run_weights, model_arguments, test
 from mesh_vq_vae import MeshVQVAE
-from mesh_vq_vae.files import is_released, weights_format
-
-# Arguments of a backbone that whoever loads its weights has no use for.
-_TRAINING_ONLY = ("_target_", "pretrained", "weights", "frozen_stages", "frozen_blocks")
+from mesh_vq_vae.files import is_released, load_strictly, weights_format
 
 
 @say_missing_files
@@ -80,15 +77,17 @@ def _model_to_test(config: DictConfig, tokenizer: MeshVQVAE) -> tuple[CVQMAE, di
 
 
 def _start_from_trained(config: DictConfig, model: CVQMAE) -> None:
-    """What a new run starts from: a trained backbone, and a VQMAE or a whole image model."""
-    if config.backbone_weights:
-        load_pretrained(model.backbone, config.backbone_weights)
-    if not config.pretrained:
+    """What a new run starts from: a whole image model, or a backbone and a VQMAE, each trained or not."""
+    state = {}
+    if config.pretrained:
+        kind = "CVQMAE" if weights_format(config.pretrained) == "CVQMAE" else "VQMAE"
+        state = read_state(config.pretrained, kind, model.state_dict())
+    if any(key.startswith("backbone.") for key in state):
+        load_strictly(model, state, config.pretrained)
         return
-    if weights_format(config.pretrained) == "CVQMAE":
-        load_into(model, config.pretrained).train()
-    else:
-        load_pretrained_vqmae(model, read_state(config.pretrained, "VQMAE", model.state_dict()))
+    start_backbone(model.backbone, config.backbone_weights)
+    if state:
+        load_pretrained_vqmae(model, state)
 
 
 def _export(config: DictConfig, module: CVQMAETraining) -> None:
@@ -102,7 +101,7 @@ def _export(config: DictConfig, module: CVQMAETraining) -> None:
     description = {
         "model": model_arguments(config.model, module.tokenizer) | {"cond_dim": model.backbone.out_channels},
         "backbone": config.backbone_name,
-        "backbone_args": {k: v for k, v in config.backbone.items() if k not in _TRAINING_ONLY},
+        "backbone_args": {k: v for k, v in config.backbone.items() if k not in ("_target_", *TRAINING_ONLY)},
         "crop": module.crop,
         "decode": module.decode,
         "average": config.average,

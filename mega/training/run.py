@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from mega.models.speed import compile_blocks
+from mega.precision import choose_precision
 from mega.training.checkpoints import LAST, Checkpoints, SeedEveryBatch, WholeFiles, find_checkpoint, say
 from mega.training.watching import DataWait, StopOnNaN, build_loggers
 from mesh_vq_vae import MeshVQVAE
@@ -66,7 +68,18 @@ def build_trainer(config: DictConfig, checkpoints: Checkpoints, callbacks: Seque
         plugins.append(SLURMEnvironment(auto_requeue=False))  # `Checkpoints` does
     loggers = build_loggers(config.logger)
     options = {"enable_checkpointing": False, "default_root_dir": config.output}  # `Checkpoints` writes, nobody else
-    return instantiate(config.trainer, logger=loggers, callbacks=every, plugins=plugins, **options)
+    return _trainer(config, logger=loggers, callbacks=every, plugins=plugins, **options)
+
+
+def _trainer(config: DictConfig, **options: Any) -> L.Trainer:
+    """The config's trainer; `trainer.precision=auto` becomes what the device is good at."""
+    asked, device = str(config.trainer.precision), config.trainer.accelerator
+    if device in ("gpu", "auto"):
+        device = "cuda" if device == "gpu" or torch.cuda.is_available() else "cpu"
+    kind = asked if asked == "auto" else "bf16" if asked.startswith("bf16") else "fp32"
+    chosen = choose_precision(kind, device, say)
+    precision = {"bf16": "bf16-mixed", "fp32": "32-true"}[chosen] if asked == "auto" else config.trainer.precision
+    return instantiate(config.trainer, precision=precision, **options)
 
 
 def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule, callbacks=()) -> None:
@@ -109,7 +122,7 @@ def compile_network(module: L.LightningModule, on_cpu: bool) -> None:
 
 def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
     """Measure a module on the test split and print a table of the numbers."""
-    trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False, default_root_dir=config.output)
+    trainer = _trainer(config, logger=False, enable_checkpointing=False, default_root_dir=config.output)
     (results,) = trainer.test(module, data, verbose=False)
     width = max(map(len, results))
     say("\n".join(f"{name:<{width}}  {value:10.3f}" for name, value in results.items()))
