@@ -21,7 +21,7 @@ from mesh_vq_vae.files import to_dtype
 PRIOR_FILE = "vqmae.safetensors"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # Arguments of CVQMAE that the prior does not have.
-_OF_PICTURES = ("cond_dim", "cond_dropout", "rotcam_dropout")
+_OF_PICTURES = ("cond_dim", "cond_dropout", "rotcam_dropout", "cam_range")
 
 
 def convert_weights(config: DictConfig) -> int:

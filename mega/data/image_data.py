@@ -31,6 +31,7 @@ class ImageData(L.LightningDataModule):
         cache: folder for tokens.
         batch_size: people a training step; `eval_batch_size` elsewhere.
         crop_size: side of the crops, px; `margin`: of the box.
+        patch: how published annotations would be cut (`PublishedImages`); these crops are exact either way.
         augmentation: of the training crops.
         mirrored: train on everyone once more as seen in a mirror.
         points: (S,) vertices that the training loss looks at.
@@ -49,6 +50,7 @@ class ImageData(L.LightningDataModule):
         eval_batch_size: int = 50,
         crop_size: int = 160,
         margin: float = 1.1,
+        patch: bool = False,
         augmentation: Augmentation | None = None,
         mirrored: bool = False,
         points: Tensor | None = None,

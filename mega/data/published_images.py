@@ -69,7 +69,7 @@ class PublishedImages(Dataset):
     Args:
         source: the file and where its pictures are.
         crop_size: side of the crops, px.
-        patch: cut them as the ViT's training does (exactly, a tenth wider), not as that of HRNet and ResNet.
+        patch: cut them as the ViT's training does (exactly), not as that of HRNet and ResNet (in whole pixels).
         augmentation: changes to the crops (`shift` is not used); none if left out.
         flip_probability: how often a person is seen in a mirror.
         training: leave out bad rows, and give the next person of the file in place of one whose picture cannot be used;
@@ -137,10 +137,7 @@ class PublishedImages(Dataset):
             degrees = self.augmentation.draw_degrees(rng)
             scale = scale * self.augmentation.draw_scale(rng)
         where = (known.center[index], scale, self.crop_size, degrees)
-        crop = self._cut(index, *where)
-        if mirrored:
-            crop = crop[:, ::-1].copy()
-        image = torch.from_numpy(crop).permute(2, 0, 1)
+        image = torch.from_numpy(self._cut(index, *where, mirrored)).permute(2, 0, 1)
         if self.augmentation is None:
             image = image.float()
         else:
@@ -156,8 +153,10 @@ class PublishedImages(Dataset):
             "index": index,
         }
 
-    def _cut(self, index: int, center: np.ndarray, scale: float, size: int, degrees: float) -> np.ndarray:
-        name, cut = self.annotations.imgname[index], patch_crop if self.patch else annotated_crop
+    def _cut(
+        self, index: int, center: np.ndarray, scale: float, size: int, degrees: float, mirrored: bool
+    ) -> np.ndarray:
+        name = self.annotations.imgname[index]
         try:
             image = read_published_rgb(self.root, name)
             side = PIXELS_A_SCALE * scale
@@ -165,7 +164,11 @@ class PublishedImages(Dataset):
                 raise ValueError(
                     f"A box of {side:.3g} px does not fit a picture of {image.shape[1]} x {image.shape[0]}."
                 )
-            return cut(image, center, scale, size, degrees)
+            if self.patch:
+                # Turned and then mirrored, which is mirrored and then turned the other way.
+                return patch_crop(image, center, scale, size, -degrees if mirrored else degrees, mirrored)
+            crop = annotated_crop(image, center, scale, size, degrees)
+            return crop[:, ::-1].copy() if mirrored else crop
         except (OSError, ValueError, cv2.error) as error:
             row = self.annotations.row[index]
             raise BadPictureError(f"{self.path}, row {row}, {name}: {error}") from error

@@ -124,7 +124,7 @@ def _test_set(config: DictConfig, body: BodyModel, crop: dict) -> TestSet:
     """The config's test set; with an experiment and no `data`, what the experiment's training names as its test."""
     data = config.data
     if "test" in data:
-        described = {"_target_": "mega.evaluation.testsets.published_test", **data.test, "patch": data.patch}
+        described = {"_target_": "mega.evaluation.testsets.published_test", **data.test}
         described["standard"] = "emdb" if "emdb" in str(data.test.path) else "3dpw"
     else:
         described = {k: v for k, v in OmegaConf.to_container(data).items() if k not in ("batch_size", "workers")}

@@ -36,7 +36,8 @@ class Subject:
 
     Attributes:
         model, tokenizer: in eval mode, on the device.
-        crop: how its pictures are prepared: {"size": px, "margin", "mean": RGB, "std": RGB, of pixels in [0, 1]}.
+        crop: how its pictures are prepared: {"size": px, "margin", "mean": RGB, "std": RGB, of pixels in [0, 1],
+            "patch": see `PublishedImages`; false if left out}.
         decode, average: of deterministic predictions, what the config says or else the weights; see
             `mega.models.predict_mesh`.
         precision: of the model's products, "fp32" or "bf16".
@@ -57,7 +58,7 @@ class Subject:
         Args:
             config: without a `model`, `weights` is a folder of ours, whose files say what they are. With one, `model`
                 and `tokenizer` are built, `weights` and `tokenizer_weights` are their files, released or ours, and
-                `crop` has size and margin; mean and std are the backbone's. Also read: decode and average (null leaves
+                `crop` has size, margin and patch; mean and std are the backbone's. Also read: decode and average (null leaves
                 them to the weights), device, precision, compile.
             body: that an experiment's tokenizer is for.
 

@@ -144,14 +144,13 @@ class PublishedTestSet(TestSet):
         name: str,
         limit: int | None,
         standard: str | None = None,
-        patch: bool = False,
     ):
         if not isinstance(body, SMPLHBody):
             raise ValueError(
                 f"{path} is annotated for SMPL bodies: give experiment=mega_hrnet, mega_resnet or mega_vit with it."
             )
         source = Source(Path(path), None if root is None else Path(root))
-        items = PublishedImages(source, crop["size"], patch, limit=limit)
+        items = PublishedImages(source, crop["size"], crop.get("patch", False), limit=limit)
         _check_pictures(items.path, source.places, items.root, items.annotations.imgname)
         if standard not in (None, *_STANDARDS):
             raise ValueError(f"data.standard={standard} is not known: choose 3dpw or emdb.")
@@ -192,11 +191,10 @@ def published_test(
     path: str | Path,
     root: str | Path | None = None,
     standard: str | None = None,
-    patch: bool = False,
     limit: int | None = None,
 ) -> PublishedTestSet:
     """The people of an annotation file in the published form."""
-    return PublishedTestSet(body, crop, path, root, Path(path).stem, limit, standard, patch)
+    return PublishedTestSet(body, crop, path, root, Path(path).stem, limit, standard)
 
 
 def people_of_file(body: BodyModel, crop: dict, path: str | Path, limit: int | None = None, **options) -> TestSet:

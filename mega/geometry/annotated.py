@@ -13,7 +13,6 @@ import torch
 from mega.geometry.crops import crop_matrix
 
 PIXELS_A_SCALE = 200
-_PATCH_MARGIN = 1.1  # the ViT's crop is so much wider than the box
 
 # Where the mirror image of a joint stands: SMPL's body joints, the 24 keypoints of `part`, and 17 of those.
 MIRRORED_SMPL = (0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20, 23, 22)
@@ -109,12 +108,12 @@ def _black_outside(image: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np
 
 
 def patch_matrix(center: np.ndarray, scale: float, size: int, degrees: float = 0.0) -> np.ndarray:
-    """The affine map (2, 3) to the ViT's crop: the box times 1.1, turned anticlockwise, nothing truncated.
+    """The affine map (2, 3) to the ViT's crop: the box itself, turned anticlockwise, nothing truncated.
 
     It is fitted to three points in float32 (the centre, and the middles of the lower and the right edge), as published:
     a double would move some pixels by one level.
     """
-    exact = annotated_matrix(center, _PATCH_MARGIN * scale, size, degrees)
+    exact = annotated_matrix(center, scale, size, degrees)
     middle, half = np.array([size / 2, size / 2]), np.array([[0, 0], [0, size / 2], [size / 2, 0]])
     on_crop = middle + half
     in_picture = (on_crop - exact[:, 2]) @ np.linalg.inv(exact[:, :2]).T
@@ -133,7 +132,11 @@ def patch_keypoints(
 def patch_crop(
     image: np.ndarray, center: np.ndarray, scale: float, size: int = 256, degrees: float = 0.0, mirrored: bool = False
 ) -> np.ndarray:
-    """The ViT's crop (size, size, 3) uint8 of a picture (H, W, 3), of its mirror image where `mirrored`."""
+    """The ViT's crop (size, size, 3) uint8 of a picture (H, W, 3).
+
+    With `mirrored` the picture is mirrored first, then turned by `degrees`: keypoints that `patch_keypoints` places
+    with -degrees lie at -x then (`mirror_keypoints`).
+    """
     if mirrored:
         image = np.ascontiguousarray(image[:, ::-1])
         center = np.array([image.shape[1] - 1 - center[0], center[1]])

@@ -49,6 +49,9 @@ class Crop:
     margin: float
     mean: Sequence[float]  # RGB, of pixels in [0, 1]
     std: Sequence[float]
+    patch: bool = (
+        False  # how annotated boxes are cut (`PublishedImages`); boxes of the demo are cut as the published one
+    )
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ class Predictor:
 
         Args:
             tokenizer: builds one for a body (`mega.models.build_tokenizer`).
-            crop: size and margin; mean and std are the backbone's.
+            crop: size, margin and patch; mean and std are the backbone's.
 
         Raises as `load`.
         """

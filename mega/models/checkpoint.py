@@ -5,7 +5,8 @@ The config of a CVQMAE file is
     {"model": {"n_tokens", "codebook_size", "dim", "encoder_depth", …, "cond_dim"},     arguments of CVQMAE
      "backbone": "blazepose",                                                           a name in BACKBONES
      "backbone_args": {},                                                               its arguments; may be left out
-     "crop": {"size": px, "margin": …, "mean": [r, g, b], "std": [r, g, b]},            how its pictures were prepared
+     "crop": {"size": px, "margin": …, "mean": [r, g, b], "std": [r, g, b],             how its pictures were prepared;
+              "patch": bool},                                                           false if left out
      "decode": "argmax" | "soft",                                                       of predictions; may be left out
      "average": "none" | "flip" | "shift" | "flip+shift"}                               of predictions; may be left out
 
@@ -111,3 +112,8 @@ def _check_choices(config: dict) -> None:
     for name, choices in (("decode", DECODINGS), ("average", AVERAGES)):
         if name in config and config[name] not in choices:
             raise ValueError(f"{name}={config[name]} is not one of {', '.join(choices)}")
+    if config["backbone"] == "vit_h" and "cam_range" not in config["model"]:
+        raise ValueError(
+            "an earlier version wrote it, which cropped wider and knew one unit of the camera only; make it anew with "
+            "convert_weights.py or train_mega.py"
+        )

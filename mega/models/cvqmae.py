@@ -20,7 +20,7 @@ from mesh_vq_vae.files import differences
 IMAGE_KEYS = ("backbone.", *(f"decoder.{n}." for n in ("rotcam_head", "rot_predictor", "cam_predictor", "cond_emb")))
 # Where the predictions of an untrained model start: a body upright and facing the camera, that fills the crop.
 _UPRIGHT_ROT6D = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
-_FILLING_CAM = (0.9, 0.0, 0.0)
+_FILLING_SCALE = 0.9  # of the camera, on a crop in [-1, 1]
 
 
 class ConditionedDecoder(MaskedDecoder):
@@ -39,8 +39,10 @@ class ConditionedDecoder(MaskedDecoder):
         cond_dim: int,
         cond_dropout: float = 0.0,
         rotcam_dropout: float = 0.1,
+        cam_range: float = 2.0,
     ):
         super().__init__(n_tokens, codebook_size, dim, depth, heads, learned_positions, init)
+        self.cam_range = cam_range
         self.rotcam_head = nn.Sequential(
             nn.Linear(cond_dim, dim), BatchDropout(rotcam_dropout), nn.Linear(dim, dim), BatchDropout(rotcam_dropout)
         )
@@ -48,7 +50,8 @@ class ConditionedDecoder(MaskedDecoder):
         self.cam_predictor = nn.Linear(dim, 3)
         self.cond_emb = nn.Linear(cond_dim, dim)
         self.cond_dropout = BatchDropout(cond_dropout, whole=True)
-        for head, start in ((self.rot_predictor, _UPRIGHT_ROT6D), (self.cam_predictor, _FILLING_CAM)):
+        filling_cam = (_FILLING_SCALE * cam_range / 2, 0.0, 0.0)
+        for head, start in ((self.rot_predictor, _UPRIGHT_ROT6D), (self.cam_predictor, filling_cam)):
             nn.init.xavier_uniform_(head.weight, gain=0.01)
             head.bias.data.copy_(torch.tensor(start))
 
@@ -58,9 +61,10 @@ class ConditionedDecoder(MaskedDecoder):
         return self.cond_dropout(x + sinusoidal_positions(x.shape[1], x.shape[2], x.device))
 
     def rotcam(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, C, h, w) -> rot6d (B, 6), cam (B, 3)."""
+        """Features (B, C, h, w) -> rot6d (B, 6), cam (B, 3) on a crop in [-1, 1], whatever the head's unit."""
         x = self.rotcam_head(features.mean(dim=(2, 3)))  # (B, D)
-        return self.rot_predictor(x), self.cam_predictor(x)
+        scale, shift = self.cam_predictor(x).split([1, 2], dim=-1)  # x2d = scale * (X + shift)
+        return self.rot_predictor(x), torch.cat([scale * (2 / self.cam_range), shift], dim=-1)
 
 
 class CVQMAE(nn.Module):
@@ -72,6 +76,8 @@ class CVQMAE(nn.Module):
         cond_dim: C; by default the backbone's `out_channels`.
         cond_dropout: probability, in training, that an image token is dropped from the condition.
         rotcam_dropout: dropout in the head of rotation and camera.
+        cam_range: width of the crop in the unit that the camera head predicts in: 2 for x2d in [-1, 1], 1 for
+            [-0.5, 0.5] (the published ViT). `rotcam` converts, so all that calls it has cameras on [-1, 1].
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class CVQMAE(nn.Module):
         cond_dim: int | None = None,
         cond_dropout: float = 0.0,
         rotcam_dropout: float = 0.1,
+        cam_range: float = 2.0,
     ):
         super().__init__()
         self.n_tokens, self.codebook_size = n_tokens, codebook_size
@@ -107,6 +114,7 @@ class CVQMAE(nn.Module):
             cond_dim=backbone.out_channels if cond_dim is None else cond_dim,
             cond_dropout=cond_dropout,
             rotcam_dropout=rotcam_dropout,
+            cam_range=cam_range,
         )
 
     def features(self, images: Tensor) -> Tensor:
@@ -129,7 +137,10 @@ class CVQMAE(nn.Module):
         return self.predict(self.embed_condition(features), tokens, hidden)
 
     def rotcam(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotation rot6d (B, 6) and camera (s, tx, ty) (B, 3) of features (B, C, h, w); tokens have no part in it."""
+        """Rotation rot6d (B, 6) and camera (s, tx, ty) (B, 3), on a crop in [-1, 1], of features (B, C, h, w).
+
+        Tokens have no part in them.
+        """
         return self.decoder.rotcam(features)
 
 

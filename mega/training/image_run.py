@@ -45,8 +45,8 @@ def run_image_training(config: DictConfig) -> None:
             f"but the body {body.name} has {len(body.template)}."
         )
     points = torch.linspace(0, tokenizer.n_vertices - 1, config.loss_points).long()
-    sizes = {"crop_size": crop["size"], "margin": crop["margin"]}
-    data = instantiate(config.data)(body=body, tokenizer=tokenizer, points=points, **sizes)
+    cut = {"crop_size": crop["size"], "margin": crop["margin"], "patch": crop.get("patch", False)}
+    data = instantiate(config.data)(body=body, tokenizer=tokenizer, points=points, **cut)
     # Losses and errors look at the keypoints that the pictures are annotated with.
     tokenizer.keypoint_regressor = data.keypoint_regressor
     parts = {"model": model, "tokenizer": tokenizer, "points": points, "crop": crop}

@@ -17,6 +17,7 @@ from mega.geometry.annotated import (
     mirror_keypoints,
     mirror_pose,
     patch_crop,
+    patch_keypoints,
     patch_matrix,
     truncated_points,
     turn_in_crop,
@@ -81,12 +82,17 @@ def test_annotated_crops(path: Path) -> None:
             assert_close(on_crop, arrays[f"j2d_{n}"][i], 1e-6, f"j2d_{n} {i}")
             assert_close(mirror_keypoints(on_crop, mirrored), arrays[f"j2d_{n}_flip"][i], 1e-6, f"j2d_{n}_flip {i}")
 
-        mirrored = bool(arrays["patch256_flip"][i])
+        mirrored, scale = bool(arrays["patch256_flip"][i]), scale * float(arrays["patch256_scale"][i])
         patch = patch_crop(image, center, scale, 256, degrees, mirrored)
         assert_same(patch.ravel()[arrays["patch256_idx"].numpy()], arrays["patch256_val"][i], f"patch256_val {i}")
         seen_from = np.array([image.shape[1] - 1 - x, y]) if mirrored else center
         matrix = patch_matrix(seen_from, scale, 256, degrees)
         assert_close(matrix, arrays["patch256_trans"][i], 1e-6, f"patch256_trans {i}")
+        # Turned and then mirrored, as our data set does it; published is the other way round.
+        on_patch = patch_keypoints(arrays["kp17"].numpy(), center, scale, 256, -degrees if mirrored else degrees)
+        on_patch = mirror_keypoints(on_patch, MIRRORED_PART17) if mirrored else on_patch
+        published = on_patch * np.array([0.5, 0.5, 1], np.float32)  # p/256 - 0.5; ours are in [-1, 1]
+        assert_close(published, arrays["patch256_j2d_17"][i], 1e-6, f"patch256_j2d_17 {i}")
 
     for i, degrees in enumerate(arrays["aa_rot"].tolist()):
         assert_close(turn_root(arrays["aa"][i].numpy(), degrees), arrays["aa_out"][i], 1e-9, "aa_out")
