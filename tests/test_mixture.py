@@ -54,7 +54,6 @@ def test_the_stages_fit_together(name: str) -> None:
     assert first.training == second.training
     assert first.crop == second.crop
     assert (first.trainer.max_epochs, second.trainer.max_epochs) == (100, 10)
-    assert first.data.patch == second.data.patch
     assert first.data.augmentation == second.data.augmentation
     assert sum(source.share for source in second.data.train.values()) == pytest.approx(1)
     assert first.output != second.output

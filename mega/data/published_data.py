@@ -26,8 +26,7 @@ class PublishedImageData(L.LightningDataModule):
     Args:
         body: SMPL-H; tokenizer: makes the tokens.
         train: {name: {"path", "root", "share"}}, see `Source`; val, test: {"path", "root"}, or None.
-        crop_size, patch, augmentation, flip_probability, limit, seed: see `PublishedImages`; `patch` is a property of the
-            model (`crop.patch`).
+        crop_size, patch, augmentation, flip_probability, limit, seed: see `PublishedImages`.
         margin: 1: the boxes of the annotations are cut as they are.
         batch_size: people a training step; `eval_batch_size` elsewhere.
         points: (S,) vertices that the training loss looks at.
