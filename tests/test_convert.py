@@ -63,8 +63,9 @@ def test_both_forms_predict_the_same(convert, project: Path, tmp_path: Path, exp
     assert status == 0, errors
     assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == FILES
     assert printed.count("wrote ") == len(FILES)
-    assert Predictor.load(tmp_path / "ours").average == "none"
-    released, ours = predict(of_experiment(experiment, project)), predict(Predictor.load(tmp_path / "ours"))
+    converted = Predictor.load(tmp_path / "ours")
+    assert (converted.average, converted.crop.patch) == ("none", experiment == "mega_vit")
+    released, ours = predict(of_experiment(experiment, project)), predict(converted)
     for name in ("vertices", "tokens", "keypoints3d", "samples", "faces"):
         assert np.array_equal(getattr(released, name), getattr(ours, name)), name
     assert released.vertices.shape == (1, 6890, 3)

@@ -35,8 +35,7 @@ class PublishedImageData(L.LightningDataModule):
             taken. If none is, or with None, `val_share` of each training set is held out instead.
         val_share: of the rows of that set, spread evenly over the file.
         test: {"path", "root"}, or None.
-        crop_size, patch, augmentation, flip_probability, limit, seed: see `PublishedImages`; `patch` is a property of the
-            model (`crop.patch`).
+        crop_size, patch, augmentation, flip_probability, limit, seed: see `PublishedImages`.
         margin: 1: the boxes of the annotations are cut as they are.
         batch_size: people a training step; `eval_batch_size` elsewhere.
         points: (S,) vertices that the training loss looks at.

@@ -58,8 +58,8 @@ class Subject:
         Args:
             config: without a `model`, `weights` is a folder of ours, whose files say what they are. With one, `model`
                 and `tokenizer` are built, `weights` and `tokenizer_weights` are their files, released or ours, and
-                `crop` has size, margin and patch; mean and std are the backbone's. Also read: decode and average (null leaves
-                them to the weights), device, precision, compile.
+                `crop` has size, margin and patch; mean and std are the backbone's. Also read: decode and average (null
+                leaves them to the weights), device, precision, compile.
             body: that an experiment's tokenizer is for.
 
         Raises:

@@ -49,9 +49,7 @@ class Crop:
     margin: float
     mean: Sequence[float]  # RGB, of pixels in [0, 1]
     std: Sequence[float]
-    patch: bool = (
-        False  # how annotated boxes are cut (`PublishedImages`); boxes of the demo are cut as the published one
-    )
+    patch: bool = False  # how boxes of published annotations are cut, see `PublishedImages`
 
 
 @dataclass(frozen=True)
