@@ -98,7 +98,7 @@ def test_both_stages_run(tmp_path: Path, monkeypatch, capsys) -> None:
     status = run(*second)
     assert status
     assert coco in f"{status} {capsys.readouterr().err}"
-    assert not run("experiment=mega_resnet", "trainer.max_steps=1", "data.val=null")
+    assert not run("experiment=mega_resnet", "trainer.max_steps=1", "data.val=null", "backbone_weights=random")
     assert not run("experiment=mega_resnet", "mode=export", f"weights={coco}")
     assert run(*second)  # to the end, but not with status 0
     assert "3dpw_validation.npz, row 0, datasets/3dpw/images/0.jpg: " in capsys.readouterr().out

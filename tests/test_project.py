@@ -65,6 +65,9 @@ def test_every_group_composes(choice):
     if group == "experiment":
         assert check_targets(composed("demo", [f"experiment={option}"])) > 3
         return
+    if group == "recipe":
+        assert check_targets(composed("train_mega", ["experiment=mega_hrnet", f"+recipe={option}"])) > 3
+        return
     users = [name for name in PRIMARY if group in composed(name, [])]
     if not users:
         pytest.fail(f"no script uses the config group {group}")

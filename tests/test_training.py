@@ -155,6 +155,42 @@ def image_training(**options) -> CVQMAETraining:
     return CVQMAETraining(model, tokenizer, torch.arange(3), CROP, base_lr=1e-3, batch_size=256, **options)
 
 
+def people(tokenizer) -> dict:
+    """A validation batch of four people whose meshes the tokenizer can make."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(tokenizer.codebook_size, (4, tokenizer.n_tokens), generator=generator)
+    vertices = tokenizer.decode(tokens)
+    return {
+        "image": torch.randint(256, (4, 3, 64, 64), generator=generator, dtype=torch.uint8),
+        "tokens": tokens,
+        "vertices": vertices,
+        "rotmat": torch.linalg.qr(torch.randn(4, 3, 3, generator=generator))[0],
+        "keypoints3d": tokenizer.keypoint_regressor @ vertices,
+        "keypoints2d": torch.rand(4, 23, 3, generator=generator),
+    }
+
+
+def test_validation_has_the_loss_of_training_and_draws_nothing(monkeypatch):
+    """Two validations of the same weights agree, and the random numbers of training are not touched."""
+    module = image_training(weights={"points": 2.0, "readout": 1.0}, reprojection="expected", backbone_steps=4).eval()
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: float(value)}))
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update({k: float(v) for k, v in values.items()}))
+    batch, found = people(module.tokenizer), []
+    for _ in range(2):
+        torch.manual_seed(len(found))
+        before = torch.get_rng_state()
+        with torch.no_grad():
+            module.validation_step(batch, 0)
+        assert torch.equal(torch.get_rng_state(), before)
+        found.append(dict(logged))
+    assert found[0] == found[1]
+    # All terms, in the steps too in which training has none of the transformer's.
+    terms = {name: logged[f"val/{name}"] for name in ("tokens", "rotation", "keypoints2d", "points", "readout")}
+    terms["points"] *= 2
+    assert logged["val/loss"] == pytest.approx(sum(terms.values()), rel=1e-5)
+
+
 @pytest.mark.parametrize(("reprojection", "learns"), [("argmax", False), ("expected", True)])
 def test_whether_tokens_learn_from_the_keypoints(reprojection, learns, monkeypatch):
     """The published loss looks at the mesh of the likeliest codes, from which only rotation and camera can learn."""
@@ -163,12 +199,9 @@ def test_whether_tokens_learn_from_the_keypoints(reprojection, learns, monkeypat
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
     monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
     tokenizer, generator = module.tokenizer, torch.Generator().manual_seed(0)
-    tokens = torch.randint(tokenizer.codebook_size, (4, tokenizer.n_tokens), generator=generator)
-    vertices = tokenizer.decode(tokens)
-    rotmat = torch.linalg.qr(torch.randn(4, 3, 3, generator=generator))[0]
-    batch = {"tokens": tokens, "rotmat": rotmat, "points": vertices[:, :3]}
-    batch["keypoints3d"] = tokenizer.keypoint_regressor @ vertices
-    batch["keypoints2d"] = torch.rand(4, 23, 3, generator=generator)
+    batch = people(tokenizer)
+    tokens = batch["tokens"]
+    batch["points"] = batch["vertices"][:, :3]
     hidden = torch.arange(tokenizer.n_tokens).expand(4, -1) % 2 == 0
     features = torch.randn(4, 1280, 2, 2, generator=generator)
 
