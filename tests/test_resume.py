@@ -1,11 +1,8 @@
 """A training that is killed, told to stop or finds a broken state ends as if nothing had happened, to the last bit."""
 
-import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +17,7 @@ from mega.training.checkpoints import LAST, PREVIOUS, Checkpoints, WholeFiles, f
 from mega.training.optim import ParameterGroup, adamw, schedule_of
 from mega.training.run import load_run_weights
 from mesh_vq_vae.training import MeshVQVAETraining
-from tests.kill_trainings import differences, finish, kill_at_random, start
+from tests.kill_trainings import differences, finish
 from tests.small_trainings import ROOT, make_pictures, small_trainings
 from tests.toy import toy_tokenizer
 
@@ -30,15 +27,23 @@ def state(output: Path) -> Path:
 
 
 def test_a_killed_training_ends_the_same(tmp_path):
-    """The whole test, with more kills and all stages, is `python -m tests.kill_trainings`."""
+    """Killed while it writes a state. Kills at random moments, in all stages, are `python -m tests.kill_trainings`."""
     make_pictures(tmp_path)
     command = [*small_trainings(tmp_path)["image"], "trainer.max_epochs=2"]
     finish(command, tmp_path / "peaceful")
-    process = start(command, tmp_path / "killed")
-    assert kill_at_random(process, state(tmp_path / "killed"), startup=0.0, window=1.0, rng=random.Random(0))
+    killed = state(tmp_path / "killed")
+    done = interrupted(signal.SIGKILL, 9, [*command, "checkpoint_minutes=0", f"output={tmp_path / 'killed'}"])
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert {path.name for path in killed.parent.iterdir()} == {PREVIOUS, f"{LAST}.tmp"}
     finish(command, tmp_path / "killed")
-    assert "continuing from" in (tmp_path / "killed.log").read_text()
+    assert f"continuing from {killed.with_name(PREVIOUS)}" in (tmp_path / "killed.log").read_text()
     assert differences(state(tmp_path / "peaceful"), state(tmp_path / "killed")) == []
+
+
+def interrupted(number: signal.Signals, which: int, command: list[str]) -> subprocess.CompletedProcess:
+    """A training that gets a signal while it writes its state number `which`, from 1."""
+    full = [sys.executable, "-m", "tests.interrupted", number.name, str(which), *command]
+    return subprocess.run(full, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("asked_by", [signal.SIGTERM, signal.SIGUSR1])
@@ -47,17 +52,11 @@ def test_a_training_that_is_told_to_stop_saves_first(asked_by, tmp_path):
     command = [*small_trainings(tmp_path)["pretraining"], "trainer.max_epochs=3", "ema_decay=0.9"]
     command += ["trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=1"]
     finish(command, tmp_path / "peaceful")
-    full = [sys.executable, *command, "checkpoint_minutes=60", f"output={tmp_path / 'told'}"]
-    process = subprocess.Popen(full, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    before = tmp_path / "told" / "checkpoints" / LAST  # of the start of the second epoch
-    deadline = time.monotonic() + 120
-    while not before.exists() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    os.kill(process.pid, asked_by)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + asked_by
-    assert f"{asked_by.name}: saved step" in said
-    assert "the same command continues" in said
+    # The first state is that of the start of the second epoch.
+    done = interrupted(asked_by, 1, [*command, "checkpoint_minutes=60", f"output={tmp_path / 'told'}"])
+    assert done.returncode == 128 + asked_by, done.stderr[-2000:]
+    assert f"{asked_by.name}: saved step" in done.stdout
+    assert "the same command continues" in done.stdout
     last = state(tmp_path / "told")
     assert last.with_name(PREVIOUS).exists()
     steps = torch.load(last, weights_only=True)["global_step"]
