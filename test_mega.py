@@ -25,6 +25,9 @@
                            machine
     output=null            folder of the report; null is outputs/test/WEIGHTS_DATA_MODE
     examples=4             of the best, the median and the worst people so many are drawn each
+    pictures=0             all, or of the first so many people: a picture of each, named pictures/000123_NAME_p0.jpg in
+                           the report's folder: the crop, the prediction in place and from the side, its errors, and
+                           in mode=stochastic the standard deviation of the samples at each vertex, in colours
 
 The output folder gets report.md with its pictures, summary.json and per_sample.csv (a row a person, a column an error).
 An interrupted evaluation goes on by the same command. `python compare_reports.py A B` compares two.

@@ -125,6 +125,16 @@ def test_every_row_is_evaluated_once():
         evaluation_loader(TensorDataset(torch.arange(2)), 2, Trainer)
 
 
+# A loss, and each gradient, is a sum of up to some 10^6 products, which two processes add up in another order. Rounding
+# errors of float32, each up to 2^-24 of a term and independent of one another, add up to sqrt(10^6) times that (Higham
+# and Mary, SIAM Journal on Scientific Computing 41(5), 2019). All losses are sums of positive terms: none is the small
+# difference of large numbers, for which this would not hold.
+ROUNDING = 1000 * 2**-24
+# Adam divides a gradient by its own size, so where it is nothing but rounding, a weight still moves by a whole learning
+# rate, to one side or the other. That adds up from step to step, but not yet while the rate is warming up.
+FIRST_STEPS = 5
+
+
 def losses(output: Path) -> dict[str, np.ndarray]:
     """{name: (steps,)} of what a run logged of its training."""
     with (output / "csv" / "version_0" / "metrics.csv").open() as file:
@@ -147,16 +157,21 @@ def test_two_processes_train_as_one(stage, tmp_path):
         command += [f"trainer={trainer}", f"output={output}", "trainer.max_epochs=2"]
         if stage == "tokenizer":
             command += ["data.batches_per_epoch=6"]
-        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        if stage == "image":
+            command += ["backbone.frozen_blocks=0"]  # which compute in bfloat16 where the device has it
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         curves[trainer] = losses(output)
     one, two = curves["cpu"], curves["ddp_sim"]
     assert one.keys() == two.keys()
     for name, values in one.items():
         assert len(values) == len(two[name]) >= 6, name
-        np.testing.assert_allclose(two[name][:6], values[:6], rtol=2e-4, atol=1e-5, err_msg=name)
-        # Rounding grows from step to step, and now and then a latent changes its code.
-        np.testing.assert_allclose(two[name], values, rtol=0.05, atol=1e-2, err_msg=name)
+        np.testing.assert_allclose(two[name][:FIRST_STEPS], values[:FIRST_STEPS], rtol=ROUNDING, err_msg=name)
+        # Later the two drift apart, the tokenizer's most: its codebook starts from random latents, some drawn twice,
+        # and which of two equal codes is the nearest hangs on the last bit. Other rows or other random numbers would
+        # change a loss by as much as it changes from batch to batch; what is left must be far less.
+        drift = np.sqrt(np.mean((two[name] - values) ** 2))
+        assert drift <= 0.1 * values.std(), f"{name}: {drift} where batches differ by {values.std()}"
     # It is not for standing still that they agree.
     first = next(iter(one.values()))
     assert np.ptp(first) > 1e-3 * np.abs(first).max()

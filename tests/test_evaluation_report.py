@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mega.evaluation.pictures import draw_errors_on_body
+from mega.evaluation.pictures import draw_errors_on_body, draw_person
 from mega.evaluation.report import write_report
 from mega.evaluation.results import Results
 from mega.evaluation.text import describe, table, variants_of
@@ -153,3 +153,15 @@ def test_errors_are_where_the_mesh_is_coloured():
     front = redness[:, : picture.shape[1] // 3]
     assert front[50:250].max() > 30
     assert front[320:520].max() < 10
+
+
+def test_the_spread_of_a_person_is_where_its_samples_differ():
+    """In the picture's lower half, where the camera's y is positive; without samples that cell is left out."""
+    person = example("", 0.0) | {"errors": "", "spread": np.where(TEMPLATE[:, 1] > 0, 0.1, 0.0)}
+    picture = draw_person(person, FACES).astype(int)
+    without = draw_person(person | {"spread": None}, FACES)
+    heat = picture[:, without.shape[1] : -100]  # the scale is at the right
+    redness = heat[..., 0] - heat[..., 2]
+    assert redness[200:380].max() > 30
+    assert redness[:180].max() < 10
+    np.testing.assert_array_equal(picture[:, : without.shape[1] - 10], without[:, :-10])

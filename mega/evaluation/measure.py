@@ -45,13 +45,20 @@ class Measuring:
     Args:
         protocols: by name; joints and vertices one by one are measured by the first.
         stage: `stage(name)` is a context that takes the time.
+        show: called with each batch, its prediction and what was measured, person by person; None for nothing.
     """
 
     def __init__(
-        self, subject: Subject, people: TestSet, protocols: dict[str, Protocol], options: Options, stage: Callable
+        self,
+        subject: Subject,
+        people: TestSet,
+        protocols: dict[str, Protocol],
+        options: Options,
+        stage: Callable,
+        show: Callable[[dict, Predicted, dict[str, Tensor]], None] | None = None,
     ):
         self.subject, self.people, self.protocols, self.options = subject, people, protocols, options
-        self.stage = stage
+        self.stage, self.show = stage, show
         self.first = next(iter(protocols.values()))
         self.regressors = {name: regressor.to(subject.device) for name, regressor in people.regressors.items()}
         self.regressor2d = people.regressor2d.to(subject.device)
@@ -75,7 +82,10 @@ class Measuring:
                 meshes, score = self._draw(predicted, group)
             with self.stage("errors of samples"):
                 found |= self._of_samples(meshes, score, truth)
-        return found
+        if self.show is not None:
+            with self.stage("pictures of people"):
+                self.show(batch, predicted, found)
+        return {k: v.double().sum(0) if k.startswith("vertex_") else v for k, v in found.items()}
 
     def _of_prediction(self, batch: dict, predicted: Predicted, truth: Tensor) -> dict[str, Tensor]:
         found = self._errors("deterministic", predicted.mesh, truth)
@@ -83,7 +93,7 @@ class Measuring:
         joints, vertices = self._centred(predicted.mesh)
         true_joints, true_vertices = self._centred(truth)
         found["joint_error"] = MM_PER_M * (joints - true_joints).norm(dim=-1)
-        found["vertex_error"] = MM_PER_M * (vertices - true_vertices).norm(dim=-1).double().sum(0)
+        found["vertex_error"] = MM_PER_M * (vertices - true_vertices).norm(dim=-1)
         visible = self.people.visible(batch, self.first)
         return found if visible is None else found | {"joint_visible": visible}
 
@@ -129,9 +139,8 @@ class Measuring:
         found["spread/apd"], _ = sample_spread(meshes)
         joints, vertices = self._centred(meshes)
         found["joint_spread"] = _standard_deviation(joints)
-        by_vertex = _standard_deviation(vertices)  # (B, V)
-        found["spread/std"] = by_vertex.mean(1)
-        found["vertex_spread"] = by_vertex.double().sum(0)
+        found["vertex_spread"] = _standard_deviation(vertices)  # (B, V)
+        found["spread/std"] = found["vertex_spread"].mean(1)
         return found
 
 

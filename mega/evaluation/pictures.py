@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: where on the body the errors are, and the best, a middling and the worst prediction."""
+"""Pictures of an evaluation: where on the body the errors are, examples of predictions, and a person by itself."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import cv2
 import numpy as np
 
 from mega.evaluation.results import Results
-from mega.rendering import draw_people, draw_side_view, panel, people_openness
+from mega.rendering import draw_people, draw_side_view, draw_uncertainty, panel, people_openness
 from mega.rendering.panels import color_bar
 from mega.rendering.shading import heat_colors, palette_colors
 
 _BODY_HEIGHT = 560  # px
 _EXAMPLE_SIDE = 260  # px
+_PERSON_SIDE = 384  # px
 _WELL_BELOW = 0.98  # share of the vertices below the end of a scale, lest a few wild fingers fade the rest
 
 
@@ -57,11 +58,8 @@ def draw_examples(examples: Sequence[dict], faces: np.ndarray) -> np.ndarray | N
 
 
 def _example_row(example: dict, faces: np.ndarray, error: np.ndarray, limit: float) -> list:
-    image, truth, prediction = example["image"], example["truth"][None], example["prediction"][None]
-    scale = _EXAMPLE_SIDE / image.shape[0]
-    picture = cv2.resize(image, (round(image.shape[1] * scale), _EXAMPLE_SIDE), interpolation=cv2.INTER_CUBIC)
-    # Pixel centres lie at whole numbers, so the corner at -0.5 is what stays in place.
-    camera = (example["focal"] * scale, (np.asarray(example["centre"]) + 0.5) * scale - 0.5)
+    truth, prediction = example["truth"][None], example["prediction"][None]
+    picture, camera = _enlarged(example, _EXAMPLE_SIDE)
     heat = heat_colors(error, limit)[None]
     paper = np.full_like(picture, 244)
     light = people_openness(prediction, faces)
@@ -75,6 +73,45 @@ def _example_row(example: dict, faces: np.ndarray, error: np.ndarray, limit: flo
         (color_bar(_EXAMPLE_SIDE, limit), ""),
         (side, "both from the side"),  # last, since its width differs
     ]
+
+
+def draw_person(person: dict, faces: np.ndarray) -> np.ndarray:
+    """Crop, prediction in place and from the side and, of samples, how much they differ at each vertex.
+
+    Args:
+        person: "image", "prediction", "focal", "centre": as in `draw_examples`; "title", "errors": captions; "spread":
+            (V,) m, standard deviation over the samples, or None without samples.
+        faces: (F, 3).
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    prediction = person["prediction"][None]
+    picture, camera = _enlarged(person, _PERSON_SIDE)
+    light = people_openness(prediction, faces)
+    cells = [
+        (picture, person["title"]),
+        (draw_people(picture, prediction, faces, *camera, open_share=light), person["errors"]),
+        (draw_side_view(prediction, faces, _PERSON_SIDE, open_share=light), "from the side"),
+    ]
+    if person["spread"] is not None:
+        heat = draw_uncertainty(picture, prediction, faces, *camera, person["spread"][None], light)
+        cells.append((heat, f"standard deviation of the samples, mean {1000 * person['spread'].mean():.1f} mm"))
+    return panel([cells])
+
+
+def _enlarged(example: dict, side: int) -> tuple[np.ndarray, tuple[float, np.ndarray]]:
+    """The crop with a height of `side` px, and the focal length and principal point to go with it, px."""
+    image = example["image"]
+    scale = side / image.shape[0]
+    picture = cv2.resize(image, (round(image.shape[1] * scale), side), interpolation=cv2.INTER_CUBIC)
+    # Pixel centres lie at whole numbers, so the corner at -0.5 is what stays in place.
+    return picture, (example["focal"] * scale, (np.asarray(example["centre"]) + 0.5) * scale - 0.5)
+
+
+def to_jpeg(image: np.ndarray) -> bytes:
+    """An RGB picture (H, W, 3) uint8 as the content of a file."""
+    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
 
 def _centred_error(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -30,9 +30,9 @@ def write_report(
 
     Args:
         folder: made if it is not there.
-        about: "command", "date", "commit", "machine": text; "weights": {path: sha256[:16]}; "data": {"name",
-            "path", "hash": sha256[:16], "people"}; "options": {name: value}; "protocols": {name: Protocol}; "seconds":
-            {stage: s}.
+        about: "command", "date", "commit", "machine": text; "pictures": option of test_mega.py, may be left out;
+            "weights": {path: sha256[:16]}; "data": {"name", "path", "hash": sha256[:16], "people"}; "options": {name:
+            value}; "protocols": {name: Protocol}; "seconds": {stage: s}.
         faces: (F, 3); template: (V, 3) m, canonical (Y up), on which errors by vertex are drawn.
         examples: pictures to show, see `mega.evaluation.pictures.draw_examples`; may be empty.
     """
@@ -89,7 +89,7 @@ def _write_image(folder: Path, name: str, image: np.ndarray) -> str:
     """Write an RGB picture as PNG, or as JPEG if that is large; returns the file's name."""
     kind, data = ".png", cv2.imencode(".png", image[..., ::-1])[1].tobytes()
     if len(data) > _LARGEST_PNG:
-        kind, data = ".jpg", cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+        kind, data = ".jpg", pictures.to_jpeg(image)
     write_whole(folder / f"{name}{kind}", data)
     return f"{name}{kind}"
 

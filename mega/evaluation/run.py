@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mega.bodies import BodyModel
 from mega.data.published_images import BadPictureError
-from mega.evaluation.examples import choose_examples
+from mega.evaluation.examples import PersonPictures, choose_examples
 from mega.evaluation.groups import GROUP, Groups, process, run_groups
 from mega.evaluation.measure import Measuring, Options, columns_of
 from mega.evaluation.report import write_report
@@ -33,6 +34,7 @@ from mega.models import AVERAGES
 from mega.models.samplers import DECODINGS, RULES
 
 _ROOT = Path(__file__).resolve().parents[2]
+_PICTURES = "pictures"
 
 
 def name_file(arguments: list[str]) -> list[str]:
@@ -85,7 +87,10 @@ def _evaluate(config: DictConfig) -> None:
     groups = Groups(output / "partial", len(people), _settings(about))
     if left := len(groups) - len(groups.missing()):
         print(f"going on with {left} of {len(groups)} groups done")
-    measure = Measuring(subject, people, protocols, options, clock)
+    drawn = groups.folder / _PICTURES  # until all are there: a picture of other settings is not taken for one of these
+    n_pictures = len(people) if config.pictures == "all" else config.pictures
+    show = PersonPictures(drawn, subject, people, next(iter(protocols)), n_pictures) if n_pictures else None
+    measure = Measuring(subject, people, protocols, options, clock, show)
     try:
         run_groups(groups, people.items, measure, subject.device, config.data.batch_size, config.data.workers, clock)
     except BadPictureError as error:
@@ -99,6 +104,11 @@ def _evaluate(config: DictConfig) -> None:
     about["seconds"] = dict(clock.seconds)
     faces, template = subject.tokenizer.faces.cpu().numpy(), subject.tokenizer.template.cpu().numpy()
     write_report(output, results, about, faces, template, examples)
+    if drawn.is_dir():
+        for unfinished in drawn.glob(".*.tmp"):  # left by a process that was killed
+            unfinished.unlink()
+        shutil.rmtree(output / _PICTURES, ignore_errors=True)
+        drawn.rename(output / _PICTURES)
     groups.remove()
     _say(output, results, protocols)
 
@@ -115,6 +125,9 @@ def _checked(config: DictConfig) -> Options:
             raise ValueError(f"{name}={config[name]} must be a whole number of at least 1.")
     if not isinstance(config.examples, int) or config.examples < 0:
         raise ValueError(f"examples={config.examples} must be a whole number of at least 0.")
+    pictures = config.pictures
+    if pictures != "all" and (type(pictures) is not int or pictures < 0):
+        raise ValueError(f"pictures={pictures} is not known: give all, or how many people (0 for none).")
     samples = config.samples if config.mode == "stochastic" else 0
     drawing = {name: config[name] for name in ("steps", "temperature", "sampler", "seed")}
     return Options(samples=samples, **drawing)
@@ -144,15 +157,20 @@ def _about(
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "weights": {str(file): _hash(file) for file in files},
         "data": {"name": people.name, "path": str(people.path), "hash": _hash(people.path), "people": len(people)},
+<<<<<<< ours
         "options": {**vars(options), "mode": config.mode, "precision": subject.precision, "limit": config.limit},
+=======
+        "options": {**vars(options), "mode": config.mode, "precision": config.precision, "limit": config.limit},
+        "pictures": config.pictures,
+>>>>>>> theirs
         "protocols": protocols,
     }
 
 
 def _settings(about: dict) -> dict:
-    """What the numbers depend on."""
+    """What the files of a group depend on."""
     protocols = {name: vars(protocol) for name, protocol in about["protocols"].items()}
-    return {"group": GROUP, "protocols": protocols, **{k: about[k] for k in ("weights", "data", "options")}}
+    return {"group": GROUP, "protocols": protocols, **{k: about[k] for k in ("weights", "data", "options", "pictures")}}
 
 
 def _hash(path: Path) -> str:

@@ -62,6 +62,8 @@ def report_text(summary: dict, about: dict, pictures: dict[str, str]) -> str:
         parts += ["## Where the time went", _seconds(about["seconds"], summary["n"])]
     if pictures:
         parts += ["## Pictures", *(f"![{caption}]({name})\n\n{caption}" for name, caption in pictures.items())]
+    if about.get("pictures"):
+        parts += ["Pictures of people, one per person: [pictures/](pictures)"]
     return "\n\n".join(parts) + "\n"
 
 
