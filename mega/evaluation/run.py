@@ -157,12 +157,8 @@ def _about(
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "weights": {str(file): _hash(file) for file in files},
         "data": {"name": people.name, "path": str(people.path), "hash": _hash(people.path), "people": len(people)},
-<<<<<<< ours
         "options": {**vars(options), "mode": config.mode, "precision": subject.precision, "limit": config.limit},
-=======
-        "options": {**vars(options), "mode": config.mode, "precision": config.precision, "limit": config.limit},
         "pictures": config.pictures,
->>>>>>> theirs
         "protocols": protocols,
     }
 
