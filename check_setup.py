@@ -11,7 +11,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from mega.setup_check import check_setup
+from tools.setup_check import check_setup
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="check_setup")

@@ -23,7 +23,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from mega.evaluation.compare_run import name_reports, run_comparison
+from mega.evaluation.compare import name_reports, run_comparison
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="compare_reports")

@@ -51,7 +51,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from mega.inference import run_demo
+from mega.demo_run import run_demo
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="demo")

@@ -33,7 +33,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from mega.inference.generate import run_generation
+from mega.generation import run_generation
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="generate")

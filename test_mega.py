@@ -38,7 +38,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from mega.evaluation.run import name_file, run_evaluation
+from mega.evaluation.evaluate import name_file, run_evaluation
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="test_mega")

@@ -27,7 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from mega.backbones import HRNetW48
-from mega.models import CVQMAE, PRECISIONS, sample, speed_up
+from mega.model import CVQMAE
+from mega.optimize import PRECISIONS, speed_up
+from mega.sampling import sample
 
 BATCH, SAMPLES, STEPS = 16, 25, 5
 # Seconds and peak GB of the published implementation, float32, 2 threads, torch 2.14.1, made-up weights of this size.

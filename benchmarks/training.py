@@ -40,10 +40,10 @@ from torch.utils.data import DataLoader
 
 from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.data import PublishedImages
-from mega.data.published_images import Source
+from mega.data.smpl_images import Source
 from mega.geometry import rot6d_to_matrix
-from mega.models import CVQMAE, masked_cross_entropy
-from mega.training.optim import ParameterGroup, adamw
+from mega.model import CVQMAE, masked_cross_entropy
+from mega.training.optimizer import ParameterGroup, adamw
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, PEOPLE = 16, 192

@@ -1,4 +1,7 @@
-"""Released weights written as files of ours. What `convert_weights.py` runs."""
+"""What a script's config with `experiment=…` describes, built.
+
+Released weights written as files of ours. What `convert_weights.py` runs.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,41 @@ import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from mega.backbones import TRAINING_ONLY
-from mega.inference.experiment import load_experiment
-from mega.inference.predictor import MODEL_FILE, TOKENIZER_FILE
-from mega.models import VQMAE, load_into, save_model
-from mega.models.checkpoint import BACKBONES
-from mesh_vq_vae.files import to_dtype
+from mega.checkpoints import BACKBONES, load_into, save_model
+from mega.config import build
+from mega.model import VQMAE
+from mega.predictor import MODEL_FILE, TOKENIZER_FILE, Predictor
+from mega_common.weights_io import to_dtype
+
+if TYPE_CHECKING:
+    from mega.bodies import BodyModel
+
+
+def build_body(config: DictConfig) -> BodyModel:
+    """The config's body."""
+    return build(config.body)
+
+
+def load_experiment(config: DictConfig, **options) -> Predictor:
+    """The config's image model and tokenizer with their weights; options as for `Predictor.of_experiment`."""
+    return Predictor.of_experiment(
+        instantiate(config.tokenizer),
+        config.tokenizer_weights,
+        build_body(config),
+        instantiate(config.model),
+        config.weights,
+        OmegaConf.to_container(config.crop),
+        **options,
+    )
+
 
 PRIOR_FILE = "vqmae.safetensors"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}

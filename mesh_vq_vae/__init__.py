@@ -1,11 +1,10 @@
 """Mesh-VQ-VAE: body meshes as discrete tokens. Knows torch and meshes, nothing of images."""
 
-from .autoencoder import FullyConvAE
-from .hierarchy import SMPL_SEEDS, SMPL_STEPS, Hierarchy, build_hierarchy, read_hierarchy, write_hierarchy
-from .losses import aligned_vertex_error, vertex_error
-from .mirror import mirrored_vertices
-from .model import MeshVQVAE, Reconstruction
-from .quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
+from mesh_vq_vae.graph_conv import FullyConvAE
+from mesh_vq_vae.hierarchy import SMPL_SEEDS, SMPL_STEPS, Hierarchy, build_hierarchy, read_hierarchy, write_hierarchy
+from mesh_vq_vae.mesh_ops import aligned_vertex_error, mirrored_vertices, vertex_error
+from mesh_vq_vae.model import MeshVQVAE, Reconstruction
+from mesh_vq_vae.quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
 
 __all__ = [
     "SMPL_SEEDS",

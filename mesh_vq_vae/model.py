@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .autoencoder import FullyConvAE
-from .files import load_strictly, read_released, read_weights, to_dtype, without_surplus, write_weights
-from .hierarchy import Hierarchy
-from .mirror import mirrored_vertices
-from .quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
+from mega_common.weights_io import load_strictly, read_released, read_weights, to_dtype, without_surplus, write_weights
+from mesh_vq_vae.graph_conv import FullyConvAE
+from mesh_vq_vae.hierarchy import Hierarchy
+from mesh_vq_vae.mesh_ops import mirrored_vertices
+from mesh_vq_vae.quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
 
 
 class Reconstruction(NamedTuple):

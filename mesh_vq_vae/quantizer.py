@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .distributed import gather_rows, own_rows, share_from_first
+from mega_common.distributed import gather_rows, own_rows, share_from_first
 
 
 class Quantized(NamedTuple):

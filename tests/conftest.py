@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.toy import write_toy_weights
+from tests.helpers.toy import write_toy_weights
 
 
 @pytest.fixture(scope="session")

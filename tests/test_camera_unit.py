@@ -16,21 +16,20 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from mega.bodies import SMPLHBody
+from mega.checkpoints import load_cvqmae, save_model
 from mega.data import Augmentation, PublishedImages
-from mega.data.published import read_published_rgb
-from mega.data.published_images import Source
-from mega.evaluation.measure import Measuring, Options
-from mega.evaluation.run import _test_set
-from mega.evaluation.subject import Subject
-from mega.evaluation.testsets import TestSet
-from mega.geometry.annotated import annotated_crop, patch_crop
-from mega.inference import Predictor
-from mega.inference.predictor import Crop
+from mega.data.smpl_annotations import read_published_rgb
+from mega.data.smpl_images import Source
+from mega.evaluation.evaluate import Measuring, Options, Subject, _test_set
+from mega.evaluation.test_sets import TestSet
+from mega.geometry.smpl_crops import annotated_crop, patch_crop
 from mega.metrics import COCO17
-from mega.models import AVERAGES, CVQMAE, load_cvqmae, predict_mesh, save_model
-from mega.training.image import _keypoint_terms
-from tests.fake_files import SMALL, SMALL_VIT, composed, needs_template, write_data_sets, write_project
-from tests.toy import toy_model, toy_tokenizer
+from mega.model import CVQMAE
+from mega.predictor import Crop, Predictor
+from mega.test_time_augmentation import AVERAGES, predict_mesh
+from mega.training.cvqmae import _keypoint_terms
+from tests.helpers.fake_files import SMALL, SMALL_VIT, composed, needs_template, write_data_sets, write_project
+from tests.helpers.toy import toy_model, toy_tokenizer
 
 SIZE = 256
 CENTER, SCALE = np.array([170.3, 118.8]), 0.9  # a box of 180 px

@@ -11,10 +11,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mega.inference import Predictor, Sampling
-from mega.inference.predictor import People
-from mega.models import VQMAE, load_into, load_vqmae
-from tests.fake_files import PRIOR, ROOT, SMALL, SMALL_VIT, composed, needs_template, write_project
+from mega.checkpoints import load_into, load_vqmae
+from mega.model import VQMAE
+from mega.predictor import People, Predictor, Sampling
+from tests.helpers.fake_files import PRIOR, ROOT, SMALL, SMALL_VIT, composed, needs_template, write_project
 
 SIZES = {"mega_hrnet": SMALL, "mega_resnet": SMALL, "mega_vit": (*SMALL, *SMALL_VIT)}
 FILES = ["cvqmae.safetensors", "tokenizer.safetensors", "vqmae.safetensors"]

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mega.inference import detectors
-from mega.inference.predictor import MODEL_FILE, TOKENIZER_FILE
-from mega.models.checkpoint import load_cvqmae, save_model
+from mega import detectors
+from mega.checkpoints import load_cvqmae, save_model
+from mega.predictor import MODEL_FILE, TOKENIZER_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 

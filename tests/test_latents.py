@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mega.inference.latents import (
+from mega.bodies.parts import PARTS, token_parts, vertex_parts
+from mega.latents import (
     describe_effects,
     encode,
     exchange_pose_and_shape,
@@ -18,11 +19,10 @@ from mega.inference.latents import (
     swap_parts,
     token_effects,
 )
-from mega.inference.parts import PARTS, token_parts, vertex_parts
 from mesh_vq_vae import vertex_error
-from tests.fake_files import ROOT
-from tests.test_tokenizer import residual_tokenizer
-from tests.toy import toy_tokenizer
+from tests.helpers.fake_files import ROOT
+from tests.helpers.toy import toy_tokenizer
+from tests.mesh_vq_vae.test_tokenizer import residual_tokenizer
 
 
 @pytest.fixture

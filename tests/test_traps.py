@@ -34,16 +34,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-import mega.training.image
+import mega.training.cvqmae
 from mega.data import Augmentation, ImageData, PublishedImageData, PublishedImages
-from mega.data.mixture import Mixture
-from mega.data.published import PublishedAnnotations
-from mega.data.published_images import Source
-from mega.geometry.annotated import annotated_crop, patch_crop
-from mega.inference import Predictor, Sampling
-from mega.training.image import CVQMAETraining
-from mesh_vq_vae.training import MeshVQVAETraining
-from tests.toy import CROP, toy_model, toy_tokenizer
+from mega.data.smpl_annotations import PublishedAnnotations
+from mega.data.smpl_images import Mixture, Source
+from mega.geometry.smpl_crops import annotated_crop, patch_crop
+from mega.predictor import Predictor, Sampling
+from mega.training.cvqmae import CVQMAETraining
+from mesh_vq_vae.lightning_module import MeshVQVAETraining
+from tests.helpers.toy import CROP, toy_model, toy_tokenizer
 
 PEOPLE = 7
 LOOK = (v2.ColorJitter(0.5, 0.5, 0.5, 0.1), v2.RandomErasing(0.5))
@@ -180,7 +179,7 @@ def test_best_of_q_is_each_persons(monkeypatch) -> None:
     module, logged = image_training(), {}
     errors = iter(torch.tensor([[3.0, 9.0], [8.0, 1.0], [7.0, 7.0]]))  # (Q, B)
     monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: float(value)}))
-    monkeypatch.setattr(mega.training.image, "mesh_errors", lambda *_: {"PVE": next(errors)})
+    monkeypatch.setattr(mega.training.cvqmae, "mesh_errors", lambda *_: {"PVE": next(errors)})
     batch = {"vertices": module.tokenizer.template.expand(2, -1, -1), "rotmat": torch.eye(3).expand(2, 3, 3)}
     features = module.features(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
     with torch.no_grad():

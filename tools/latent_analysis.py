@@ -34,22 +34,15 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mega.bodies import BodyModel
+from mega.bodies.parts import PARTS
 from mega.bodies.smplh import GENDERS
-from mega.inference.export import encode_png, make_output_folder, write_together
-from mega.inference.latents import (
-    describe_effects,
-    exchange_pose_and_shape,
-    interpolate,
-    swap_parts,
-    token_effects,
-)
-from mega.inference.options import InputError, check_whole_number, read_device
-from mega.inference.parts import PARTS
-from mega.launch import build
-from mega.models import load_tokenizer
+from mega.config import InputError, build, check_whole_number, read_device
+from mega.export import encode_png, make_output_folder, write_together
+from mega.latents import describe_effects, exchange_pose_and_shape, interpolate, swap_parts, token_effects
 from mega.rendering import draw_people, panel
 from mega.rendering.panels import color_bar, round_limit
 from mega.rendering.shading import PALETTE, heat_colors
+from mega.tokenizer import load_tokenizer
 from mesh_vq_vae import MeshVQVAE
 
 HEIGHT = 300  # px, of a body in the pictures

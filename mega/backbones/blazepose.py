@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mega.precision import has_bfloat16
-from mesh_vq_vae.files import load_strictly, read_weights
+from mega_common.device import has_bfloat16
+from mega_common.weights_io import load_strictly, read_weights
 
 WEIGHTS_FORMAT = "BlazePose"
 _STEM = 24  # channels
@@ -37,7 +37,7 @@ class BlazePose(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> features (B, 864, H / 32, W / 32).
 
     Args:
-        weights: start from this file (`python -m mega.backbones.blazepose_file` makes it; one lies in
+        weights: start from this file (`python -m tools.convert_blazepose` makes it; one lies in
             `checkpoint/blazepose`), trained on the keypoints of real people; None for random weights.
         frozen_blocks: the stem and so many of the 15 blocks keep their weights in training: what they know of edges and
             limbs is not to be spoilt, and learning them too would double a training step's time.

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from mega.precision import has_bfloat16
+from mega_common.device import has_bfloat16
 
 # Blocks in each stage, which the file numbers through from 0.
 _REPEATS = (1, 2, 2, 3, 3, 4, 1)

@@ -29,8 +29,8 @@ from torchvision.models import ResNet50_Weights
 from mega.backbones.hrnet import HRNetW48
 from mega.backbones.resnet import ResNet50
 from mega.backbones.vit import ViT
-from mega.user_files import IMAGENET, describe, require
-from mesh_vq_vae.files import load_strictly
+from mega.external_files import IMAGENET, describe, require
+from mega_common.weights_io import load_strictly
 
 _HEADS = {
     HRNetW48: ("final_layer.",),

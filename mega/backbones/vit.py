@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mesh_vq_vae.distributed import draw_rows
+from mega_common.distributed import draw_rows
 
 _Norm = partial(nn.LayerNorm, eps=1e-6)
 

@@ -15,7 +15,7 @@ from smplx.lbs import lbs
 from torch import Tensor, nn
 
 from mega.bodies.body import mirrored_names
-from mega.user_files import require
+from mega.external_files import require
 
 log = logging.getLogger(__name__)
 

@@ -1,15 +1,11 @@
 """Data: random bodies, motions, annotated pictures."""
 
-from mega.data.annotations import Annotations
-from mega.data.augmentation import Augmentation
-from mega.data.body_meshes import BodyChunks, BodyMeshData
-from mega.data.body_tokens import BodyTokenData
-from mega.data.image_data import ImageData
-from mega.data.image_dataset import ImageDataset
+from mega.data.loading import Augmentation
 from mega.data.motion_data import AnnotatedMeshData, MotionMeshData, MotionTokenData
 from mega.data.motions import MotionDataset, Motions
-from mega.data.published_data import PublishedImageData
-from mega.data.published_images import PublishedImages
+from mega.data.random_bodies import BodyChunks, BodyMeshData, BodyTokenData
+from mega.data.smpl_images import PublishedImageData, PublishedImages
+from mega.data.synthetic_images import Annotations, ImageData, ImageDataset
 
 __all__ = [
     "AnnotatedMeshData",

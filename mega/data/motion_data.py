@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from mega.bodies import SMPLHBody
 from mega.bodies.smplh import GENDERS
 from mega.data.loading import evaluation_loader, training_loader
-from mega.data.motion_files import motion_files
-from mega.data.motions import MotionDataset, Motions
-from mega.data.token_cache import cached_tokens
+from mega.data.motions import MotionDataset, Motions, motion_files
+from mega.data.random_bodies import cached_tokens
 from mesh_vq_vae import MeshVQVAE
 
 log = logging.getLogger(__name__)

@@ -11,11 +11,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mega.evaluation import pictures, plots
-from mega.evaluation.results import PER_SAMPLE, Results
-from mega.evaluation.summary import by_joint, by_visibility, calibration, protocols_of, summarise
-from mega.evaluation.text import describe, report_text
-from mesh_vq_vae.whole_files import write_whole
+from mega.evaluation import plots
+from mega.evaluation import plots as pictures
+from mega.evaluation.statistics import (
+    PER_SAMPLE,
+    Results,
+    by_joint,
+    by_visibility,
+    calibration,
+    protocols_of,
+    summarise,
+)
+from mega.evaluation.tables import describe, report_text
+from mega_common.atomic_io import write_whole
 
 SUMMARY, REPORT = "summary.json", "report.md"
 _LARGEST_PNG = 1_500_000  # bytes; what is larger is written as JPEG
@@ -34,7 +42,7 @@ def write_report(
             "weights": {path: sha256[:16]}; "data": {"name", "path", "hash": sha256[:16], "people"}; "options": {name:
             value}; "protocols": {name: Protocol}; "seconds": {stage: s}.
         faces: (F, 3); template: (V, 3) m, canonical (Y up), on which errors by vertex are drawn.
-        examples: pictures to show, see `mega.evaluation.pictures.draw_examples`; may be empty.
+        examples: pictures to show, see `mega.evaluation.plots.draw_examples`; may be empty.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

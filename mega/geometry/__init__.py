@@ -10,9 +10,8 @@ from mega.geometry.cameras import (
     project_weak_perspective,
 )
 from mega.geometry.crops import crop_matrix, square_box, square_crop, warp_crop
-from mega.geometry.distances import MM_PER_M, mean_distance, sample_spread
-from mega.geometry.rotations import matrix_to_rot6d, rot6d_to_matrix
-from mesh_vq_vae.procrustes import Similarity, fit_similarity, procrustes_align
+from mega.geometry.transforms import MM_PER_M, matrix_to_rot6d, mean_distance, rot6d_to_matrix, sample_spread
+from mesh_vq_vae.mesh_ops import Similarity, fit_similarity, procrustes_align
 
 __all__ = [
     "MM_PER_M",

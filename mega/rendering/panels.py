@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mega.rendering.overlay import draw_people
+from mega.rendering.people import draw_people
 from mega.rendering.shading import heat_colors
 
 INK = (58, 60, 66)

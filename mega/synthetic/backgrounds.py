@@ -3,8 +3,7 @@
 import cv2
 import numpy as np
 
-from mega.synthetic.fabrics import random_color
-from mega.synthetic.photographs import load_photographs
+from mega.synthetic.fabrics import load_photographs, random_color
 
 
 def random_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""One picture: people placed before a camera, dressed, lit, drawn, and what is known about them."""
+"""A coarser mesh for small pictures: what is smaller than a pixel need not be drawn.
+
+One picture: people placed before a camera, dressed, lit, drawn, and what is known about them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +14,33 @@ from mega.bodies import AnnyBody
 from mega.rendering import cast, merge_meshes
 from mega.rendering.shading import vertex_normals
 from mega.synthetic.backgrounds import random_background
-from mega.synthetic.coarse import coarsen
-from mega.synthetic.effects import photograph, random_occluder
-from mega.synthetic.lights import random_lights
+from mega.synthetic.effects import photograph, random_lights, random_occluder
 from mega.synthetic.wardrobe import BodyMap, random_outfit
+
+
+def coarsen(rest: np.ndarray, faces: np.ndarray, part: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
+    """Keep one vertex of each cell of a grid, and the triangles that still have three corners.
+
+    Args:
+        rest: (V, 3) the mesh at rest, metres.
+        faces: (F, 3).
+        part: (V,) label; vertices of different parts (an arm, the trunk) are never joined.
+        cell: side of the grid's cells, metres.
+
+    Returns:
+        The kept vertices (v,), indices into `rest`, and faces (f, 3), indices into the kept vertices.
+    """
+    keys = np.column_stack([np.floor(rest / cell).astype(np.int64), part])
+    _, cluster, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    cluster = cluster.reshape(-1)
+    means = np.stack([np.bincount(cluster, rest[:, k]) / counts for k in range(3)], axis=1)
+    off_center = np.linalg.norm(rest - means[cluster], axis=1)
+    order = np.lexsort((off_center, cluster))  # within each cluster, the most central vertex first
+    kept = order[np.flatnonzero(np.diff(cluster[order], prepend=-1))]
+    joined = cluster[faces]
+    whole = (joined != np.roll(joined, 1, axis=1)).all(axis=1)
+    return kept, joined[whole].astype(np.int32)
+
 
 TRAINING_SIZES = ((224, 224), (168, 224), (192, 224), (224, 192))  # (w, h) px
 _FIELD_OF_VIEW = (22.0, 70.0)  # degrees, along the longer side

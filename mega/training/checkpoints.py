@@ -197,7 +197,7 @@ class Checkpoints(L.Callback):
 class SeedEveryBatch(L.Callback):
     """Random numbers of a training step are a function of (seed, epoch, batch), the same on every process.
 
-    What is drawn for the rows of a batch is drawn for those of all processes (`mesh_vq_vae.distributed.draw_rows`).
+    What is drawn for the rows of a batch is drawn for those of all processes (`mega_common.distributed.draw_rows`).
     """
 
     def __init__(self, seed: int):

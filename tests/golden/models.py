@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mega.models import CVQMAE, VQMAE
+from mega.model import CVQMAE, VQMAE
 
 
 def sizes(config: dict) -> dict:

@@ -11,9 +11,9 @@ import trimesh
 from torch import Tensor
 
 from mega.bodies.smplh import SMPLHBody
-from mega.data.published import PublishedAnnotations, read_published_rgb
-from mega.data.published_images import PublishedImages, Source
-from mega.geometry.annotated import PART24_TO_17, annotated_crop, keypoints_on_crop
+from mega.data.smpl_annotations import PublishedAnnotations, read_published_rgb
+from mega.data.smpl_images import PublishedImages, Source
+from mega.geometry.smpl_crops import PART24_TO_17, annotated_crop, keypoints_on_crop
 from tests.golden.golden import Arrays, assert_close, golden_cases, load, recipe
 
 SIZE = 224

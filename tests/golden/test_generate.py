@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mega.models import predict_deterministic, sample, sample_unconditional
+from mega.sampling import predict_deterministic, sample, sample_unconditional
 from tests.golden.golden import Arrays, assert_close, assert_same, assert_state_keys, fill, golden_cases, load
 from tests.golden.models import build_cvqmae, build_vqmae
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from mega.models import masked_cross_entropy
+from mega.model import masked_cross_entropy
 from tests.golden.golden import assert_close, assert_same, assert_state_keys, fill, golden_cases, load
 from tests.golden.models import assert_order_fits, build_vqmae, published_mask
 

@@ -2,7 +2,7 @@
 
 from mega.data.prepare.bedlam import check_bedlam
 from mega.data.prepare.emdb import prepare_emdb
-from mega.data.prepare.run import name_dataset, run_preparation
+from mega.data.prepare.prepare_run import name_dataset, run_preparation
 from mega.data.prepare.threedpw import prepare_3dpw
 from mega.data.prepare.videos import extract_pictures
 

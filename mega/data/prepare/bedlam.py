@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mega.bodies.smplh import N_BETAS, gender_name
-from mega.data.prepare.arrays import read_arrays
-from mega.user_files import require
-from mesh_vq_vae.whole_files import write_json
+from mega.external_files import require
+from mega_common.atomic_io import write_json
+from mega_common.restricted_pickle import read_arrays
 
 _POSED = 66  # the root and 21 joints, in SMPL, SMPL-H and SMPL-X alike
 _POSES, _SHAPES = ("pose_cam", "pose"), ("shape", "betas")
@@ -75,7 +75,7 @@ def check_animation(file: Path, folder: Path) -> Counter:
     if "trans" in arrays:
         wrong += _wrong_rows("trans", arrays["trans"], frames, 3)
     if "betas" in arrays:
-        betas = arrays["betas"]  # one body a sequence, as `mega.data.motion_files.read_motion` wants it
+        betas = arrays["betas"]  # one body a sequence, as `mega.data.motions.read_motion` wants it
         if betas.ndim != 1 or len(betas) < N_BETAS:
             wrong.append(f"betas has shape {betas.shape}, expected ({N_BETAS},) or more")
         else:

@@ -13,11 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mega.data.prepare.annotate import annotate, skip_missing_pictures
-from mega.data.prepare.cameras import is_rigid, turn_to_camera
-from mega.data.prepare.frames import Frames, gender_letter, repeated
-from mega.data.prepare.pickles import load_pickle, pick, take
+from mega.data.prepare.frames import (
+    Frames,
+    annotate,
+    gender_letter,
+    is_rigid,
+    repeated,
+    skip_missing_pictures,
+    turn_to_camera,
+)
 from mega.geometry import box_center_and_side
+from mega_common.restricted_pickle import load_pickle, pick, take
 
 PARTS = ("emdb1", "emdb2")
 _MARGIN = 1.2

@@ -2,16 +2,26 @@
 
 Whatever belongs to one person in one picture stands in one row from the start, and rows are only ever selected as a
 whole. So picture, pose and validity cannot be shifted against one another.
+
+What is known in the world, as a camera sees it; float64 arrays of N frames.
+
+Sequences -> one annotation file, and a report of what was kept of each and why the rest was not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 import numpy as np
+import roma
+import torch
+from tqdm import tqdm
 
 from mega.bodies.smplh import gender_name
+from mega_common.atomic_io import write_json, write_npz
 
 SIDE_UNIT = 200  # px; `scale` is told in it
 FORMAT_VERSION = 2  # of the files; before it had a number, 3DPW's boxes were 12 % too wide
@@ -108,3 +118,111 @@ def gender_letter(gender: str | bytes) -> str:
 def repeated(value: object, n: int) -> np.ndarray:
     """(n, ...): what holds for the whole sequence, once for each of its frames."""
     return np.repeat(np.asarray(value)[None], n, axis=0)
+
+
+_TOLERANCE = 1e-2
+
+
+def is_rigid(cam_ext: np.ndarray) -> np.ndarray:
+    """(N,) whether (N, 4, 4) world -> camera are a rotation and a shift, which invalid cameras often are not."""
+    rotation = cam_ext[:, :3, :3]
+    with np.errstate(invalid="ignore", over="ignore"):
+        off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+        upright = np.linalg.det(rotation) > 0
+    return np.isfinite(cam_ext).all(axis=(1, 2)) & (off < _TOLERANCE) & upright
+
+
+def turn_to_camera(root_orient: np.ndarray, cam_ext: np.ndarray) -> np.ndarray:
+    """Axis-angle (N, 3) of the root in the world -> in the camera frame, R @ root."""
+    root = roma.rotvec_to_rotmat(torch.from_numpy(root_orient))
+    return roma.rotmat_to_rotvec(torch.from_numpy(cam_ext[:, :3, :3].copy()) @ root).numpy()
+
+
+def world_to_camera(points: np.ndarray, cam_ext: np.ndarray) -> np.ndarray:
+    """Points (N, J, 3) of the world -> the camera frame."""
+    return points @ cam_ext[:, :3, :3].transpose(0, 2, 1) + cam_ext[:, None, :3, 3]
+
+
+def project(points: np.ndarray, cam_int: np.ndarray) -> np.ndarray:
+    """Points (N, J, 3) of the camera frame -> (N, J, 2) px; not finite for those that are not in front of it."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ahead = np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
+        return (points / ahead @ cam_int.transpose(0, 2, 1))[..., :2]
+
+
+NO_PICTURE = "missing picture"
+
+
+@dataclass
+class Report:
+    """What became of the people in the frames.
+
+    Attributes:
+        sequences: {name: {"kept": rows, reason: rows, …}}.
+        problems: what should not be, each with the name of its file.
+    """
+
+    sequences: dict[str, dict[str, int]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, name: str, frames: Frames) -> None:
+        """Count the rows of a sequence by their reason."""
+        reasons = Counter(reason or "kept" for reason in frames.reason.tolist())
+        self.sequences[name] = {"kept": reasons.pop("kept", 0), **dict(reasons.most_common())}
+
+    def totals(self) -> dict[str, int]:
+        """Rows of all sequences by what became of them, "kept" first."""
+        totals = Counter(kept=0)
+        for counts in self.sequences.values():
+            totals.update(counts)
+        return dict(totals)
+
+    def lines(self) -> list[str]:
+        """A line a sequence."""
+        width = max(map(len, self.sequences), default=0)
+        return [f"  {name:<{width}}  {_told(counts)}" for name, counts in self.sequences.items()]
+
+
+def _told(counts: dict[str, int]) -> str:
+    kept, *others = [f"{n} {what}" for what, n in counts.items()]
+    return f"{kept}, skipped: {', '.join(others)}" if others else kept
+
+
+def annotate(files: Sequence[Path], read: Callable[[Path], tuple[str, Frames]], output: Path) -> int:
+    """Read every sequence, write `output` (.npz) and beside it `*_report.json`, and print what was kept.
+
+    A sequence that cannot be read is named and the others are still written.
+
+    Args:
+        read: file -> name of the sequence and its table.
+
+    Returns:
+        How many problems there were: files that cannot be read, sequences with missing pictures, nothing to write.
+    """
+    report, tables = Report(), []
+    for file in tqdm(files, desc=output.stem, unit="sequence"):
+        try:
+            name, frames = read(file)
+        except (OSError, ValueError) as error:
+            report.problems.append(str(error))
+            continue
+        report.add(name, frames)
+        absent = frames.imgname[frames.reason == NO_PICTURE]
+        if len(absent):
+            report.problems.append(f"{file}: {len(absent)} pictures are missing, the first is {absent[0]}.")
+        tables.append(frames.used())
+    if report.totals()["kept"]:
+        write_npz(output, joined(tables).annotations())
+    else:
+        report.problems.append(f"{output} is not written: no frame can be used.")
+    summary = {"kept": report.totals(), "sequences": report.sequences, "problems": report.problems}
+    write_json(output.with_name(f"{output.stem}_report.json"), summary)
+    print(*report.lines(), f"{output}: {_told(report.totals())}", *report.problems, sep="\n")
+    return len(report.problems)
+
+
+def skip_missing_pictures(frames: Frames) -> Frames:
+    """The same table; rows without their picture are given that as a reason. Pictures of a folder are listed once."""
+    folders = {Path(name).parent for name in frames.imgname.tolist()}
+    there = {str(file) for folder in folders if folder.is_dir() for file in folder.iterdir()}
+    return frames.skip(np.array([str(Path(name)) not in there for name in frames.imgname.tolist()]), NO_PICTURE)

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from mega.data.prepare.arrays import read_arrays
-from mega.user_files import require
-from mesh_vq_vae.whole_files import write_json, write_whole
+from mega.external_files import require
+from mega_common.atomic_io import write_json, write_whole
+from mega_common.restricted_pickle import read_arrays
 
 
 @dataclass(frozen=True)

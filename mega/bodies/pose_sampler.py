@@ -1,0 +1,165 @@
+"""Natural poses without motion capture: everyday stances and gestures, blended, perturbed, kept within joint limits.
+
+Use:
+    sampler = PoseSampler(AnnyBody())
+    pose = sampler.sample(64, torch.Generator().manual_seed(0))  # (64, J, 3)
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import roma
+import torch
+from torch import Tensor
+
+from mega.bodies.anny import AnnyBody
+from mega.bodies.catalogue import GESTURES, RELAXED, STANCES, Entry
+from mega.bodies.rig import ANGLES, SIDES, TRUNK_LIMITS, AnatomicalRig, SelfContact
+
+# Spread of the personal touch added to every pose, degrees.
+_NOISE = {
+    "spine_bend": 5.0,
+    "spine_side": 4.0,
+    "spine_twist": 6.0,
+    "neck_bend": 9.0,
+    "neck_side": 6.0,
+    "neck_twist": 18.0,
+    "shrug": 3.0,
+    "shoulder_flex": 9.0,
+    "shoulder_abduct": 7.0,
+    "shoulder_twist": 12.0,
+    "elbow": 11.0,
+    "forearm_twist": 25.0,
+    "wrist_bend": 12.0,
+    "curl": 12.0,
+    "hip_flex": 7.0,
+    "hip_abduct": 5.0,
+    "hip_twist": 7.0,
+    "knee": 8.0,
+    "ankle": 6.0,
+    "foot_roll": 3.0,
+}
+_GESTURE_PROBABILITY = 0.65  # else the arms of the stance
+_MIXED_ARMS_PROBABILITY = 0.3  # each arm then has a gesture of its own
+_BLEND = 0.4  # up to this much of a second pose
+_LYING_PROBABILITY = 0.04
+_CONTACT_TOLERANCE = 0.025  # metres; flesh gives way, and hands do rest on thighs
+_REDRAWS = 4
+
+
+class PoseSampler:
+    """Draws poses; left and right are equally likely in everything.
+
+    Args:
+        body: whose bones the angles are laid onto.
+    """
+
+    def __init__(self, body: AnnyBody) -> None:
+        self.rig = AnatomicalRig(body)
+        self._contact = SelfContact(body)
+        self._stances = _Table.of(STANCES)
+        self._gestures = _Table.of(GESTURES)
+        self._noise = torch.tensor([_NOISE[name.partition(".")[0]] for name in ANGLES])
+        self._is_arm = torch.tensor([_is_arm(name) for name in ANGLES])
+        self._is_side = {side: torch.tensor([name.endswith(f".{side}") for name in ANGLES]) for side in SIDES}
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n poses: (n, J, 3), axis-angle local to the parent.
+
+        Those in which the body runs into itself are drawn again, a few times; the last draw stands.
+        """
+        pose = self.rig.to_pose(self.sample_angles(n, generator))
+        colliding = torch.arange(n)
+        for _ in range(_REDRAWS):
+            colliding = colliding[self._contact.depth(pose[colliding]) > _CONTACT_TOLERANCE]
+            if not len(colliding):
+                break
+            pose[colliding] = self.rig.to_pose(self.sample_angles(len(colliding), generator))
+        return pose
+
+    def sample_angles(self, n: int, generator: torch.Generator) -> Tensor:
+        """n poses as anatomical angles (n, A), degrees, columns as in `mega.bodies.rig.ANGLES`; contact is ignored."""
+        angles = self._draw(n, generator)
+        other = self._draw(n, generator)
+        share = _BLEND * torch.rand(n, 1, generator=generator).square()
+        angles = torch.lerp(angles, other, share)
+        liveliness = 0.4 + 1.2 * torch.rand(n, 1, generator=generator)
+        angles = angles + liveliness * self._noise * torch.randn(n, len(ANGLES), generator=generator)
+        angles = angles.clamp(*self.rig.limits.T)
+        mirrored = torch.rand(n, 1, generator=generator) < 0.5
+        return torch.where(mirrored, self.rig.mirror_angles(angles), angles)
+
+    def sample_root_orient(self, n: int, generator: torch.Generator) -> Tensor:
+        """Orientations of the body in the camera: (n, 3) axis-angle.
+
+        Upright and facing the camera is diag(1, -1, -1). Yaw is uniform over the circle; the camera looks down or up
+        and tilts by a few degrees; a few bodies lie, on any side.
+        """
+        yaw = 2 * torch.pi * torch.rand(n, generator=generator) - torch.pi
+        pitch, roll = torch.deg2rad(torch.tensor([[14.0], [7.0]])) * torch.randn(2, n, generator=generator)
+        lying = torch.rand(n, generator=generator) < _LYING_PROBABILITY
+        fall = torch.where(lying, torch.pi / 2, 0.0)
+        spin = torch.where(lying, 2 * torch.pi * torch.rand(n, generator=generator), 0.0)
+        body = _about("y", spin) @ _about("x", fall) @ _about("y", yaw)
+        camera = _about("z", roll) @ _about("x", pitch)
+        return roma.rotmat_to_rotvec(camera @ torch.diag(torch.tensor([1.0, -1.0, -1.0])) @ body)
+
+    def _draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """One stance each, and perhaps a gesture: (n, A), unperturbed, not mirrored."""
+        angles = self._stances.sample(n, generator)
+        gesture = self._half_mirrored(self._gestures.sample(n, generator), generator)
+        second = self._half_mirrored(self._gestures.sample(n, generator), generator)
+        mixed = torch.rand(n, 1, generator=generator) < _MIXED_ARMS_PROBABILITY
+        gesture = torch.where(mixed & self._is_side["R"], second, gesture)
+        gesturing = torch.rand(n, 1, generator=generator) < _GESTURE_PROBABILITY
+        angles = torch.where(gesturing & self._is_arm, gesture, angles)
+        # What a gesture does to the trunk comes on top of the stance.
+        trunk = torch.arange(len(ANGLES)) < len(TRUNK_LIMITS)
+        return torch.where(gesturing & trunk, angles + gesture, angles)
+
+    def _half_mirrored(self, angles: Tensor, generator: torch.Generator) -> Tensor:
+        mirrored = torch.rand(len(angles), 1, generator=generator) < 0.5
+        return torch.where(mirrored, self.rig.mirror_angles(angles), angles)
+
+
+class _Table(NamedTuple):
+    """Catalogue entries as tensors: start and end (E, A), weight (E,)."""
+
+    start: Tensor
+    end: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> "_Table":
+        start = [_key_pose(entry.start) for entry in entries]
+        end = [_key_pose(entry.start, entry.end) for entry in entries]
+        return cls(torch.stack(start), torch.stack(end), torch.tensor([float(entry.weight) for entry in entries]))
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n poses between the key poses of random entries: (n, A)."""
+        entry = torch.multinomial(self.weight, n, replacement=True, generator=generator)
+        return torch.lerp(self.start[entry], self.end[entry], torch.rand(n, 1, generator=generator))
+
+
+def _key_pose(*layers: str) -> Tensor:
+    """Key poses as the catalogue writes them, a later one over an earlier one -> (A,) degrees."""
+    angles = dict.fromkeys(ANGLES, 0.0)
+    for layer in (RELAXED, *layers):
+        for item in filter(None, layer.split(", ")):
+            name, value = item.split()
+            for full in [name] if name in angles else [f"{name}.{side}" for side in SIDES]:
+                if full not in angles:
+                    raise KeyError(f"the pose catalogue names an angle that the rig does not have: {name!r}")
+                angles[full] = float(value)
+    return torch.tensor(list(angles.values()))
+
+
+def _is_arm(name: str) -> bool:
+    return name.startswith(("shrug", "shoulder", "elbow", "forearm", "wrist", "curl"))
+
+
+def _about(axis: str, angle: Tensor) -> Tensor:
+    """Rotations (n, 3, 3) by `angle` (n,) radians about a coordinate axis."""
+    vector = torch.zeros(len(angle), 3)
+    vector[:, "xyz".index(axis)] = angle
+    return roma.rotvec_to_rotmat(vector)

@@ -1,0 +1,145 @@
+"""Where the people are: boxes that the user gives, the whole picture, or torchvision's detector.
+
+A detector is called with a picture's path and pixels and returns `Found`.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mega.data.photos import InputError
+
+log = logging.getLogger(__name__)
+
+PERSON = 1  # torchvision's label in COCO
+
+
+@dataclass(frozen=True)
+class Found:
+    """boxes (P, 4) = (x0, y0, x1, y1) px; `rough` says that they only bound the person and should be tightened."""
+
+    boxes: np.ndarray
+    rough: bool = False
+
+
+class Detector(Protocol):
+    """What the demo asks of a detector. Raises InputError if the picture's boxes cannot be used."""
+
+    def __call__(self, path: Path, image: np.ndarray) -> Found: ...
+
+
+class WholeImage:
+    """One person somewhere in the picture."""
+
+    def __call__(self, path: Path, image: np.ndarray) -> Found:
+        height, width = image.shape[:2]
+        return Found(np.array([[0, 0, width, height]], np.float64), rough=True)
+
+
+class GivenBoxes:
+    """Boxes from a JSON file `{"name.jpg": [[x0, y0, x1, y1], …], …}`, px of the upright picture.
+
+    Pictures that it does not name are taken whole.
+
+    Args:
+        path: the file; None takes `boxes.json` of the input folder if there is one.
+        source: the demo's input: a folder, file or pattern.
+    """
+
+    def __init__(self, path: str | None = None, source: str = ""):
+        beside = Path(source).expanduser()
+        beside = (beside if beside.is_dir() else beside.parent) / "boxes.json"
+        self.path = Path(path).expanduser() if path else beside if beside.is_file() else None
+        self.boxes = _read_boxes(self.path) if self.path else {}
+        self.whole_image = WholeImage()
+
+    def __call__(self, path: Path, image: np.ndarray) -> Found:
+        if path.name not in self.boxes:
+            return self.whole_image(path, image)
+        height, width = image.shape[:2]
+        boxes = self.boxes[path.name]
+        for box in boxes if isinstance(boxes, list) else [boxes]:
+            if fault := _fault(box, width, height):
+                raise InputError(f"{path}: the box {json.dumps(box)} in {self.path} {fault}.")
+        return Found(np.array(boxes, np.float64).reshape(-1, 4))
+
+    def warn_of_strangers(self, pictures: Sequence[Path]) -> None:
+        """Say which boxes belong to none of the pictures: a misspelt name would otherwise go unnoticed."""
+        if strangers := sorted(self.boxes.keys() - {path.name for path in pictures}):
+            log.warning("%s has boxes for pictures that are not in the input: %s.", self.path, ", ".join(strangers))
+
+
+class TorchvisionDetector:
+    """torchvision's Faster R-CNN; its weights are fetched at first use. Without them, a warning and the whole picture.
+
+    Args:
+        threshold: least score of a person.
+        max_side: larger pictures are looked at in this size, px.
+    """
+
+    def __init__(self, threshold: float = 0.7, max_side: int = 800):
+        self.threshold = threshold
+        self.whole_image = WholeImage()
+        self.model = self._load(max_side)
+
+    def _load(self, max_side: int) -> torch.nn.Module | None:
+        from torchvision.models import detection
+
+        weights = detection.FasterRCNN_MobileNet_V3_Large_FPN_Weights.DEFAULT
+        try:
+            model = detection.fasterrcnn_mobilenet_v3_large_fpn(weights=weights, progress=False, max_size=max_side)
+        except (OSError, RuntimeError) as error:  # no network, or a broken download
+            log.warning(
+                "The weights of torchvision's detector could not be fetched from %s (%s); "
+                "the whole picture is taken as one person. Give boxes=FILE for better results.",
+                weights.url,
+                error,
+            )
+            return None
+        return model.eval()
+
+    @torch.inference_mode()
+    def __call__(self, path: Path, image: np.ndarray) -> Found:
+        if self.model is None:
+            return self.whole_image(path, image)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) / 255
+        found = self.model([pixels])[0]
+        keep = (found["labels"] == PERSON) & (found["scores"] >= self.threshold)
+        if not keep.any():
+            log.warning("%s: the detector sees nobody.", path)
+        return Found(found["boxes"][keep].double().numpy())
+
+
+def _read_boxes(path: Path) -> dict[str, list]:
+    try:
+        boxes = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"The boxes file {path} cannot be read: {error.strerror}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"The boxes file {path} is not JSON: {error}.") from None
+    if not isinstance(boxes, dict):
+        raise InputError(f'The boxes file {path} must hold {{"name.jpg": [[x0, y0, x1, y1], …], …}}.')
+    return boxes
+
+
+def _fault(box: object, width: int, height: int) -> str | None:
+    """What is wrong with a box, as the end of a sentence."""
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+        return "is not four numbers [x0, y0, x1, y1]"
+    x0, y0, x1, y1 = box
+    if x1 <= x0 or y1 <= y0:
+        return "has no area: x1 must be above x0 and y1 above y0"
+    if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        return f"lies outside the picture of {width}×{height} pixels"
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

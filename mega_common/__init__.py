@@ -1,0 +1,1 @@
+"""What the tokenizer and MEGA share: files on disk, weights, processes that train together."""

@@ -1,0 +1,155 @@
+"""Raw pickles of numbers, read without ever running what a pickle may ask for.
+
+The arrays of an annotation file (.npz), without ever running what a pickle in it may ask for.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Collection
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy._core.multiarray import _reconstruct, scalar
+from numpy._core.numeric import _frombuffer
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """What Python 3 writes for bytes in the old protocols; always latin1."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
+# Containers and numbers only: calling any of them runs no code of the file's choice.
+_BUILTINS = (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, slice, str, tuple)
+_ALLOWED = {("builtins", kind.__name__): kind for kind in _BUILTINS} | {
+    ("builtins", "long"): int,
+    ("builtins", "unicode"): str,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _encode,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "scalar"): scalar,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+}
+_RENAMED = {
+    "__builtin__": "builtins",  # Python 2
+    "numpy.core.multiarray": "numpy._core.multiarray",  # numpy before 2.0
+    "numpy.core.numeric": "numpy._core.numeric",
+}
+
+
+class _NumbersOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        try:
+            return _ALLOWED[_RENAMED.get(module, module), name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no file of numbers needs") from None
+
+    def persistent_load(self, pid: object) -> object:
+        raise pickle.UnpicklingError("it refers to objects outside of the file")
+
+
+def unpickle(file: BinaryIO) -> object:
+    """What a pickle of numpy arrays, lists, dicts, text and numbers holds, written by Python 2 or 3.
+
+    Raises ValueError that says what is wrong with it: broken, or a forbidden name in it. Nothing that a file asks for
+    beyond numpy's arrays and plain containers is looked up, imported or called.
+    """
+    try:
+        return _NumbersOnly(file, encoding="latin1").load()
+    except Exception as error:  # a broken pickle may raise anything
+        raise ValueError(f"{error or type(error).__name__}") from error
+
+
+def load_pickle(path: Path) -> dict:
+    """The dict in a pickle, read as `unpickle` does.
+
+    Raises FileNotFoundError if there is none, ValueError that names the file and what is wrong with it.
+    """
+    with path.open("rb") as file:
+        try:
+            content = unpickle(file)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} cannot be read as a pickle of arrays: {error}. Fetch it anew from its source."
+            ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dict of arrays.")
+    return content
+
+
+def take(content: dict, path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """The array `name` of a raw file as float64, of `shape`; None is any length.
+
+    Raises ValueError that names file and field.
+    """
+    return as_numbers(pick(content, path, name), path, name, shape)
+
+
+def pick(content: dict, path: Path, name: str) -> object:
+    """The entry `name` of a raw file. Raises ValueError that names file and field."""
+    if name not in content:
+        raise ValueError(f"{path} lacks the field {name}.")
+    return content[name]
+
+
+def as_numbers(value: object, path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """`value` as float64, of `shape`; None is any length. Raises ValueError that names file and field."""
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the field {name} holds no array of numbers: {error}.") from error
+    if array.ndim != len(shape) or any(w not in (None, n) for w, n in zip(shape, array.shape, strict=True)):
+        said = ", ".join("any" if w is None else str(w) for w in shape)
+        raise ValueError(f"{path}: the field {name} has shape {array.shape}, expected ({said}).")
+    return array
+
+
+_BROKEN = (zipfile.BadZipFile, zlib.error, AttributeError, KeyError, TypeError, ValueError, OSError, EOFError)
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of these names that are there, or all. Arrays of objects, which published files may hold, are made
+    arrays of numbers or of text.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: if it cannot be read, or a field holds anything but numbers and text; names file and field.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: _read(file, name) for name in file.files if names is None or name in names}
+    except FileNotFoundError:
+        raise
+    except _BROKEN as error:
+        raise ValueError(f"{path} cannot be read as annotations (.npz): {error}") from error
+
+
+def _read(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    with file.zip.open(f"{name}.npy") as member:
+        header = _HEADERS.get(np.lib.format.read_magic(member))
+        if header is None or not header(member)[2].hasobject:
+            return file[name]
+        try:
+            return _plain(unpickle(member))
+        except ValueError as error:
+            raise ValueError(f"the field {name} holds objects other than numbers and text: {error}") from error
+
+
+def _plain(objects: object) -> np.ndarray:
+    """An array of objects as one of numbers or of text."""
+    if not isinstance(objects, np.ndarray) or objects.dtype != object:
+        raise ValueError(f"they are not in an array, but in a {type(objects).__name__}")
+    array = np.array(objects.tolist())
+    if array.dtype.hasobject:
+        kinds = sorted({type(value).__name__ for value in objects.ravel().tolist()})
+        raise ValueError(f"they are of the types {', '.join(kinds)}")
+    return array

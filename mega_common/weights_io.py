@@ -1,0 +1,170 @@
+"""Weights on disk: our safetensors files, which say what they hold and are read strictly, and released `torch.save`
+files, which may hold more than the model.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from mega_common.atomic_io import write_whole
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 8  # how many differences an error lists
+_NUMBER = re.compile(r"\d+")
+
+
+def write_weights(path: str | Path, tensors: Mapping[str, Tensor], format: str, config: dict) -> None:
+    """Write tensors to a safetensors file with metadata `format` and `config` (as JSON), through a temporary file."""
+    # A tensor that two names share is written twice: safetensors would refuse it otherwise.
+    copies = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    write_whole(path, save(copies, metadata={"format": format, "config": json.dumps(config)}))
+
+
+def read_weights(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict]:
+    """(tensors, config) of a file written by `write_weights`.
+
+    Raises FileNotFoundError when there is no such file; ValueError when it is damaged or of another format.
+    """
+    path = Path(path)
+    _check_is_file(path, f"The weights {path} ({format}) are missing.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from error
+    if metadata.get("format") != format or "config" not in metadata:
+        raise ValueError(f"{path} holds no {format} with its config (format: {metadata.get('format', 'not given')}).")
+    try:
+        return tensors, json.loads(metadata["config"])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The config in {path} is not JSON: {error}.") from error
+
+
+def _check_is_file(path: Path, missing: str) -> None:
+    if path.is_dir():
+        # `torch.save` writes a zip archive, and some browsers unpack what they fetch.
+        raise ValueError(f"{path} is a folder, but a file of weights is expected (has an archive been unpacked?).")
+    if not path.is_file():
+        raise FileNotFoundError(missing)
+
+
+def is_released(path: str | Path) -> bool:
+    """Whether a file is of the released form (`torch.save`) and not of ours. False for a file that is not there."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(9)
+    # safetensors: the length of a JSON header, then the header.
+    return head[8:9] != b"{"
+
+
+def read_released(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a released file: `torch.save` of a dict with key "model"; other entries are left alone.
+
+    Keys may begin with `module.`, from data-parallel training. Nothing in the file is executed: besides tensors and
+    plain Python it may hold numpy numbers (losses), and nothing else.
+
+    Raises FileNotFoundError, or ValueError that says what is wrong with the file.
+    """
+    path = Path(path)
+    _check_is_file(path, f"The weights {path} are missing.")
+    try:
+        with torch.serialization.safe_globals(_numpy_numbers()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error):
+            raise ValueError(f"{path} holds objects other than tensors and numbers, and was not opened.") from error
+        raise ValueError(f"{path} is damaged, cut short, or no file of weights (torch.save).") from error
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, cut short, or no file of weights (torch.save).") from error
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"{path} is not a released checkpoint: it has no entry 'model' with a state dict.")
+    return {k.removeprefix("module."): v for k, v in state.items()}
+
+
+def _numpy_numbers() -> list:
+    """What a pickled numpy number is made of, by name; old files say `numpy.core`."""
+    scalar = np._core.multiarray.scalar
+    kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "bool")]
+    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+
+
+def weights_format(path: str | Path) -> str | None:
+    """The `format` that a safetensors file says it has; None when it says nothing or is no such file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format")
+    except (SafetensorError, OSError):
+        return None
+
+
+def to_dtype(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The floating-point tensors of a state dict in another type, e.g. torch.float16 for half the size.
+
+    Raises ValueError that names the tensor when a number is too large for the type.
+    """
+    cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    for key, value in cast.items():
+        if value.is_floating_point() and not torch.equal(value.isfinite(), state[key].isfinite()):
+            raise ValueError(f"{key} has numbers too large for {dtype}: write the weights in torch.float32.")
+    return cast
+
+
+def without_surplus(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path, never: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """The state dict of a released file without what a model has no place for; one line of the log names it.
+
+    Some surplus shows that the file is of another model, and stays, so that `load_strictly` refuses it: one more layer
+    of a stack that the model has, and keys that begin with one of `never`.
+
+    Args:
+        own: the model's state dict.
+        state: the file's; path: of the file.
+    """
+    stacks = {_NUMBER.sub("#", key) for key in own}
+    surplus = [k for k in state if k not in own and _NUMBER.sub("#", k) not in stacks and not k.startswith(never)]
+    if surplus:
+        log.warning("%s holds more than the model, which is ignored: %s.", path, ", ".join(sorted(surplus)))
+    return {k: v for k, v in state.items() if k not in surplus}
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load a state dict, each tensor cast to the model's type.
+
+    Raises ValueError that names the keys and shapes of the file at `path` that differ; nothing is loaded then.
+    """
+    own = model.state_dict()
+    if found := differences(own, state):
+        raise ValueError(f"The weights in {path} do not fit this {type(model).__name__}: {found}.")
+    model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=True)
+
+
+def differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """What keeps `state` from being loaded in place of `own`, in words; empty when nothing does."""
+    found = [
+        *(f"{k} is missing" for k in sorted(own.keys() - state.keys())),
+        *(f"{k} is not in the model" for k in sorted(state.keys() - own.keys())),
+        *(
+            f"{k} has shape {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+            for k in sorted(own.keys() & state.keys())
+            if state[k].shape != own[k].shape
+        ),
+    ]
+    more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return "; ".join(found[:_SHOWN]) + more
