@@ -54,6 +54,10 @@ PUBLISHED = {
     for backbone in ("hrnet", "resnet", "vit")
     for stage in ("", "_mixture")
 }
+for stage in ("", "_mixture"):
+    # The ViT's published 2D targets span half the range of the others', and our loss is computed in the whole one.
+    weights = _LOSSES["training.weights"] | {"keypoints2d": 0.5}
+    PUBLISHED[f"mega_vit{stage}"] |= {"training.weights": weights, "model.cam_range": 1.0, "crop.patch": True}
 PUBLISHED["mega_pretrained"] = {
     **_RATE,
     **_PLAIN,
