@@ -131,16 +131,17 @@ def test_every_row_is_evaluated_once():
 # difference of large numbers, for which this would not hold.
 ROUNDING = 1000 * 2**-24
 # Adam divides a gradient by its own size, so where it is nothing but rounding, a weight still moves by a whole learning
-# rate, to one side or the other. That adds up from step to step, but not yet while the rate is warming up.
-FIRST_STEPS = 5
+# rate, to one side or the other. Differences grow about tenfold per step from this; in these steps the rate is warming
+# up.
+FIRST_STEPS = 4
 
 
-def losses(output: Path) -> dict[str, np.ndarray]:
-    """{name: (steps,)} of what a run logged of its training."""
+def losses(output: Path) -> dict[str, dict[int, float]]:
+    """{name: {step: value}} of what a run logged of its training."""
     with (output / "csv" / "version_0" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     names = [name for name in rows[0] if name.startswith("train/") and name not in _CLOCKS]
-    return {name: np.array([float(row[name]) for row in rows if row[name]]) for name in names}
+    return {name: {int(row["step"]): float(row[name]) for row in rows if row[name]} for name in names}
 
 
 _CLOCKS = ("train/data_wait_percent", "train/steps_per_second")
@@ -158,20 +159,25 @@ def test_two_processes_train_as_one(stage, tmp_path):
         if stage == "tokenizer":
             command += ["data.batches_per_epoch=6"]
         if stage == "image":
-            command += ["backbone.frozen_blocks=0"]  # which compute in bfloat16 where the device has it
+            # Frozen blocks compute in bfloat16 where the device has it.
+            command += ["backbone.frozen_blocks=0", "training.backbone_steps=2"]
         done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         curves[trainer] = losses(output)
     one, two = curves["cpu"], curves["ddp_sim"]
     assert one.keys() == two.keys()
-    for name, values in one.items():
-        assert len(values) == len(two[name]) >= 6, name
-        np.testing.assert_allclose(two[name][:FIRST_STEPS], values[:FIRST_STEPS], rtol=ROUNDING, err_msg=name)
+    for name in one:
+        assert one[name].keys() == two[name].keys()
+        assert len(one[name]) >= 6, name
+        early = [step for step in one[name] if step < FIRST_STEPS]
+        assert early, name
+        alone, shared = (np.array(list(curve[name].values())) for curve in (one, two))
+        np.testing.assert_allclose(shared[: len(early)], alone[: len(early)], rtol=ROUNDING, err_msg=name)
         # Later the two drift apart, the tokenizer's most: its codebook starts from random latents, some drawn twice,
         # and which of two equal codes is the nearest hangs on the last bit. Other rows or other random numbers would
         # change a loss by as much as it changes from batch to batch; what is left must be far less.
-        drift = np.sqrt(np.mean((two[name] - values) ** 2))
-        assert drift <= 0.1 * values.std(), f"{name}: {drift} where batches differ by {values.std()}"
+        drift = np.sqrt(np.mean((shared - alone) ** 2))
+        assert drift <= 0.1 * alone.std(), f"{name}: {drift} where batches differ by {alone.std()}"
     # It is not for standing still that they agree.
-    first = next(iter(one.values()))
+    first = list(next(iter(one.values())).values())
     assert np.ptp(first) > 1e-3 * np.abs(first).max()
