@@ -349,7 +349,7 @@ def test_prior_is_trained_measured_and_exported(run, project) -> None:
     options = ("experiment=mega_pretrained", *SMALL_TOKENIZER, *SMALL_PRIOR, *FEW, "data.batch_size=4")
     said = run("pretrain_mega.py", *options, "trainer.max_epochs=2")
     assert "validation on 4 frames of motions that are held out (datasets/3dpw/3dpw_validation.npz and " in said
-    assert (project / "runs" / "mega_pretrained" / "checkpoints" / "best.ckpt").is_file()
+    assert (project / "runs" / "mega_pretrained" / "checkpoints" / "best_cross_entropy.ckpt").is_file()
     # The tokens of a frame that is drawn once are not worth a cache.
     assert [path.name for path in (project / "runs" / "cache").glob("*.npz")] == ["motions_val_000.npz"]
     assert "test/cross_entropy_50_percent_hidden" in run("pretrain_mega.py", *options, "mode=test")
@@ -393,7 +393,7 @@ def test_an_interrupted_training_on_random_frames_ends_the_same(run, project) ->
     assert differences(*states) == []
     (log,) = (project / "runs" / "whole").glob("csv/*/metrics.csv")
     assert {"val/V2V_mm", "val/PA-V2V_mm", "val/loss"} <= set(log.read_text().splitlines()[0].split(","))
-    assert (states[0].with_name("best.ckpt")).is_file()
+    assert states[0].with_name("best_v2v.ckpt").is_file()
 
 
 @needs_template
