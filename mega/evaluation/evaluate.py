@@ -17,7 +17,6 @@ What `test_mega.py` runs: people measured group by group, then the report.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import shutil
@@ -59,7 +58,7 @@ from mega.sampling import DECODINGS, RULES, Prediction, predict_deterministic, s
 from mega.test_time_augmentation import TTA_CHOICES, check_tta, predict_mesh, stored_tta
 from mega.tokenizer import load_tokenizer
 from mega_common.atomic_io import write_whole
-from mega_common.device import choose_precision
+from mega_common.device import choose_precision, read_device
 from mesh_vq_vae import MeshVQVAE
 
 if TYPE_CHECKING:
@@ -261,7 +260,6 @@ def _standard_deviation(samples: Tensor) -> Tensor:
 
 _TOKENIZER_FILE = "tokenizer.safetensors"
 _MODEL_FILE = "cvqmae.safetensors"
-_DEVICES = ("auto", "cpu", "cuda")
 # What weights ask for that do not say it.
 _PUBLISHED = {"decode": "argmax", "average": "none"}  # "average": the TTA
 
@@ -302,7 +300,7 @@ class Subject:
             FileNotFoundError: if a file is missing.
             ValueError: if a file is damaged or does not fit, or an option is not known; names it.
         """
-        device = _device(config.device)
+        device = read_device(config.device)
         if config.get("model") is None:
             weights = Path(config.weights).expanduser()
             model, tokenizer, crop, asked = _of_folder(weights)
@@ -344,16 +342,6 @@ def _of_experiment(config: DictConfig, body: BodyModel) -> tuple[CVQMAE, MeshVQV
     model = build(config.model)
     crop = {**OmegaConf.to_container(config.crop), "mean": model.backbone.mean, "std": model.backbone.std}
     return load_into(model, config.weights), tokenizer, crop, _PUBLISHED
-
-
-def _device(name: str) -> torch.device:
-    if name not in _DEVICES:
-        raise ValueError(f"device={name} is not known: choose from {', '.join(_DEVICES)}.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda was asked for, but PyTorch sees no GPU here: give device=cpu.")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # a process a GPU under torchrun
 
 
 _FAR = 5.0  # focal length in sides of the crop: near the weak perspective of the predicted camera
