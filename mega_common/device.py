@@ -31,7 +31,7 @@ def read_device(name: str) -> torch.device:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
-        raise ValueError(f"device={name} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"device={name} cannot be used here: {str(error).splitlines()[0].split('. ')[0]}") from None
     return device
 
 
@@ -72,9 +72,8 @@ def _bfloat16(device_type: str) -> tuple[bool, str]:
         return False, "there is no GPU that computes in bfloat16"
     if device_type != "cpu":
         return False, f"bfloat16 has not been tried on {device_type}"
-    # Two questions: oneDNN, which computes products and convolutions, respects the limit ONEDNN_MAX_CPU_ISA but says yes
-    # on every CPU with AVX512, where bfloat16 without instructions for it was 2.7 times slower than float32; what the
-    # CPU has does not depend on the limit.
+    # Both have to be asked. oneDNN, which computes products and convolutions, respects the limit ONEDNN_MAX_CPU_ISA,
+    # but answers yes on every CPU with AVX512, where bfloat16 without the instructions was 2.7 times slower than fp32.
     has_it = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if platform.machine() in ("x86_64", "AMD64"):
         has_it = has_it and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
