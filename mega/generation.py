@@ -20,12 +20,13 @@ Random bodies and completions of bodies out of the masked transformer's prior, o
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
@@ -44,7 +45,7 @@ from mega.convert import build_body
 from mega.data.photos import InputError
 from mega.export import MESH_FORMATS, encode_mesh, encode_png, make_output_folder, write_together
 from mega.geometry import mean_distance, sample_spread
-from mega.model import VQMAE, TransformerConfig, masked_cross_entropy
+from mega.model import VQMAE, masked_cross_entropy
 from mega.rendering import draw_side_view, panel
 from mega.rendering.shading import palette_colors
 from mega.sampling import RULES, sample_unconditional
@@ -282,7 +283,7 @@ def _load(config: DictConfig, device: torch.device) -> tuple[MeshVQVAE, VQMAE]:
         build = partial(instantiate(config.tokenizer), body=build_body(config))
         tokenizer = load_tokenizer(config.tokenizer_weights, build)
         # The image model's sizes are the prior's.
-        sizes = {f.name: config.model[f.name] for f in fields(TransformerConfig) if f.name in config.model}
+        sizes = {name: config.model[name] for name in inspect.signature(VQMAE).parameters if name in config.model}
         model = load_into(VQMAE(**sizes), config.pretrained)
     ours, theirs = ((m.n_tokens, m.codebook_size) for m in (model, tokenizer))
     if ours != theirs:

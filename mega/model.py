@@ -12,6 +12,7 @@ What exists only for speed is in `mega.optimize`; this file uses `block_at` from
 Source: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022; sizes of MEGA, CVPR 2025.
 """
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -209,6 +210,18 @@ class CVQMAE(nn.Module):
     def rotcam(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, C, h, w) -> rot6d (B, 6), cam (B, 3) = (s, tx, ty) for a crop in [-1, 1]."""
         return self.decoder.rotcam(features)
+
+
+def _declare_arguments(model: type[nn.Module], first: list[inspect.Parameter], omitted: tuple[str, ...] = ()) -> None:
+    """Make the fields of the config visible as keyword arguments of a model: for help(), and for checks of options."""
+    fields = [p for p in inspect.signature(TransformerConfig).parameters.values() if p.name not in omitted]
+    keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in fields]
+    model.__signature__ = inspect.Signature([*first, *keywords])
+
+
+_declare_arguments(VQMAE, [], omitted=("cond_dim", "cond_dropout", "rotcam_dropout", "cam_range"))
+_backbone = inspect.Parameter("backbone", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=nn.Module)
+_declare_arguments(CVQMAE, [_backbone])
 
 
 class ConditionedDecoder(MaskedDecoder):

@@ -2,9 +2,11 @@
 
 import copy
 import functools
+import inspect
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from mega.model import (
 )
 from mega.optimize import optimize_for_inference
 from mega.sampling import gumbel, predict_deterministic, sample, sample_unconditional
+from mega.test_time_augmentation import stored_tta
 
 N, K, C = 20, 32, 6
 SIZES = {"n_tokens": N, "codebook_size": K, "dim": 32, "encoder_depth": 2, "decoder_depth": 2}
@@ -160,6 +163,43 @@ def test_untrained_body_stands_upright(features: Tensor) -> None:
     rotation = rot6d_to_matrix(rot6d)
     torch.testing.assert_close(rotation, torch.diag(torch.tensor([1.0, -1, -1])).expand(3, 3, 3), atol=0.1, rtol=0)
     assert (cam[:, 0] > 0.5).all()
+
+
+def test_features_normalise_as_the_backbone_asks() -> None:
+    """Bit for bit the published (x / 255 - mean) / std in float32, for either type of images."""
+    backbone = nn.Conv2d(3, C, 1)
+    backbone.mean, backbone.std, backbone.out_channels = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), C
+    model = CVQMAE(backbone, **SIZES).eval()
+    seen = []
+    backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=gen())
+    model.features(images), model.features(images.float())
+    pixels = images.permute(0, 2, 3, 1).numpy().astype(np.float32)
+    expected = (pixels / 255 - np.float32(backbone.mean)) / np.float32(backbone.std)
+    assert all(np.array_equal(x.permute(0, 2, 3, 1).numpy(), expected) for x in seen)
+    assert len(seen) == 2
+    assert not any(key in ("mean", "std") for key in model.state_dict())
+
+
+def test_arguments_of_the_models() -> None:
+    own = set(inspect.signature(VQMAE).parameters)
+    assert own >= set(SIZES)
+    assert set(inspect.signature(CVQMAE).parameters) - own == {
+        "backbone", "cond_dim", "cond_dropout", "rotcam_dropout", "cam_range"
+    }  # fmt: skip
+    with pytest.raises(TypeError, match="dmi"):
+        VQMAE(dmi=3)
+    with pytest.raises(ValueError, match=r"model\.init=best is not known; choose from published, scaled"):
+        VQMAE(**SIZES, init="best")
+
+
+# Test-time augmentation
+
+
+def test_stored_tta_of_either_version() -> None:
+    assert stored_tta({}) == "none"
+    assert stored_tta({"average": "flip+shift"}) == stored_tta({"tta": "flip_shift"}) == "flip_shift"
+    assert stored_tta({"average": "flip"}) == "flip"
 
 
 # What is left out, and what is less precise
