@@ -16,7 +16,7 @@
     samples=25 steps=5 temperature=1 seed=0            of the stochastic mode
     decode=null            argmax | soft: the mesh of the likeliest codes, as published, or of the mean codes;
                            null leaves it to the weights
-    average=null           none | flip | shift | flip+shift: of a crop as it is, as published, or the mean over it and
+    average=null           none | flip | shift | flip_shift: of a crop as it is, as published, or the mean over it and
                            crops that are mirrored (2 times the time of a prediction), moved (5) or both (10); null
                            leaves it to the weights
     focal=null             of the camera, px; null assumes 1000/224 of the picture's longer side

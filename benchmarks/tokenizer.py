@@ -2,20 +2,18 @@
 
     python benchmarks/tokenizer.py --template ../shared/connections_smpl/template.ply [--batch 1 16] [--repeats 7]
 
-The template is any mesh of the SMPL topology. Beside each time stands its ratio to a 2048 x 2048 x 2048 float32 matrix
-product of the same run, so that machines can be compared.
+The template is any mesh with SMPL's topology. The column "products" is the ratio to the time of a 2048 x 2048 x 2048
+float32 matrix product, so that machines can be compared.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
-import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
 import trimesh
+from timing import machine, timed
 from torch import Tensor
 
 from mesh_vq_vae import SMPL_SEEDS, SMPL_STEPS, MeshVQVAE, build_hierarchy, vertex_error
@@ -28,19 +26,8 @@ LAYERS = {
 }
 
 
-def timed(work: Callable[[], object], repeats: int) -> float:
-    """Median seconds of `work`, after one run that does not count."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return median(times)
-
-
 def made_up_tokenizer(template: str) -> tuple[MeshVQVAE, Tensor]:
-    """The published tokenizer, with made-up weights, and the vertices (V, 3) of the template, centred."""
+    """The published tokenizer with made-up weights, and the centred vertices (V, 3) of the template."""
     torch.manual_seed(0)
     mesh = trimesh.load(template, process=False)
     hierarchy = build_hierarchy(mesh.faces, len(mesh.vertices), SMPL_STEPS, SMPL_SEEDS)
@@ -49,7 +36,7 @@ def made_up_tokenizer(template: str) -> tuple[MeshVQVAE, Tensor]:
 
 
 def training_step(model: MeshVQVAE, vertices: Tensor) -> Callable[[], None]:
-    """What trains the tokenizer on vertices (B, V, 3) for one step, as published."""
+    """A function that trains the tokenizer on vertices (B, V, 3) for one step, as published."""
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-5)
 
     def step() -> None:
@@ -69,9 +56,7 @@ def main() -> None:
     options = parser.parse_args()
 
     model, template = made_up_tokenizer(options.template)
-    matrix = torch.randn(2048, 2048)
-    product = timed(lambda: matrix @ matrix, options.repeats)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, 2048³ product {product * 1e3:.0f} ms")
+    print(machine())
     print(f"{'work':<26}{'batch':>6}{'ms':>9}{'products':>10}{'peak GB':>9}")
     for batch in options.batch:
         vertices = template.repeat(batch, 1, 1) + 0.01 * torch.randn(batch, 1, 3)
@@ -83,9 +68,8 @@ def main() -> None:
             "training step": training_step(model, vertices),
         }
         for name, work in works.items():
-            seconds = timed(work, options.repeats)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            print(f"{name:<26}{batch:>6}{seconds * 1e3:>9.1f}{seconds / product:>10.2f}{peak:>9.2f}")
+            seconds, product, peak = timed(work, options.repeats)
+            print(f"{name:<26}{batch:>6}{seconds * 1e3:>9.1f}{seconds / product:>10.2f}{peak:>9.2f}", flush=True)
 
 
 if __name__ == "__main__":

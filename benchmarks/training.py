@@ -1,25 +1,21 @@
-"""Time and memory of training at the published size, with made-up weights and files, beside the published one.
+"""Time and memory of training at the published size, with made-up weights and files, next to the published
+implementation (see timing.py).
 
     python benchmarks/training.py --template FILE [--repeats 5] [--only items tokenizer transformer]
 
-The template is any mesh of the SMPL topology; SMPL-H files as large as the real ones are made from it, and pictures
-from those in demo_data/.
+The template is any mesh with SMPL's topology; SMPL-H files as large as the real ones are made from it, and images from
+those in demo_data/. Each work runs in a process of its own.
 
-    items        of training on pictures: 640 x 480 PNG read, cut out and augmented by one worker, SMPL-H meshes made a
-                 batch at a time. The published implementation makes each mesh in its item.
-    tokenizer    a training step, 16 meshes: forward, backward, Adam.
+    items        for training on images: 640 x 480 PNG read, cropped and augmented by one worker, SMPL-H meshes made per
+                 batch. (The published implementation makes each mesh in its item.)
+    tokenizer    a training step with 16 meshes: forward, backward, Adam.
     transformer  a training step of CVQMAE without backbone (205 M parameters, 49 image tokens of 720 channels, 16
-                 people, half of 54 tokens hidden): cross-entropy and rotation, AdamW.
-
-Each work runs in a process of its own, whose peak memory is told. The published implementation was timed on a quiet
-machine on which a 2048 x 2048 x 2048 float32 matrix product takes 0.048 s. Its times are scaled to this run by that
-product, timed in turn with every work.
+                 people, half of 54 tokens masked): cross-entropy and rotation, AdamW.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -33,7 +29,7 @@ import torch
 import trimesh
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from prediction import PUBLISHED_PRODUCT, timed
+from timing import Timing, machine, timed
 from tokenizer import made_up_tokenizer, training_step
 from torch import nn
 from torch.utils.data import DataLoader
@@ -47,8 +43,7 @@ from mega.training.optimizer import ParameterGroup, adamw
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, PEOPLE = 16, 192
-#: Work: what of it is counted, how many a call; seconds and peak GB of the published implementation, for one.
-#: Source: the published implementation, measured on 2026-11-22 on 2 cores of an AMD EPYC, torch 2.14.1, float32.
+#: Work: (name and number of the units in one call; seconds and peak GB of the published implementation per unit).
 WORKS = {
     "items": ("item with mesh", PEOPLE, 0.196, None),
     "tokenizer": ("tokenizer step", 1, 4.86, 3.9),
@@ -58,7 +53,7 @@ WORKS = {
 
 
 def items(template: str, folder: Path) -> Callable[[], object]:
-    """One epoch of the pictures in a folder that is made here, batch by batch."""
+    """One epoch of images, batch by batch; the images are made in the folder."""
     write_made_up_body(folder, template)
     write_made_up_pictures(folder)
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
@@ -76,7 +71,7 @@ def items(template: str, folder: Path) -> Callable[[], object]:
 
 
 def write_made_up_body(folder: Path, template: str) -> None:
-    """SMPL-H's files in their true size, with the template's mesh and random blend shapes and weights."""
+    """SMPL-H files of the real size, with the template's mesh and random blend shapes and weights."""
     rng = np.random.default_rng(0)
     mesh = trimesh.load(template, process=False)
     n, joints = len(mesh.vertices), 52
@@ -98,7 +93,7 @@ def write_made_up_body(folder: Path, template: str) -> None:
 
 
 def write_made_up_pictures(folder: Path) -> None:
-    """The demo's pictures as 640 x 480 PNG, and annotations of people in them."""
+    """The demo's images as 640 x 480 PNG, and made-up annotations of people in them."""
     rng = np.random.default_rng(0)
     names = []
     for path in sorted((ROOT / "demo_data").glob("*.jpg")):
@@ -124,7 +119,7 @@ def tokenizer_step(template: str) -> Callable[[], object]:
 def transformer_step(precision: str) -> Callable[[], object]:
     torch.manual_seed(0)
     features, tokens = torch.randn(BATCH, 720, 7, 7), torch.randint(512, (BATCH, 54))
-    hidden = torch.rand(BATCH, 54).argsort(dim=1) < 27
+    masked = torch.rand(BATCH, 54).argsort(dim=1) < 27
     turned = rot6d_to_matrix(torch.randn(BATCH, 6))
     model = CVQMAE(nn.Identity(), cond_dim=720)
     group = ParameterGroup(list(model.parameters()))
@@ -132,18 +127,18 @@ def transformer_step(precision: str) -> Callable[[], object]:
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(features, tokens, hidden)
+            logits = model(features, tokens, masked)
         rot6d, _ = model.rotcam(features)  # in float32, as in training
         rotation = (rot6d_to_matrix(rot6d) - turned).square().mean()
-        (masked_cross_entropy(logits, tokens, hidden) + rotation).backward()
+        (masked_cross_entropy(logits, tokens, masked) + rotation).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
 
 
-def measure(name: str, template: str, repeats: int) -> tuple[float, float, float]:
-    """Median seconds of a work and of the matrix product, and the peak GB of this process."""
+def measure(name: str, template: str, repeats: int) -> Timing:
+    """Run a work in this process."""
     with tempfile.TemporaryDirectory() as folder:
         match name.split(", "):
             case ["items"]:
@@ -152,8 +147,7 @@ def measure(name: str, template: str, repeats: int) -> tuple[float, float, float
                 work = tokenizer_step(template)
             case [_, precision]:
                 work = transformer_step(precision)
-        seconds, product = timed(work, torch.randn(2048, 2048), repeats)
-    return seconds, product, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return timed(work, repeats)
 
 
 def main() -> None:
@@ -164,16 +158,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds)
     options = parser.parse_args()
 
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(machine())
     print(f"{'work':<26}{'ms':>8}{'published':>11}{'faster':>8}{'peak GB':>9}{'published':>11}{'2048³ ms':>10}")
-    for name, (said, count, published, published_peak) in WORKS.items():
+    for name, (unit, count, published, published_peak) in WORKS.items():
         if name.split(", ")[0] not in options.only:
             continue
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            seconds, product, peak = process.submit(measure, name, options.template, options.repeats).result()
-        one, scaled = seconds / count, published * product / PUBLISHED_PRODUCT
-        line = f"{said:<26}{one * 1e3:>8.1f}{scaled * 1e3:>11.0f}{scaled / one:>7.1f}x{peak:>9.2f}"
-        print(f"{line}{published_peak or '':>11}{product * 1e3:>10.0f}", flush=True)
+            time = process.submit(measure, name, options.template, options.repeats).result()
+        one, scaled = time.seconds / count, time.published(published)
+        line = f"{unit:<26}{one * 1e3:>8.1f}{scaled * 1e3:>11.0f}{scaled / one:>7.1f}x{time.peak:>9.2f}"
+        print(f"{line}{published_peak or '':>11}{time.product * 1e3:>10.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ The config of a CVQMAE file is
      "crop": {"size": px, "margin": …, "mean": [r, g, b], "std": [r, g, b],             how its pictures were prepared;
               "patch": bool},                                                           false if left out
      "decode": "argmax" | "soft",                                                       of predictions; may be left out
-     "average": "none" | "flip" | "shift" | "flip+shift"}                               of predictions; may be left out
+     "tta": "none" | "flip" | "shift" | "flip_shift"}                                   of predictions; may be left out
 
 that of a VQMAE file has only "model". More entries are kept and returned.
 """
@@ -24,7 +24,7 @@ from mega.backbones import BlazePose, EfficientNetLite0, HRNetW48, ResNet50, ViT
 from mega.external_files import require
 from mega.model import CVQMAE, IMAGE_KEYS, VQMAE
 from mega.sampling import DECODINGS
-from mega.test_time_augmentation import AVERAGES
+from mega.test_time_augmentation import TTA_CHOICES, stored_tta
 from mega_common.weights_io import (
     is_released,
     load_strictly,
@@ -108,9 +108,10 @@ def load_cvqmae(path: str | Path) -> tuple[CVQMAE, dict]:
 
 def _check_choices(config: dict) -> None:
     """Raise ValueError if a file asks for predictions that there are not."""
-    for name, choices in (("decode", DECODINGS), ("average", AVERAGES)):
-        if name in config and config[name] not in choices:
-            raise ValueError(f"{name}={config[name]} is not one of {', '.join(choices)}")
+    asked = {"decode": config.get("decode", "argmax"), "tta": stored_tta(config)}
+    for name, choices in (("decode", DECODINGS), ("tta", TTA_CHOICES)):
+        if asked[name] not in choices:
+            raise ValueError(f"{name}={asked[name]} is not one of {', '.join(choices)}")
     if config["backbone"] == "vit_h" and "cam_range" not in config["model"]:
         raise ValueError(
             "an earlier version wrote it, which cropped wider and knew one unit of the camera only; make it anew with "

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mega.data.photos import InputError
-from mega_common.device import choose_precision
+from mega_common import device
 
 
 def build(config: DictConfig, **arguments: Any) -> Any:
@@ -72,21 +72,16 @@ def check_choice(options: Mapping, name: str, choices: tuple[str | None, ...]) -
 
 
 def read_device(name: str) -> torch.device:
-    """The device of a name, tried out; auto is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of a name, tried out; see `mega_common.device.read_device`."""
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={name} cannot be used: {reason}") from None
-    return device
+        return device.read_device(name)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
-def read_precision(asked: str, device: torch.device) -> str:
+def read_precision(asked: str, on: torch.device) -> str:
     """The precision of a name, fp32 or bf16; auto is what the device is good at."""
     try:
-        return choose_precision(asked, device)
+        return device.choose_precision(asked, on)
     except ValueError as error:
         raise InputError(str(error)) from None

@@ -22,7 +22,7 @@ from mega.detectors import Detector, GivenBoxes
 from mega.export import MESH_FORMATS, draw_sheet, encode_results, make_output_folder, write_together
 from mega.predictor import Predictor, Sampling
 from mega.sampling import DECODINGS
-from mega.test_time_augmentation import AVERAGES
+from mega.test_time_augmentation import TTA_CHOICES
 
 
 @dataclass
@@ -110,7 +110,7 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
     sampling = _sampling(config)
     check_choice(config, "export", MESH_FORMATS)
     check_choice(config, "decode", (None, *DECODINGS))
-    check_choice(config, "average", (None, *AVERAGES))
+    check_choice(config, "average", (None, *TTA_CHOICES))
     if not isinstance(config.compile, bool):
         raise InputError(f"compile={config.compile} is not known; choose true or false.")
     if config.focal is not None and not is_positive(config.focal):

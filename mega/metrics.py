@@ -1,8 +1,7 @@
-"""What a printed number means: which joints, which root, which alignment. Every number carries its protocol's name.
+"""Errors of predicted meshes, and the evaluation protocols: which joints, which root, which alignment.
 
-Errors of meshes against the truth, in millimetres, one number a mesh: averaging is left to the caller.
-
-All functions take any batch dimensions, so samples (B, Q, ...) against the truth (B, 1, ...) need no loop.
+Functions return one number per mesh, in millimetres, and broadcast over batch dimensions: samples (B, Q, ...) can be
+compared with the truth (B, 1, ...).
 """
 
 from dataclasses import dataclass
@@ -24,10 +23,10 @@ class Protocol:
 
     Attributes:
         name: printed with every number.
-        joints: rows of the keypoint regressor that MPJPE and PA-MPJPE are taken over.
-        root: rows whose mean both bodies are moved by before PVE and MPJPE; None for the mean of all vertices.
-        pa_pve: PA-PVE aligns by the similarity fitted to the "vertices" or to the "joints".
-        regressor: whose rows these are: H36M's 17, SMPL's 24, or the 23 keypoints that every body has (COCO's first).
+        joints: rows of the keypoint regressor for MPJPE and PA-MPJPE.
+        root: rows whose mean is the origin of both bodies for PVE and MPJPE; None for the mean of all vertices.
+        pa_pve: whether PA-PVE fits the similarity to the "vertices" or to the "joints".
+        regressor: H36M's 17 rows, SMPL's 24, or the 23 keypoints that every body has (COCO's 17 first).
     """
 
     name: str
@@ -37,7 +36,7 @@ class Protocol:
     regressor: Literal["h36m", "smpl", "body"] = "h36m"
 
 
-#: The 17 COCO keypoints of the first rows of a body's regressor, centred on the hips.
+#: The 17 COCO keypoints of a body's regressor, centred on the hips.
 COCO17 = Protocol("coco17", joints=tuple(range(17)), root=(11, 12), regressor="body")
 #: The published script: all 17 rows of the H36M regressor, centred on the vertices.
 MEGA = Protocol("mega", joints=tuple(range(17)), root=None)
@@ -48,12 +47,12 @@ STANDARD_EMDB = Protocol("standard", joints=tuple(range(24)), root=(1, 2), pa_pv
 #: On 3DPW, as SPIN, WHAM and PromptHMR: 14 of H36M's joints, centred on the hips.
 HIPS = Protocol("hips", joints=_J14, root=(_J14[2], _J14[3]), pa_pve="joints")
 
-#: By which a training measures itself.
+#: The protocols for validation during training.
 PROTOCOLS = {protocol.name: protocol for protocol in (COCO17, MEGA)}
 
 
 def mesh_errors(predicted: Tensor, true: Tensor, regressor: Tensor, protocol: Protocol) -> dict[str, Tensor]:
-    """Mean distances between meshes, after their roots are brought together (PVE, MPJPE) or the best similarity (PA).
+    """Mean distances between meshes after centring both on their roots (PVE, MPJPE) or fitting a similarity (PA-).
 
     Args:
         predicted, true: (..., V, 3) metres, both in the camera's orientation; batch dimensions broadcast.
@@ -83,21 +82,18 @@ def mesh_errors(predicted: Tensor, true: Tensor, regressor: Tensor, protocol: Pr
 
 
 def root_of(vertices: Tensor, joints: Tensor, protocol: Protocol) -> Tensor:
-    """The point (..., 1, 3) on which a protocol centres a body of vertices (..., V, 3) and joints (..., J, 3)."""
+    """The origin (..., 1, 3) that a protocol gives a body with vertices (..., V, 3) and joints (..., J, 3)."""
     points = vertices if protocol.root is None else joints[..., list(protocol.root), :]
     return points.mean(dim=-2, keepdim=True)
 
 
 def keypoint2d_error(predicted: Tensor, true: Tensor, margin: float = 1.0) -> Tensor:
-    """Mean distance of visible keypoints as a share of the longer side of the person's box.
+    """Mean distance (...) of visible keypoints in longer sides of the person's box; NaN where none is visible.
 
     Args:
-        predicted: (..., J, 2) crop coordinates, in which the crop's side is 2.
+        predicted: (..., J, 2) crop coordinates in [-1, 1].
         true: (..., J, 3) crop coordinates and visibility.
-        margin: side of the crop in sides of the box.
-
-    Returns:
-        (...), NaN where nothing is visible.
+        margin: side of the crop in longer sides of the box.
     """
     visible = true[..., 2] > 0
     distance = (predicted - true[..., :2]).norm(dim=-1) * margin / 2
@@ -105,7 +101,7 @@ def keypoint2d_error(predicted: Tensor, true: Tensor, margin: float = 1.0) -> Te
 
 
 def best_of(errors: Tensor, samples: int) -> Tensor:
-    """The least error (B,) of each one's first so many samples, of errors (B, Q)."""
+    """The smallest error (B,) among the first `samples` of errors (B, Q)."""
     if not 1 <= samples <= errors.shape[1]:
         raise ValueError(f"The best of {samples} cannot be taken of {errors.shape[1]} samples.")
     return errors[:, :samples].min(dim=1).values

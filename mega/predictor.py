@@ -17,10 +17,10 @@ from torch import Tensor
 from mega.checkpoints import load_cvqmae, load_into
 from mega.geometry import crop_camera_to_full, default_focal, project_perspective, square_box, square_crop
 from mega.model import CVQMAE
-from mega.optimize import speed_up
+from mega.optimize import optimize_for_inference
 from mega.sampling import sample
-from mega.test_time_augmentation import check_average, predict_mesh
-from mega.tokenizer import decode_in_parts, load_tokenizer
+from mega.test_time_augmentation import check_tta, predict_mesh, stored_tta
+from mega.tokenizer import load_tokenizer
 from mesh_vq_vae import MeshVQVAE
 
 if TYPE_CHECKING:  # who uses trained weights needs no body
@@ -90,7 +90,7 @@ class Predictor:
         crop: how the model's pictures are prepared.
         decoding, average: of deterministic predictions, see `predict_mesh`; samples are drawn from the
             crop itself, and take rotation and camera from the averaged prediction.
-        precision, compile: of the image model, see `mega.optimize.speed_up`; the model is changed for good. The
+        precision, compile: of the image model, see `optimize_for_inference`; the model is changed for good. The
             tokenizer decodes in float32 always.
     """
 
@@ -113,10 +113,10 @@ class Predictor:
                 raise ValueError(
                     f"Image model and tokenizer do not belong together: {name} is {speaks} there and {knows} here."
                 )
-        check_average(average, tokenizer)
+        check_tta(average, tokenizer)
         self.tokenizer = tokenizer.eval().to(device)
         model = model.eval().to(device, memory_format=torch.channels_last)
-        self.model = speed_up(model, precision, compile)
+        self.model = optimize_for_inference(model, precision, compile)
         self.crop, self.decoding, self.average = crop, decoding, average
         self.device = torch.device(device)
         self.faces = tokenizer.faces.cpu().numpy().astype(np.int32)
@@ -145,7 +145,7 @@ class Predictor:
         model, config = load_cvqmae(folder / MODEL_FILE)
         try:
             decoding = decoding or config.get("decode", "argmax")
-            average = average or config.get("average", "none")
+            average = average or stored_tta(config)
             return cls(tokenizer, model, Crop(**config["crop"]), device, decoding, average, precision, compile)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"The weights in {folder} cannot be used: {error}") from error
@@ -221,7 +221,7 @@ class Predictor:
         keypoints2d = project_perspective(keypoints3d.cpu(), focal, principal_point)
         samples = uncertainty = None
         if estimate.drawn is not None:
-            canonical = decode_in_parts(self.tokenizer, self.tokenizer.vq_vae.lookup(estimate.drawn))  # (P, Q, V, 3)
+            canonical = self.tokenizer.decode_codes(self.tokenizer.vq_vae.lookup(estimate.drawn))  # (P, Q, V, 3)
             samples = self._place(canonical, estimate.rotation[:, None], translation[:, None])
             uncertainty = spread(samples).cpu().numpy()
             samples = samples.cpu().numpy()
@@ -256,10 +256,9 @@ class Predictor:
         return boxes
 
     def crops(self, image: np.ndarray, boxes: np.ndarray) -> Tensor:
-        """(P, 3, size, size), normalised, channels last."""
+        """(P, 3, size, size) float32, RGB in [0, 255], channels last."""
         crops = np.stack([square_crop(image, box, self.crop.size, self.crop.margin) for box in boxes])
-        crops = (crops / 255 - np.float32(self.crop.mean)) / np.float32(self.crop.std)
-        return torch.from_numpy(crops.astype(np.float32)).permute(0, 3, 1, 2).to(self.device)
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).to(self.device)
 
     def _draw(self, features: Tensor, sampling: Sampling) -> Tensor:
         """Tokens (1, Q, N) of one person's features (1, C, h, w)."""

@@ -6,17 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from mega.external_files import require
 from mega_common.weights_io import is_released
 from mesh_vq_vae import MeshVQVAE, build_hierarchy
 
 if TYPE_CHECKING:  # who uses trained weights needs no body
     from mega.bodies import BodyModel
-
-
-_DECODED_AT_ONCE = 8  # meshes; more gain nothing on a CPU
 
 
 def build_tokenizer(body: BodyModel, steps: Sequence[Sequence[int]], seeds: Sequence[int], **options) -> MeshVQVAE:
@@ -42,13 +37,3 @@ def load_tokenizer(path: str | Path, build: Callable[[], MeshVQVAE]) -> MeshVQVA
     """
     require(path)
     return build().load_released(path).eval() if is_released(path) else MeshVQVAE.load(path)
-
-
-def decode_in_parts(tokenizer: MeshVQVAE, codes: Tensor) -> Tensor:
-    """Codes (..., N, D), any number of them, -> canonical vertices (..., V, 3) m, in the memory of a few meshes."""
-    vertices = codes.new_empty((*codes.shape[:-2], tokenizer.n_vertices, 3))
-    flat_codes, flat_vertices = codes.flatten(0, -3), vertices.flatten(0, -3)
-    for start in range(0, len(flat_codes), _DECODED_AT_ONCE):
-        part = slice(start, start + _DECODED_AT_ONCE)
-        flat_vertices[part] = tokenizer.decode_latents(flat_codes[part])
-    return vertices

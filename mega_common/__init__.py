@@ -1,1 +1,1 @@
-"""What the tokenizer and MEGA share: files on disk, weights, processes that train together."""
+"""Shared by the tokenizer and MEGA: files on disk, weights, devices, training with several processes."""

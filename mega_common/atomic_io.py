@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes its place when all is written, and leaves nothing behind when that fails.
+    """Open a file for writing. It appears at `path` once everything is written; after an error nothing is left behind.
 
-    It is written beside its place, under a name of this process's own, and renamed. The folder is made if need be.
+    It is written to a temporary file in the same folder, which is created if necessary, and then renamed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,13 +31,13 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
-    """Bytes as a whole file."""
+    """Write bytes as a `whole_file`."""
     with whole_file(path) as file:
         file.write(data)
 
 
 def write_npz(path: str | Path, columns: dict[str, np.ndarray]) -> None:
-    """Arrays without pickle as a whole file; float64 becomes float32."""
+    """Write arrays (no pickle) as a `whole_file`; float64 is stored as float32."""
     single = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in columns.items()}
     buffer = io.BytesIO()
     np.savez(buffer, **single)
@@ -45,5 +45,5 @@ def write_npz(path: str | Path, columns: dict[str, np.ndarray]) -> None:
 
 
 def write_json(path: str | Path, content: dict) -> None:
-    """Readable, in the order given, as a whole file."""
+    """Write indented JSON as a `whole_file`; keys keep their order."""
     write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

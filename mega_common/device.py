@@ -1,9 +1,11 @@
-"""What precision a device is good at: bfloat16 where it has instructions for it, float32 elsewhere."""
+"""The device to compute on, and the precision it is good at: bfloat16 if it has instructions for it, else float32."""
 
 from __future__ import annotations
 
 import logging
+import os
 import platform
+import re
 from collections.abc import Callable
 from functools import cache
 
@@ -14,14 +16,33 @@ PRECISIONS = ("fp32", "bf16")
 log = logging.getLogger(__name__)
 
 
+def read_device(name: str) -> torch.device:
+    """The device that an option names: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:N or mps.
+
+    auto and cuda are the GPU of this process where torchrun has started one process per GPU (LOCAL_RANK).
+
+    Raises ValueError if the name is not known or the device cannot be used here.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", str(name)):
+        raise ValueError(f"device={name} is not known; choose from auto, cpu, cuda, cuda:N, mps.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
+        raise ValueError(f"device={name} cannot be used here: {str(error).splitlines()[0].split('. ')[0]}") from None
+    return device
+
+
 def choose_precision(asked: str, device: str | torch.device, say: Callable[[str], object] = log.warning) -> str:
     """The precision to compute in: "fp32" or "bf16".
 
     Args:
-        asked: "auto" for what the device is good at, said in one line; "fp32" or "bf16" is obeyed, and bf16 on a
-            device without it gives a warning.
-        device: that is computed on.
-        say: where the line or the warning goes.
+        asked: "auto" for what the device is good at, which `say` reports; "fp32"; or "bf16", with a warning if the
+            device lacks it.
+        device: to compute on.
+        say: prints a line.
 
     Raises ValueError for another precision.
     """
@@ -36,8 +57,7 @@ def choose_precision(asked: str, device: str | torch.device, say: Callable[[str]
     return asked
 
 
-# torch.compile is to take the answer as a constant, not to look into how it is found.
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # torch.compile must not trace into it
 def has_bfloat16(device_type: str) -> bool:
     """Whether "cpu" or "cuda" here has instructions for bfloat16, and PyTorch uses them; False for other types."""
     return _bfloat16(device_type)[0]
@@ -52,9 +72,8 @@ def _bfloat16(device_type: str) -> tuple[bool, str]:
         return False, "there is no GPU that computes in bfloat16"
     if device_type != "cpu":
         return False, f"bfloat16 has not been tried on {device_type}"
-    # oneDNN computes products and convolutions. Its answer respects the limit that ONEDNN_MAX_CPU_ISA sets, but is yes
-    # on every CPU with AVX512, and without the instructions bfloat16 was 2.7 times slower than float32 there. What the
-    # CPU has says nothing of such a limit. So both are asked.
+    # Both have to be asked. oneDNN, which computes products and convolutions, respects the limit ONEDNN_MAX_CPU_ISA,
+    # but answers yes on every CPU with AVX512, where bfloat16 without the instructions was 2.7 times slower than fp32.
     has_it = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if platform.machine() in ("x86_64", "AMD64"):
         has_it = has_it and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,7 +1,7 @@
-"""What the processes of one training have to know of each other; with a single process nothing is done.
+"""Training with several processes; with a single process these functions do nothing special.
 
 Process r of W holds rows r*B … (r+1)*B - 1 of a global batch of W*B rows. Whatever depends on the whole batch is
-computed of the whole batch, on every process alike, so that W processes compute what a single one with W*B rows would.
+computed from the whole batch in every process, so that W processes compute what a single one with W*B rows would.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """The number of this one, from 0."""
+    """The number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows (M, …) of every process, of equally many each, as (W*M, …). No gradient passes."""
+    """Rows (M, …), M the same in all processes -> the rows of all processes (W*M, …), without gradient."""
     if world_size() == 1:
         return rows.detach()
     rows = rows.detach().contiguous()
@@ -34,14 +34,14 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def share_from_first(*values: Tensor) -> None:
-    """Overwrite tensors with those of process 0, in place."""
+    """Overwrite tensors in place with those of process 0."""
     if world_size() > 1:
         for value in values:
             dist.broadcast(value, src=0)
 
 
 def gather_list(items: list) -> list:
-    """The lists of all processes as one."""
+    """The lists of all processes, concatenated."""
     if world_size() == 1:
         return items
     everyone: list = [None] * world_size()
@@ -50,20 +50,20 @@ def gather_list(items: list) -> list:
 
 
 def own_rows(rows: Tensor) -> Tensor:
-    """Of the rows (W*M, …) of all processes those of this one (M, …)."""
+    """Rows (W*M, …) of all processes -> those of this process (M, …)."""
     return rows.chunk(world_size())[rank()]
 
 
 def draw_rows(draw: Callable[[int], Tensor], n: int) -> Tensor:
-    """This process's n rows of a random draw for all: `draw(m)` makes m rows, from a generator that all have alike."""
+    """This process's n rows of a random draw for all; `draw(m)` draws m rows with equal generators in all processes."""
     return own_rows(draw(world_size() * n))
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `values` where `mask` holds.
+    """The mean of `values` where `mask` is True.
 
-    With several processes the number of such values is averaged over them: the mean of what the processes return, and
-    so of their gradients, is then the mean over all values of the global batch, although their numbers differ.
+    With several processes the number of such values is averaged over them. The mean of the results of all processes,
+    and so of their gradients, is then the mean over the global batch, although these numbers differ.
     """
     count = mask.sum().to(values.dtype)
     if world_size() > 1:

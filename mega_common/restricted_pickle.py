@@ -1,7 +1,4 @@
-"""Raw pickles of numbers, read without ever running what a pickle may ask for.
-
-The arrays of an annotation file (.npz), without ever running what a pickle in it may ask for.
-"""
+"""Pickles and .npz files of numbers from untrusted sources, read without running any code they contain."""
 
 from __future__ import annotations
 
@@ -19,13 +16,13 @@ from numpy._core.numeric import _frombuffer
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """What Python 3 writes for bytes in the old protocols; always latin1."""
+    """How Python 3 stores bytes in the old protocols; always latin1."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
     return text.encode("latin1")
 
 
-# Containers and numbers only: calling any of them runs no code of the file's choice.
+# Containers and numbers only: none of these can run code from the file.
 _BUILTINS = (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, slice, str, tuple)
 _ALLOWED = {("builtins", kind.__name__): kind for kind in _BUILTINS} | {
     ("builtins", "long"): int,
@@ -57,10 +54,9 @@ class _NumbersOnly(pickle.Unpickler):
 
 
 def unpickle(file: BinaryIO) -> object:
-    """What a pickle of numpy arrays, lists, dicts, text and numbers holds, written by Python 2 or 3.
+    """The content of a pickle of numpy arrays, lists, dicts, text and numbers, written by Python 2 or 3.
 
-    Raises ValueError that says what is wrong with it: broken, or a forbidden name in it. Nothing that a file asks for
-    beyond numpy's arrays and plain containers is looked up, imported or called.
+    Nothing else that a file asks for is looked up, imported or called. Raises ValueError with what is wrong.
     """
     try:
         return _NumbersOnly(file, encoding="latin1").load()
@@ -69,10 +65,7 @@ def unpickle(file: BinaryIO) -> object:
 
 
 def load_pickle(path: Path) -> dict:
-    """The dict in a pickle, read as `unpickle` does.
-
-    Raises FileNotFoundError if there is none, ValueError that names the file and what is wrong with it.
-    """
+    """The dict in a pickle file, see `unpickle`. Raises FileNotFoundError, or ValueError with file and reason."""
     with path.open("rb") as file:
         try:
             content = unpickle(file)
@@ -86,29 +79,26 @@ def load_pickle(path: Path) -> dict:
 
 
 def take(content: dict, path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """The array `name` of a raw file as float64, of `shape`; None is any length.
-
-    Raises ValueError that names file and field.
-    """
+    """The field `name` of a raw file as float64 of `shape`; None is any length. Raises ValueError with file, field."""
     return as_numbers(pick(content, path, name), path, name, shape)
 
 
 def pick(content: dict, path: Path, name: str) -> object:
-    """The entry `name` of a raw file. Raises ValueError that names file and field."""
+    """The field `name` of a raw file. Raises ValueError that names file and field."""
     if name not in content:
         raise ValueError(f"{path} lacks the field {name}.")
     return content[name]
 
 
 def as_numbers(value: object, path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """`value` as float64, of `shape`; None is any length. Raises ValueError that names file and field."""
+    """`value` as float64 of `shape`; None is any length. Raises ValueError that names file and field."""
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: the field {name} holds no array of numbers: {error}.") from error
     if array.ndim != len(shape) or any(w not in (None, n) for w, n in zip(shape, array.shape, strict=True)):
-        said = ", ".join("any" if w is None else str(w) for w in shape)
-        raise ValueError(f"{path}: the field {name} has shape {array.shape}, expected ({said}).")
+        expected = ", ".join("any" if w is None else str(w) for w in shape)
+        raise ValueError(f"{path}: the field {name} has shape {array.shape}, expected ({expected}).")
     return array
 
 
@@ -117,12 +107,10 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of these names that are there, or all. Arrays of objects, which published files may hold, are made
-    arrays of numbers or of text.
+    """The arrays with these names (those that exist), or all, of an annotation file (.npz).
 
-    Raises:
-        FileNotFoundError: if there is no file.
-        ValueError: if it cannot be read, or a field holds anything but numbers and text; names file and field.
+    Arrays of objects, which published files contain, become arrays of numbers or text. Raises FileNotFoundError, or
+    ValueError if the file cannot be read or a field holds anything but numbers and text; names file and field.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -145,7 +133,7 @@ def _read(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
 
 
 def _plain(objects: object) -> np.ndarray:
-    """An array of objects as one of numbers or of text."""
+    """An array of objects -> an array of numbers or text."""
     if not isinstance(objects, np.ndarray) or objects.dtype != object:
         raise ValueError(f"they are not in an array, but in a {type(objects).__name__}")
     array = np.array(objects.tolist())

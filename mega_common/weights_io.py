@@ -1,5 +1,5 @@
-"""Weights on disk: our safetensors files, which say what they hold and are read strictly, and released `torch.save`
-files, which may hold more than the model.
+"""Weights on disk: our safetensors files, which store their configuration and are read strictly, and the released
+`torch.save` files, which may hold more than the model.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _NUMBER = re.compile(r"\d+")
 
 
 def write_weights(path: str | Path, tensors: Mapping[str, Tensor], format: str, config: dict) -> None:
-    """Write tensors to a safetensors file with metadata `format` and `config` (as JSON), through a temporary file."""
-    # A tensor that two names share is written twice: safetensors would refuse it otherwise.
+    """Write tensors to a safetensors file with metadata `format` and `config` (JSON), completely or not at all."""
+    # Copies, since safetensors refuses tensors that share memory.
     copies = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     write_whole(path, save(copies, metadata={"format": format, "config": json.dumps(config)}))
 
@@ -55,14 +55,14 @@ def read_weights(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
 
 def _check_is_file(path: Path, missing: str) -> None:
     if path.is_dir():
-        # `torch.save` writes a zip archive, and some browsers unpack what they fetch.
+        # `torch.save` writes a zip archive, which some browsers unpack.
         raise ValueError(f"{path} is a folder, but a file of weights is expected (has an archive been unpacked?).")
     if not path.is_file():
         raise FileNotFoundError(missing)
 
 
 def is_released(path: str | Path) -> bool:
-    """Whether a file is of the released form (`torch.save`) and not of ours. False for a file that is not there."""
+    """Whether a file was written by `torch.save` and not by us. False if it is missing."""
     path = Path(path)
     if not path.is_file():
         return False
@@ -73,12 +73,10 @@ def is_released(path: str | Path) -> bool:
 
 
 def read_released(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of a released file: `torch.save` of a dict with key "model"; other entries are left alone.
+    """The state dict in a released file: the entry "model" of a dict written by `torch.save`.
 
-    Keys may begin with `module.`, from data-parallel training. Nothing in the file is executed: besides tensors and
-    plain Python it may hold numpy numbers (losses), and nothing else.
-
-    Raises FileNotFoundError, or ValueError that says what is wrong with the file.
+    Keys may begin with `module.`, from data-parallel training. Nothing in the file is executed: it may hold tensors,
+    plain Python and numpy numbers (losses) only. Raises FileNotFoundError, or ValueError that says what is wrong.
     """
     path = Path(path)
     _check_is_file(path, f"The weights {path} are missing.")
@@ -98,14 +96,14 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
 
 
 def _numpy_numbers() -> list:
-    """What a pickled numpy number is made of, by name; old files say `numpy.core`."""
+    """The globals in a pickled numpy number; old files say `numpy.core`."""
     scalar = np._core.multiarray.scalar
     kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "bool")]
     return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
 
 
 def weights_format(path: str | Path) -> str | None:
-    """The `format` that a safetensors file says it has; None when it says nothing or is no such file."""
+    """The `format` in the metadata of a safetensors file; None if there is none or it is no such file."""
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get("format")
@@ -114,9 +112,9 @@ def weights_format(path: str | Path) -> str | None:
 
 
 def to_dtype(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The floating-point tensors of a state dict in another type, e.g. torch.float16 for half the size.
+    """Cast the floating-point tensors of a state dict, e.g. to torch.float16 for half the size.
 
-    Raises ValueError that names the tensor when a number is too large for the type.
+    Raises ValueError that names the tensor if a number is too large for the type.
     """
     cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
     for key, value in cast.items():
@@ -128,14 +126,13 @@ def to_dtype(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 def without_surplus(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path, never: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """The state dict of a released file without what a model has no place for; one line of the log names it.
+    """The state dict of a released file, without the keys that a model does not have; a warning names them.
 
-    Some surplus shows that the file is of another model, and stays, so that `load_strictly` refuses it: one more layer
-    of a stack that the model has, and keys that begin with one of `never`.
+    Keys that show that the file is for another model stay, so that `load_strictly` refuses it: further layers of a
+    stack that the model has, and keys that begin with one of `never`.
 
     Args:
-        own: the model's state dict.
-        state: the file's; path: of the file.
+        own: state dict of the model; state: state dict of the file at `path`.
     """
     stacks = {_NUMBER.sub("#", key) for key in own}
     surplus = [k for k in state if k not in own and _NUMBER.sub("#", k) not in stacks and not k.startswith(never)]
@@ -145,9 +142,9 @@ def without_surplus(
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load a state dict, each tensor cast to the model's type.
+    """Load a state dict, casting tensors to the model's types.
 
-    Raises ValueError that names the keys and shapes of the file at `path` that differ; nothing is loaded then.
+    Raises ValueError that names the keys and shapes of the file at `path` that differ; the model is unchanged then.
     """
     own = model.state_dict()
     if found := differences(own, state):
@@ -156,7 +153,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str | Pat
 
 
 def differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """What keeps `state` from being loaded in place of `own`, in words; empty when nothing does."""
+    """The differences in keys and shapes that keep `state` from being loaded as `own`, in words; empty if none."""
     found = [
         *(f"{k} is missing" for k in sorted(own.keys() - state.keys())),
         *(f"{k} is not in the model" for k in sorted(state.keys() - own.keys())),

@@ -14,7 +14,7 @@ from PIL import Image
 from mega.data.photos import InputError, find_pictures, output_names, read_picture
 from mega.export import draw_sheet, encode_mesh, scale_to_draw, write_together
 from mega.predictor import Predictor, Sampling, spread
-from mega.sampling import Prediction, codes_to_decode
+from mega.sampling import Prediction, select_codes
 from mega.test_time_augmentation import predict_mesh
 from tests.helpers.toy import toy_tokenizer
 
@@ -111,7 +111,7 @@ def test_spread_of_one_sample_is_zero():
     assert not spread(torch.rand(2, 1, 5, 3)).any()
 
 
-@pytest.mark.parametrize("average", ["none", "flip", "flip+shift"])
+@pytest.mark.parametrize("average", ["none", "flip", "flip_shift"])
 def test_a_prediction_is_averaged_as_asked(toy_weights, image, average):
     predictor = Predictor.load(toy_weights, average=average)
     estimate = predictor.estimate(image, BOXES, Sampling(samples=2, steps=2))
@@ -298,12 +298,12 @@ def test_soft_codes_are_the_mean_and_sharpen_to_the_likeliest(predictor):
     tokens = torch.randint(tokenizer.codebook_size, (2, tokenizer.n_tokens), generator=torch.Generator().manual_seed(0))
     certain = 100.0 * torch.nn.functional.one_hot(tokens, tokenizer.codebook_size)
     prediction = Prediction(tokens, certain, torch.zeros(2, 6), torch.zeros(2, 3))
-    likeliest = codes_to_decode(tokenizer, prediction, "argmax")
-    torch.testing.assert_close(codes_to_decode(tokenizer, prediction, "soft"), likeliest)
+    likeliest = select_codes(tokenizer, prediction, "argmax")
+    torch.testing.assert_close(select_codes(tokenizer, prediction, "soft"), likeliest)
     torch.testing.assert_close(tokenizer.decode_latents(likeliest), tokenizer.decode(tokens))
     prediction.logits[0, 0, (tokens[0, 0] + 1) % tokenizer.codebook_size] = 100.0
     both = [tokens[0, 0].item(), (tokens[0, 0].item() + 1) % tokenizer.codebook_size]
     middle = tokenizer.codebook[both].mean(0)
-    torch.testing.assert_close(codes_to_decode(tokenizer, prediction, "soft")[0, 0], middle)
+    torch.testing.assert_close(select_codes(tokenizer, prediction, "soft")[0, 0], middle)
     with pytest.raises(ValueError, match="choose from argmax, soft"):
-        codes_to_decode(tokenizer, prediction, "best")
+        select_codes(tokenizer, prediction, "best")

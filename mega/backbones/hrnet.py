@@ -1,9 +1,10 @@
-"""HRNet-W48 with its four branches brought to one grid, under the released names."""
+"""HRNet-W48 with its four branches resampled to one grid; names as in the released weights."""
 
 from __future__ import annotations
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 _N_KEYPOINTS = 24  # channels of the pose head, which is loaded but not used
@@ -13,18 +14,13 @@ _CHANNELS = (48, 96, 192, 384)  # of the branches, finest first
 class HRNetW48(nn.Module):
     """Images (B, 3, H, W), normalised by `mean` and `std`, -> features (B, 720, H / 32, W / 32).
 
-    The network is timm's, whose names are those of `pose_hrnet_w48.pth`. Strided convolutions bring the three finer
-    branches to the grid of the coarsest, and all four are laid side by side.
-
-    Attributes:
-        mean, std: what images in [0, 1] are normalised by, a channel.
-        out_channels: 720.
+    The network is timm's, with the names of `pose_hrnet_w48.pth`. Strided convolutions reduce the three finer branches
+    to the grid of the coarsest; the channels of all four are concatenated.
 
     Source: Wang et al., Deep High-Resolution Representation Learning for Visual Recognition, TPAMI 2020.
     """
 
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     out_channels = sum(_CHANNELS)
 
     def __init__(self):
@@ -48,12 +44,12 @@ class HRNetW48(nn.Module):
 
 
 def _branch_off(branches: list[Tensor], transition: nn.ModuleList) -> list[Tensor]:
-    """The branches as they are, and a coarser one made of the coarsest."""
+    """The branches, and a new one made from the coarsest of them."""
     return [*branches, transition[len(branches)](branches[-1])]
 
 
 def _downsample(channels: int, steps: int) -> nn.Sequential:
-    """Half the grid `steps` times."""
+    """Halve the grid `steps` times."""
     layers = []
     for _ in range(steps):
         layers += [nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels)]

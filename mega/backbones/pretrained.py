@@ -1,20 +1,18 @@
-"""Trained weights of HRNet-W48, ResNet-50 and ViT-H: their users' files, read strictly but for what is listed here.
+"""Pre-trained weights of HRNet-W48, ResNet-50 and ViT-H, which users bring. They are read strictly, except that
 
-A file may have the head of the network that it was trained in, which is left out:
+a file may have the head of the network it was trained in, which is ignored:
 
-    HRNet-W48   final_layer.*, of any number of keypoints
+    HRNet-W48   final_layer.*, for any number of keypoints
     ResNet-50   fc.*, deconv_layers.*, final_layer.*
     ViT         keypoint_head.*, head.*
 
-and it may lack what follows, each item wholly or not at all. Those tensors keep the initial values in brackets:
+and it may lack each of these entirely, which then keep their initial values (in brackets):
 
-    HRNet-W48   final_layer.*, which no output of ours uses
-                downsample_stage_*, which bring the branches to one grid (PyTorch's defaults)
-                stage4.2.fuse_layers.{1,2,3}.*, since the original pose network has one output there, the finest branch
+    HRNet-W48   final_layer.*, which none of our outputs uses
+                downsample_stage_*, which resample the branches to one grid (PyTorch's defaults)
+                stage4.2.fuse_layers.{1,2,3}.*: the original pose network has only the finest branch's output there
                 (timm's: weights ~ N(0, 2 / (output channels * kernel area)), batch norms 1 and 0)
     all         *.num_batches_tracked, which no output depends on; files of old PyTorch versions lack them
-
-Any other name that is missing or left over is an error.
 """
 
 from __future__ import annotations
@@ -45,16 +43,16 @@ _RESNET_LAYERS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer
 
 
 def start_backbone(backbone: nn.Module, weights: str | None) -> None:
-    """What a backbone starts a training from: the option `backbone_weights` of train_mega.py.
+    """Initialise a backbone for training: the option `backbone_weights` of train_mega.py.
 
     Args:
         weights: for HRNet, ResNet and ViT: a file, see `load_pretrained`; "imagenet" for torchvision's best weights of
-            ResNet-50, which torchvision fetches if need be; or "random". For other backbones, which have options of
-            their own for their weights: None.
+            ResNet-50, which torchvision downloads if necessary; or "random". None for the other backbones, which have
+            options of their own for their weights.
 
     Raises:
-        FileNotFoundError: if the file is missing, or cannot be fetched; says what to do.
-        ValueError: for None where weights have to be named, or if the file is wrong.
+        FileNotFoundError: if the file is missing, or cannot be downloaded; says what to do.
+        ValueError: if `weights` does not suit the backbone, or the file is wrong.
     """
     kind = type(backbone)
     if kind not in _HEADS:
@@ -66,7 +64,7 @@ def start_backbone(backbone: nn.Module, weights: str | None) -> None:
     elif weights is None:
         raise ValueError(
             f"backbone_weights=null does not say what {kind.__name__} starts from: give backbone_weights=FILE"
-            f"{', imagenet' if kind is ResNet50 else ''}, or random for a backbone that knows nothing."
+            f"{', imagenet' if kind is ResNet50 else ''}, or random for an untrained backbone."
         )
     elif weights == "imagenet":
         if kind is not ResNet50:
@@ -77,7 +75,7 @@ def start_backbone(backbone: nn.Module, weights: str | None) -> None:
 
 
 def _fetch_imagenet() -> Path:
-    """torchvision's file, fetched by its own loader where it is not there yet."""
+    """torchvision's file, downloaded by torchvision if it is not there yet."""
     path = IMAGENET.place()
     if not path.is_file():
         try:
@@ -91,9 +89,9 @@ def _fetch_imagenet() -> Path:
 
 
 def load_pretrained(backbone: HRNetW48 | ResNet50 | ViT, path: str | Path) -> None:
-    """Weights of a file (a state dict, perhaps under the key `state_dict`) into a backbone, as the module says.
+    """Load a file (a state dict, perhaps under the key `state_dict`) into a backbone; see the module's docstring.
 
-    Names may begin with `module.` or `backbone.`; ResNet's layers may have torchvision's names or our numbers.
+    Keys may begin with `module.` or `backbone.`; ResNet's layers may have torchvision's names or our numbers.
 
     Raises FileNotFoundError with the file's source, or ValueError that names what differs; nothing is loaded then.
     """

@@ -1,7 +1,8 @@
-"""ResNet-50 without pooling and head, under the released names."""
+"""ResNet-50 without pooling and head; names as in the released weights."""
 
 from __future__ import annotations
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torchvision.models import resnet50
 
@@ -9,17 +10,12 @@ from torchvision.models import resnet50
 class ResNet50(nn.Sequential):
     """Images (B, 3, H, W), normalised by `mean` and `std`, -> features (B, 2048, H / 32, W / 32).
 
-    torchvision's network, its layers numbered: 0 is the first convolution, 4 to 7 are the four stages.
-
-    Attributes:
-        mean, std: what images in [0, 1] are normalised by, a channel.
-        out_channels: 2048.
+    torchvision's network with numbered layers: 0 is the first convolution, 4 to 7 are the four stages.
 
     Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
     """
 
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     out_channels = 2048
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""ViT-H/16 as ViTPose lays it out, for pictures of any grid, under the released names."""
+"""ViT-H/16 of ViTPose, for images of any size; names as in the released weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -18,22 +19,18 @@ class ViT(nn.Module):
     """Images (B, 3, H, W), normalised by `mean` and `std`, -> features (B, dim, h, w), h = H / 16 and w = W / 16.
 
     Args:
-        position_grid: (h, w) that the learned positions stand for; they are interpolated to the grid of the picture.
-        dim, depth, heads: of the transformer.
-        columns_cut: columns of a picture left out at its left and at its right: ViTPose sees 256 x 192 px of 256 x 256.
-        drop_path: stochastic depth, in training only: the probability that a picture skips the attention of the last
-            block, and that it skips its MLP. Over the blocks it grows linearly from 0 in the first.
-
-    Attributes:
-        mean, std: what images in [0, 1] are normalised by, a channel.
-        out_channels: dim.
+        position_grid: (h, w) of the learned positions, which are interpolated to the grid of the image.
+        dim, depth, heads: sizes of the transformer; `out_channels` is dim.
+        columns_cut: image columns that are cut off at the left and at the right: ViTPose sees 256 x 192 px of a crop of
+            256 x 256 px.
+        drop_path: stochastic depth, in training only: the probability that an image skips the attention of the last
+            block, and that it skips its MLP. It grows linearly over the blocks, from 0 in the first.
 
     Sources: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; Xu et al., ViTPose, NeurIPS 2022; Huang et
     al., Deep Networks with Stochastic Depth, ECCV 2016.
     """
 
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     def __init__(
         self,
@@ -46,11 +43,11 @@ class ViT(nn.Module):
     ):
         super().__init__()
         self.out_channels, self.position_grid, self.columns_cut = dim, tuple(position_grid), columns_cut
-        n_places = self.position_grid[0] * self.position_grid[1]
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + n_places, dim))
+        n_positions = self.position_grid[0] * self.position_grid[1]
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + n_positions, dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.patch_embed = nn.Module()
-        # The padding of 2 px, with patches of 16, adds no patch: it moves all of them by 2 px.
+        # With patches of 16 px, a padding of 2 px adds no patch: it moves all of them by 2 px.
         self.patch_embed.proj = nn.Conv2d(3, dim, kernel_size=16, stride=16, padding=2)
         self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True, norm_layer=_Norm) for _ in range(depth)))
         for block, p in zip(self.blocks, torch.linspace(0, drop_path, depth, device="cpu").tolist(), strict=True):
@@ -67,17 +64,17 @@ class ViT(nn.Module):
         return x.transpose(1, 2).unflatten(2, grid)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """(1, h * w, D) for a grid (h, w). The first position, once a class token's, is added to all places."""
-        first, places = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        """(1, h * w, D) for a grid (h, w). The first position, once of a class token, is added to all others."""
+        first, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         if tuple(grid) != self.position_grid:
-            places = places.transpose(1, 2).unflatten(2, self.position_grid)
-            places = F.interpolate(places, size=tuple(grid), mode="bicubic", align_corners=False)
-            places = places.flatten(2).transpose(1, 2)
-        return first + places
+            positions = positions.transpose(1, 2).unflatten(2, self.position_grid)
+            positions = F.interpolate(positions, size=tuple(grid), mode="bicubic", align_corners=False)
+            positions = positions.flatten(2).transpose(1, 2)
+        return first + positions
 
 
 class _DropPath(nn.Module):
-    """Leave a branch out for pictures drawn at random, from the rows of all processes; the others are scaled up."""
+    """Leave a branch out for randomly drawn images of the global batch; for the others it is scaled up."""
 
     def __init__(self, p: float):
         super().__init__()

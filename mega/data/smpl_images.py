@@ -31,7 +31,7 @@ from mega.geometry.smpl_crops import (
     MIRRORED_PART17,
     MIRRORED_SMPL,
     PART24_TO_17,
-    PIXELS_A_SCALE,
+    PIXELS_PER_SCALE,
     annotated_crop,
     keypoints_on_crop,
     mirror_keypoints,
@@ -221,7 +221,7 @@ class PublishedImages(Dataset):
         name = self.annotations.imgname[index]
         try:
             image = read_published_rgb(self.root, name)
-            side = PIXELS_A_SCALE * scale
+            side = PIXELS_PER_SCALE * scale
             if not 1 <= side <= _LARGEST_BOX * max(image.shape):
                 raise ValueError(
                     f"A box of {side:.3g} px does not fit a picture of {image.shape[1]} x {image.shape[0]}."

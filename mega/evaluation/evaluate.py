@@ -17,7 +17,6 @@ What `test_mega.py` runs: people measured group by group, then the report.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import shutil
@@ -54,19 +53,19 @@ from mega.external_files import require
 from mega.geometry import MM_PER_M, crop_camera_to_full, project_weak_perspective, sample_spread
 from mega.metrics import Protocol, best_of, keypoint2d_error, mesh_errors, root_of
 from mega.model import CVQMAE
-from mega.optimize import speed_up
-from mega.sampling import DECODINGS, RULES, predict_deterministic, sample
-from mega.test_time_augmentation import AVERAGES, Predicted, check_average, predict_mesh
+from mega.optimize import optimize_for_inference
+from mega.sampling import DECODINGS, RULES, Prediction, predict_deterministic, sample
+from mega.test_time_augmentation import TTA_CHOICES, check_tta, predict_mesh, stored_tta
 from mega.tokenizer import load_tokenizer
 from mega_common.atomic_io import write_whole
-from mega_common.device import choose_precision
+from mega_common.device import choose_precision, read_device
 from mesh_vq_vae import MeshVQVAE
 
 if TYPE_CHECKING:
     from mega.bodies import BodyModel
 
 
-def predict(subject: Subject, images: Tensor, decode: str, average: str = "none") -> Predicted:
+def predict(subject: Subject, images: Tensor, decode: str, average: str = "none") -> Prediction:
     """The deterministic prediction for crops (B, 3, S, S), uint8 or float in [0, 255]; see `predict_mesh`.
 
     Raises:
@@ -88,7 +87,7 @@ def draw(
     """Tokens drawn at random for crops, and how likely the model finds them.
 
     Args:
-        features: (B, C, h, w) of the crops, such as `Predicted.features`.
+        features: (B, C, h, w) of the crops, such as `Prediction.features`.
         n: Q, samples for each.
         steps, temperature, rule, generator: see `mega.sampling.sample`.
 
@@ -149,7 +148,7 @@ class Measuring:
         protocols: dict[str, Protocol],
         options: Options,
         stage: Callable,
-        show: Callable[[dict, Predicted, dict[str, Tensor]], None] | None = None,
+        show: Callable[[dict, Prediction, dict[str, Tensor]], None] | None = None,
     ):
         self.subject, self.people, self.protocols, self.options = subject, people, protocols, options
         self.stage, self.show = stage, show
@@ -181,7 +180,7 @@ class Measuring:
                 self.show(batch, predicted, found)
         return {k: v.double().sum(0) if k.startswith("vertex_") else v for k, v in found.items()}
 
-    def _of_prediction(self, batch: dict, predicted: Predicted, truth: Tensor) -> dict[str, Tensor]:
+    def _of_prediction(self, batch: dict, predicted: Prediction, truth: Tensor) -> dict[str, Tensor]:
         found = self._errors("deterministic", predicted.mesh, truth)
         found["deterministic/2d/keypoints"] = self._on_crop(predicted, batch)
         joints, vertices = self._centred(predicted.mesh)
@@ -199,7 +198,7 @@ class Measuring:
             for metric, values in mesh_errors(mesh, truth, self.regressors[protocol.regressor], protocol).items()
         }
 
-    def _on_crop(self, predicted: Predicted, batch: dict) -> Tensor:
+    def _on_crop(self, predicted: Prediction, batch: dict) -> Tensor:
         """Mean distance (B,) of visible keypoints, percent of the box's longer side; NaN where none is visible."""
         on_crop = project_weak_perspective(self.regressor2d @ predicted.mesh, predicted.cam)
         return 100 * keypoint2d_error(on_crop, batch["keypoints2d"], self.people.margin)
@@ -210,7 +209,7 @@ class Measuring:
         root = root_of(mesh, joints, self.first)
         return (joints - root)[..., list(self.first.joints), :], mesh - root
 
-    def _draw(self, predicted: Predicted, group: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, predicted: Prediction, group: int) -> tuple[Tensor, Tensor]:
         """Samples (B, Q, V, 3) in the camera's orientation, and how likely the model finds each (B, Q)."""
         options = self.options
         # The noise follows from the group, not from what was drawn before.
@@ -261,9 +260,8 @@ def _standard_deviation(samples: Tensor) -> Tensor:
 
 _TOKENIZER_FILE = "tokenizer.safetensors"
 _MODEL_FILE = "cvqmae.safetensors"
-_DEVICES = ("auto", "cpu", "cuda")
 # What weights ask for that do not say it.
-_PUBLISHED = {"decode": "argmax", "average": "none"}
+_PUBLISHED = {"decode": "argmax", "average": "none"}  # "average": the TTA
 
 
 @dataclass
@@ -302,7 +300,7 @@ class Subject:
             FileNotFoundError: if a file is missing.
             ValueError: if a file is damaged or does not fit, or an option is not known; names it.
         """
-        device = _device(config.device)
+        device = read_device(config.device)
         if config.get("model") is None:
             weights = Path(config.weights).expanduser()
             model, tokenizer, crop, asked = _of_folder(weights)
@@ -317,16 +315,14 @@ class Subject:
                 )
         model = model.eval().to(device, memory_format=torch.channels_last)
         precision = choose_precision(config.precision, device)
-        model = speed_up(model, precision, config.compile)
+        model = optimize_for_inference(model, precision, config.compile)
         decode, average = config.decode or asked["decode"], config.average or asked["average"]
-        check_average(average, tokenizer)
+        check_tta(average, tokenizer)
         return cls(model, tokenizer.eval().to(device), crop, decode, average, device, precision)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Crops (B, 3, S, S), uint8 or float in [0, 255] -> as the backbone wants them, on the device."""
-        mean, std = (torch.tensor(self.crop[name], device=self.device).view(3, 1, 1) for name in ("mean", "std"))
-        normalised = (images.to(self.device).float() / 255 - mean) / std
-        return normalised.contiguous(memory_format=torch.channels_last)
+        """Crops (B, 3, S, S), uint8 or float in [0, 255] -> float on the device."""
+        return images.to(self.device).float()
 
 
 def _of_folder(folder: Path) -> tuple[CVQMAE, MeshVQVAE, dict, dict[str, str]]:
@@ -338,7 +334,7 @@ def _of_folder(folder: Path) -> tuple[CVQMAE, MeshVQVAE, dict, dict[str, str]]:
     crop = config.get("crop", {})
     if lacking := [name for name in ("size", "margin", "mean", "std") if name not in crop]:
         raise ValueError(f"{folder / _MODEL_FILE} does not say how its pictures are cropped: it lacks {lacking}.")
-    return model, tokenizer, crop, {name: config.get(name, published) for name, published in _PUBLISHED.items()}
+    return model, tokenizer, crop, {"decode": config.get("decode", "argmax"), "average": stored_tta(config)}
 
 
 def _of_experiment(config: DictConfig, body: BodyModel) -> tuple[CVQMAE, MeshVQVAE, dict, dict[str, str]]:
@@ -346,16 +342,6 @@ def _of_experiment(config: DictConfig, body: BodyModel) -> tuple[CVQMAE, MeshVQV
     model = build(config.model)
     crop = {**OmegaConf.to_container(config.crop), "mean": model.backbone.mean, "std": model.backbone.std}
     return load_into(model, config.weights), tokenizer, crop, _PUBLISHED
-
-
-def _device(name: str) -> torch.device:
-    if name not in _DEVICES:
-        raise ValueError(f"device={name} is not known: choose from {', '.join(_DEVICES)}.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda was asked for, but PyTorch sees no GPU here: give device=cpu.")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # a process a GPU under torchrun
 
 
 _FAR = 5.0  # focal length in sides of the crop: near the weak perspective of the predicted camera
@@ -405,7 +391,7 @@ class PersonPictures:
         self.faces = subject.tokenizer.faces.cpu().numpy()
         self.images, self.persons = people.imgname, people.persons()
 
-    def __call__(self, batch: dict, predicted: Predicted, found: dict[str, Tensor]) -> None:
+    def __call__(self, batch: dict, predicted: Prediction, found: dict[str, Tensor]) -> None:
         """See `mega.evaluation.evaluate.Measuring`."""
         shift, camera = _place(predicted.cam, batch["image"].shape[-1])
         spread = found.get("vertex_spread")
@@ -529,7 +515,7 @@ def _checked(config: DictConfig) -> Options:
     for name, choices in (("mode", ("deterministic", "stochastic")), ("sampler", RULES)):
         if config[name] not in choices:
             raise ValueError(f"{name}={config[name]} is not known: choose from {', '.join(choices)}.")
-    for name, choices in (("decode", DECODINGS), ("average", AVERAGES)):
+    for name, choices in (("decode", DECODINGS), ("average", TTA_CHOICES)):
         if config[name] not in (None, *choices):
             raise ValueError(f"{name}={config[name]} is not known: choose from {', '.join(choices)}, or null.")
     for name in ("samples", "steps", "limit"):

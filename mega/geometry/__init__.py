@@ -1,4 +1,4 @@
-"""Rotations, cameras, boxes and crops, Procrustes, distances: pure functions over any batch dimensions."""
+"""Rotations, cameras, boxes and crops, Procrustes, distances: pure functions for any batch dimensions."""
 
 from mega.geometry.cameras import (
     box_center_and_side,

@@ -1,4 +1,4 @@
-"""Cameras: weak perspective on a crop, full perspective on the picture, and the way from one to the other.
+"""Cameras: weak perspective on a crop, perspective on the image, and the conversion from one to the other.
 
 Camera frame: x right, y down, z forward, metres. Pixel (0, 0) is the centre of the top left pixel. Crop coordinates are
 in [-1, 1], 0 at the centre of the crop's box.
@@ -12,7 +12,7 @@ DEFAULT_FOCAL_RATIO = 1000 / 224
 
 
 def default_focal(image_size: Tensor) -> Tensor:
-    """Focal length (...) in pixels to assume for a picture of `image_size` (..., 2) when none is known."""
+    """Focal length (...) in pixels that is assumed for an image of size (..., 2) if it is not known."""
     return DEFAULT_FOCAL_RATIO * image_size.max(dim=-1).values
 
 
@@ -31,7 +31,7 @@ def project_weak_perspective(points: Tensor, cam: Tensor) -> Tensor:
 
 
 def project_perspective(points: Tensor, focal: Tensor | float, principal_point: Tensor) -> Tensor:
-    """Project points of the camera frame on the picture.
+    """Project points of the camera frame on the image.
 
     Args:
         points: (..., N, 3) metres, in front of the camera (z > 0).
@@ -52,33 +52,33 @@ def box_center_and_side(box: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pixels_to_crop(points: Tensor, box: Tensor) -> Tensor:
-    """Pixels (..., N, 2) of the picture to coordinates on the square crop of boxes (..., 4)."""
+    """Pixels (..., N, 2) of the image -> coordinates on the square crop of boxes (..., 4)."""
     center, side = box_center_and_side(box)
     return (points - center[..., None, :]) * (2 / side)[..., None, None]
 
 
 def crop_to_pixels(points: Tensor, box: Tensor) -> Tensor:
-    """Coordinates (..., N, 2) on the square crop of boxes (..., 4) to pixels of the picture."""
+    """Coordinates (..., N, 2) on the square crop of boxes (..., 4) -> pixels of the image."""
     center, side = box_center_and_side(box)
     return points * (side / 2)[..., None, None] + center[..., None, :]
 
 
 def crop_camera_to_full(cam: Tensor, box: Tensor, image_size: Tensor, focal: Tensor | float) -> Tensor:
-    """Where the body stands in the camera of the full picture, whose principal point is the picture's centre.
+    """Translation of a body in the camera of the full image, with the principal point at the image's centre.
 
-    The depth is the one at which a body of its size looks as large as the weak perspective camera says.
+    At the resulting depth the body has the size in the image that the weak perspective camera predicts.
 
     Args:
         cam: (..., 3), (s, tx, ty) on the crop.
-        box: (..., 4) px, the box that was cropped, margin included (`square_box`); its longer side counts.
+        box: (..., 4) px, the box of the crop including its margin (`square_box`).
         image_size: (..., 2) px, width and height.
         focal: (...) or a number, pixels.
 
     Returns:
-        (..., 3) translation in metres, to be added to the rotated vertices.
+        (..., 3) metres, to be added to the rotated vertices.
     """
     center, side = box_center_and_side(box)
-    scale = side * cam[..., 0] / 2  # pixels a metre
+    scale = side * cam[..., 0] / 2  # pixels per metre
     focal = torch.as_tensor(focal, dtype=cam.dtype, device=cam.device)
     offset = (center - image_size / 2) / scale[..., None]
     return torch.cat([offset + cam[..., 1:], (focal / scale)[..., None]], dim=-1)

@@ -3,15 +3,14 @@
 import cv2
 import numpy as np
 
-# A crop that shrinks the picture by more than this (beyond the factor 2 that bilinear sampling bears) is blurred first.
+# The image is blurred first if the crop shrinks it by more than this (beyond the factor 2 of bilinear sampling).
 _BLUR_ABOVE = 1.1
 
 
 def square_box(box: np.ndarray, margin: float = 1.0) -> np.ndarray:
-    """The square around a box (4,) = (x0, y0, x1, y1) px with its centre, of its longer side times `margin`.
+    """The square (4,) with the centre of a box (4,) = (x0, y0, x1, y1) px, and its longer side times `margin`.
 
-    Raises:
-        ValueError: when the box is not four finite numbers or has no area.
+    Raises ValueError when the box is not four finite numbers or has no area.
     """
     box = np.asarray(box, np.float64)
     if box.shape != (4,) or not np.isfinite(box).all():
@@ -24,10 +23,10 @@ def square_box(box: np.ndarray, margin: float = 1.0) -> np.ndarray:
 
 
 def crop_matrix(square: np.ndarray, size: int, degrees: float = 0.0) -> np.ndarray:
-    """The affine map (2, 3) from pixels of the picture to pixels of a crop of `size`.
+    """The affine map (2, 3) from pixels of the image to pixels of a crop of `size`.
 
-    The centre of the square (4,) px comes to pixel size/2 of the crop. The content is turned by `degrees` about it,
-    from the x axis to the y axis (clockwise as one sees it).
+    The centre of the square (4,) px is mapped to pixel size/2 of the crop, and the content is rotated about it by
+    `degrees`, clockwise as displayed.
     """
     square = np.asarray(square, np.float64)
     scale = size / (square[2] - square[0])
@@ -43,19 +42,15 @@ def warp_crop(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
 
 
 def square_crop(image: np.ndarray, box: np.ndarray, size: int, margin: float = 1.0) -> np.ndarray:
-    """Cut the square around a box out of a picture, as the published demo does: blur when shrinking, then bilinear.
+    """Crop the square around a box, as the published demo does: blur if it is shrunk, then bilinear sampling.
 
     Args:
         image: (H, W, 3) uint8.
-        box: (4,) px; may lie partly or wholly outside the picture, which is black there.
+        box: (4,) px; may lie partly or wholly outside the image, which is black there.
         size: side of the crop, pixels.
-        margin: what the longer side of the box is multiplied by.
+        margin: factor for the longer side of the box.
 
-    Returns:
-        (size, size, 3) float32 in [0, 255].
-
-    Raises:
-        ValueError: when the box has no area or the image is not (H, W, 3) uint8.
+    Returns (size, size, 3) float32 in [0, 255]; raises ValueError for a box without area or another kind of image.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"Expected a picture (H, W, 3) of uint8, got {image.shape} of {image.dtype}.")
@@ -70,9 +65,9 @@ def square_crop(image: np.ndarray, box: np.ndarray, size: int, margin: float = 1
 
 
 def _blur_around(image: np.ndarray, square: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Blur only the part of a picture that the crop sees: (that part as float64, its origin (2,) px in the picture).
+    """Blur the part of an image that the crop needs: (this part as float64, its origin (2,) px in the image).
 
-    The part is wider than the square by the reach of the filter, so the crop is the same as if all had been blurred.
+    It includes the reach of the filter, so the crop is the same as if the whole image had been blurred.
     """
     radius = int(4 * sigma + 0.5)
     limit = np.array(image.shape[1::-1])

@@ -1,7 +1,7 @@
-"""Crops of annotations that state a centre and a scale, as the published training and evaluation cut them.
+"""Crops from the centre and scale of SMPL annotations, as in the published training and evaluation.
 
-A person's box is the square of 200 * scale px around its centre. Corners of the box and points on the crop are cut to
-whole pixels, int(T p) + 1: annotations and weights were made for that, so it is kept here. Everything else in this
+A person's box is the square of 200 * scale px around the centre. Corners of the box and points on the crop are
+truncated to whole pixels, int(T p) + 1; annotations and weights were made this way. All other code in this
 package is exact.
 """
 
@@ -12,9 +12,9 @@ import torch
 
 from mega.geometry.crops import crop_matrix
 
-PIXELS_A_SCALE = 200
+PIXELS_PER_SCALE = 200
 
-# Where the mirror image of a joint stands: SMPL's body joints, the 24 keypoints of `part`, and 17 of those.
+# Index of each joint's mirror image, for SMPL's body joints, the 24 keypoints of `part`, and 17 of these.
 MIRRORED_SMPL = (0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20, 23, 22)
 MIRRORED_PART24 = (5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, *range(12, 20), 21, 20, 23, 22)
 MIRRORED_PART17 = (5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, *range(12, 17))
@@ -23,12 +23,11 @@ PART24_TO_17 = (*range(13), 18, 14, 16, 17)
 
 
 def annotated_matrix(center: np.ndarray, scale: float, size: int, degrees: float = 0.0) -> np.ndarray:
-    """The affine map (2, 3) from pixels to a crop of `size`, turned anticlockwise as one sees it; before truncation.
+    """The affine map (2, 3) from pixels to a crop of `size`, rotated anticlockwise as displayed; not truncated.
 
-    Raises:
-        ValueError: when the box has no area.
+    Raises ValueError when the box has no area.
     """
-    half = PIXELS_A_SCALE * scale / 2
+    half = PIXELS_PER_SCALE * scale / 2
     if not half > 0:
         raise ValueError(f"The box of scale {scale} has no area.")
     center = np.asarray(center, np.float64)
@@ -36,7 +35,7 @@ def annotated_matrix(center: np.ndarray, scale: float, size: int, degrees: float
 
 
 def truncated_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Points (..., 2) mapped by (2, 3) in 1-based pixels, cut to whole ones: int64 (..., 2)."""
+    """Points (..., 2) mapped by (2, 3) in 1-based pixels and truncated: int64 (..., 2)."""
     moved = (np.asarray(points, np.float64) - 1) @ matrix[:, :2].T + matrix[:, 2]
     return moved.astype(np.int64) + 1
 
@@ -50,33 +49,33 @@ def keypoints_on_crop(
 
 
 def mirror_keypoints(keypoints: np.ndarray, mirrored: tuple[int, ...]) -> np.ndarray:
-    """Keypoints (..., J, C) of a crop, x first and centred on 0, as seen in a mirror. Makes a copy."""
+    """Keypoints (..., J, C) of a crop, x first and centred on 0, mirrored. Makes a copy."""
     flipped = keypoints[..., list(mirrored), :].copy()
     flipped[..., 0] *= -1
     return flipped
 
 
 def mirror_pose(pose: np.ndarray) -> np.ndarray:
-    """Axis-angle (..., J, 3) of SMPL's joints, root first, as seen in a mirror."""
+    """Axis-angle (..., J, 3) of SMPL's joints, root first, mirrored."""
     return pose[..., list(MIRRORED_SMPL[: pose.shape[-2]]), :] * np.array([1.0, -1.0, -1.0])
 
 
 def turn_in_crop(degrees: float) -> np.ndarray:
-    """(3, 3) rotation of the camera frame that goes with a crop turned by `degrees` anticlockwise."""
+    """(3, 3) rotation of the camera frame for a crop rotated by `degrees` anticlockwise."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
 
 
 def turn_root(root_orient: np.ndarray, degrees: float) -> np.ndarray:
-    """Axis-angle (3,) of a body in a crop turned by `degrees` anticlockwise."""
+    """Axis-angle (3,) of a body in a crop rotated by `degrees` anticlockwise."""
     turned = torch.from_numpy(turn_in_crop(degrees)) @ roma.rotvec_to_rotmat(torch.as_tensor(root_orient).double())
     return roma.rotmat_to_rotvec(turned).numpy()
 
 
 def annotated_crop(image: np.ndarray, center: np.ndarray, scale: float, size: int, degrees: float = 0.0) -> np.ndarray:
-    """Cut a person's box out of a picture (H, W, 3) uint8 -> (size, size, 3) float64 in [0, 255], black outside.
+    """Crop a person's box from an image (H, W, 3) uint8 -> (size, size, 3) float64 in [0, 255], black outside.
 
-    The box, its corners in whole pixels, is turned about its middle and then resized, both bilinearly.
+    The box, with corners in whole pixels, is rotated about its centre and then resized, both bilinearly.
     """
     inverse = cv2.invertAffineTransform(annotated_matrix(center, scale, size))
     corners = truncated_points(np.array([[1, 1], [size + 1, size + 1]]), inverse) - 1
@@ -84,7 +83,7 @@ def annotated_crop(image: np.ndarray, center: np.ndarray, scale: float, size: in
         raise ValueError(f"The box of scale {scale} around {list(center)} is smaller than a pixel.")
     pad = 0
     if degrees:
-        # Room for what turns into the box.
+        # Margin for what the rotation moves into the box.
         pad = int(np.linalg.norm(corners[1] - corners[0]) / 2 - (corners[1, 1] - corners[0, 1]) / 2)
     region = _black_outside(image, corners[0] - pad, corners[1] + pad)
     if degrees:
@@ -96,7 +95,7 @@ def annotated_crop(image: np.ndarray, center: np.ndarray, scale: float, size: in
 
 
 def _black_outside(image: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Pixels from `start` (x, y) to before `stop` as float64, zero where the picture has none."""
+    """Pixels from `start` (x, y) to before `stop` as float64, zero outside of the image."""
     region = np.zeros((*(stop - start)[::-1], 3))
     limit = np.array(image.shape[1::-1])
     inside_start, inside_stop = start.clip(0, limit), stop.clip(0, limit)
@@ -108,10 +107,10 @@ def _black_outside(image: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np
 
 
 def patch_matrix(center: np.ndarray, scale: float, size: int, degrees: float = 0.0) -> np.ndarray:
-    """The affine map (2, 3) to the ViT's crop: the box itself, turned anticlockwise, nothing truncated.
+    """The affine map (2, 3) to the ViT's crop: the box itself, rotated anticlockwise, not truncated.
 
-    It is fitted to three points in float32 (the centre, and the middles of the lower and the right edge), as published:
-    a double would move some pixels by one level.
+    It is fitted to three points in float32 (the centre and the middles of the lower and right edges), as published;
+    float64 would change some pixels by one level.
     """
     exact = annotated_matrix(center, scale, size, degrees)
     middle, half = np.array([size / 2, size / 2]), np.array([[0, 0], [0, size / 2], [size / 2, 0]])
@@ -132,10 +131,10 @@ def patch_keypoints(
 def patch_crop(
     image: np.ndarray, center: np.ndarray, scale: float, size: int = 256, degrees: float = 0.0, mirrored: bool = False
 ) -> np.ndarray:
-    """The ViT's crop (size, size, 3) uint8 of a picture (H, W, 3).
+    """The ViT's crop (size, size, 3) uint8 of an image (H, W, 3).
 
-    With `mirrored` the picture is mirrored first, then turned by `degrees`: keypoints that `patch_keypoints` places
-    with -degrees lie at -x then (`mirror_keypoints`).
+    With `mirrored` the image is mirrored first and then rotated: the keypoints are those of `patch_keypoints` with
+    -degrees, mirrored (`mirror_keypoints`).
     """
     if mirrored:
         image = np.ascontiguousarray(image[:, ::-1])

@@ -1,7 +1,4 @@
-"""Rotations beyond what RoMa has: the continuous 6-D representation that the network predicts.
-
-Distances between meshes, in millimetres.
-"""
+"""The continuous 6-D representation of rotations that the network predicts, and distances between meshes."""
 
 import torch
 import torch.nn.functional as F
@@ -43,12 +40,12 @@ def sample_spread(samples: Tensor) -> tuple[Tensor, Tensor]:
     """How much samples (..., Q, V, 3) m of one body differ.
 
     Returns:
-        Mean distance of a vertex between two different samples, (...) mm; NaN for a single sample.
-        Mean distance of every vertex to its mean position over the samples, (..., V) mm.
+        Mean distance of corresponding vertices over all pairs of samples, (...) mm; NaN for a single sample.
+        Mean distance of each vertex to its mean over the samples, (..., V) mm.
     """
     n = samples.shape[-3]
     apart = torch.zeros(samples.shape[:-3], dtype=samples.dtype, device=samples.device)
-    for i in range(1, n):  # pairs by rows: all at once would be Q^2 meshes
+    for i in range(1, n):  # one sample at a time: all pairs at once would be Q^2 meshes
         apart = apart + mean_distance(samples[..., i, None, :, :], samples[..., :i, :, :]).sum(dim=-1)
     pairs = n * (n - 1) / 2
     around = samples - samples.mean(dim=-3, keepdim=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mega.backbones import BlazePose, EfficientNetLite0
 from mega.backbones import blazepose as blazepose_module
 from mega.backbones import efficientnet_lite as efficientnet_module
-from mega.config import read_precision
+from mega.config import read_device, read_precision
 from mega.data.photos import InputError
 from mega.training.trainer import _trainer
 from mega_common import device as precision
@@ -55,6 +55,23 @@ def test_precision_of_a_trainer(has_it: bool, asked: str, with_it: str, without:
     assert trainer.precision == (with_it if has_it else without)
     said = capsys.readouterr().out
     assert ("the reason" in said) == (asked == "auto" or (asked == "bf16-mixed" and not has_it))
+
+
+@pytest.mark.parametrize(("n_gpus", "auto"), [(0, "cpu"), (2, "cuda:1")])
+def test_devices_by_name(n_gpus: int, auto: str, monkeypatch) -> None:
+    """Under torchrun, each process has the GPU of its number."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
+    monkeypatch.setattr(precision.torch, "zeros", lambda *_, device: torch.empty(1, device="meta"))
+    found = {name: str(precision.read_device(name)) for name in ("auto", "cpu", "cuda", "cuda:0", "mps")}
+    assert found == {"auto": auto, "cpu": "cpu", "cuda": "cuda:1", "cuda:0": "cuda:0", "mps": "mps"}
+
+
+def test_a_device_that_cannot_be_used_is_named() -> None:
+    with pytest.raises(ValueError, match=r"device=tpu is not known; choose from auto, cpu, cuda, cuda:N, mps"):
+        precision.read_device("tpu")
+    with pytest.raises(InputError, match=r"device=cuda:99 cannot be used here: "):
+        read_device("cuda:99")
 
 
 def test_defaults_of_the_scripts() -> None:
