@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from mega.bodies.smplh import GENDERS, N_BETAS, SMPL_JOINTS, gender_name
-from mega.data.smpl_annotations import PublishedAnnotations
+from mega.data.smpl_annotations import SMPLAnnotations
 from mega.external_files import FILES, describe
 from mega_common.atomic_io import whole_file
 
@@ -254,9 +254,9 @@ class Motions:
     def of_annotations(cls, path: str | Path) -> Motions:
         """The bodies of an annotation file (3DPW, EMDB, …), each as a motion of one frame.
 
-        Raises as `PublishedAnnotations.load`.
+        Raises as `SMPLAnnotations.load`.
         """
-        people = PublishedAnnotations.load(path)
+        people = SMPLAnnotations.load(path)
         poses = people.pose[:, 1:].reshape(len(people), -1).astype(np.float32)  # without the root
         rows = zip(people.row, people.betas.astype(np.float32), people.gender, strict=True)
         motions = [

@@ -30,7 +30,7 @@ _NAMED = 5  # how many bad rows a message names
 
 
 @dataclass(frozen=True)
-class PublishedAnnotations:
+class SMPLAnnotations:
     """P people in pictures; rotations are those of the picture's camera frame.
 
     Attributes:
@@ -69,13 +69,13 @@ class PublishedAnnotations:
         names = self.imgname[:100].tolist()
         return next((place for place in places if any((place / name).is_file() for name in names)), places[0])
 
-    def select(self, rows: np.ndarray | slice) -> PublishedAnnotations:
+    def select(self, rows: np.ndarray | slice) -> SMPLAnnotations:
         """The table of these rows."""
         columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("smpl_joints", "problem")}
         return replace(self, **{name: column[rows] for name, column in columns.items()})
 
     @classmethod
-    def load(cls, path: str | Path, skip_bad_rows: bool = False) -> PublishedAnnotations:
+    def load(cls, path: str | Path, skip_bad_rows: bool = False) -> SMPLAnnotations:
         """Read a file of either flavour.
 
         A row is bad if a number in it is not finite, its scale is not above 0, or its gender is unknown.
@@ -120,7 +120,7 @@ class PublishedAnnotations:
         return replace(table.select(np.setdiff1d(table.row, list(file.bad))), problem=problem)
 
 
-def read_published_rgb(root: Path, imgname: str) -> np.ndarray:
+def read_smpl_picture(root: Path, imgname: str) -> np.ndarray:
     """A picture (H, W, 3) uint8 RGB below `root`. If `imgname` holds `closeup`, it is stored lying and is turned
     clockwise; the names of the folders above do not count.
     """

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.data.loading import Augmentation, evaluation_loader, training_loader
-from mega.data.smpl_annotations import PublishedAnnotations, read_published_rgb
+from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
 from mega.external_files import find_annotations
 from mega.geometry.smpl_crops import (
     MIRRORED_PART17,
@@ -125,7 +125,7 @@ class BadPictureError(ValueError):
     """A picture that is missing or broken, or that a person's crop cannot be cut out of."""
 
 
-class PublishedImages(Dataset):
+class SMPLImages(Dataset):
     """Crops of one annotation file. An item is a function of (seed, epoch, index) and of nothing else.
 
     Args:
@@ -150,7 +150,7 @@ class PublishedImages(Dataset):
         index: of the person among those of the file that are used.
         replaced: -1, or the index that was asked for, where this is the next person whose picture can be used.
 
-    Source of the conventions: the published annotation files (`PublishedAnnotations`).
+    Source of the conventions: the published annotation files (`SMPLAnnotations`).
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class PublishedImages(Dataset):
         limit: int | None = None,
     ):
         self.path, self.training = find_annotations(source.path), training
-        self.annotations = PublishedAnnotations.load(self.path, skip_bad_rows=training).select(slice(limit))
+        self.annotations = SMPLAnnotations.load(self.path, skip_bad_rows=training).select(slice(limit))
         self.root = self.annotations.picture_root(source.places)
         self.crop_size, self.patch = crop_size, patch
         self.augmentation, self.flip_probability = augmentation, flip_probability
@@ -220,7 +220,7 @@ class PublishedImages(Dataset):
     ) -> np.ndarray:
         name = self.annotations.imgname[index]
         try:
-            image = read_published_rgb(self.root, name)
+            image = read_smpl_picture(self.root, name)
             side = PIXELS_A_SCALE * scale
             if not 1 <= side <= _LARGEST_BOX * max(image.shape):
                 raise ValueError(
@@ -255,7 +255,7 @@ def keypoint_regressor(body: SMPLHBody) -> Tensor:
 
 
 def _among_all(keypoints: Tensor, smpl_joints: bool) -> Tensor:
-    """(24, 3) of SMPL or (17, 3) of H36M -> (41, 3), see `PublishedImages`."""
+    """(24, 3) of SMPL or (17, 3) of H36M -> (41, 3), see `SMPLImages`."""
     every = torch.zeros(N_KEYPOINTS, 3)
     rows = slice(_N_H36M, None) if smpl_joints else slice(_N_H36M)
     every[rows] = keypoints * torch.tensor([1, 1, N_KEYPOINTS / len(keypoints)])
@@ -265,8 +265,8 @@ def _among_all(keypoints: Tensor, smpl_joints: bool) -> Tensor:
 log = logging.getLogger(__name__)
 
 
-class PublishedImageData(L.LightningDataModule):
-    """Batches of `PublishedImages` with meshes made on the device: "vertices", "tokens", "points", "keypoints3d".
+class SMPLImageData(L.LightningDataModule):
+    """Batches of `SMPLImages` with meshes made on the device: "vertices", "tokens", "points", "keypoints3d".
 
     Args:
         body: SMPL-H; tokenizer: makes the tokens.
@@ -275,7 +275,7 @@ class PublishedImageData(L.LightningDataModule):
             taken. If none is, or with None, `val_share` of each training set is held out instead.
         val_share: of the rows of that set, spread evenly over the file.
         test: {"path", "root"}, or None.
-        crop_size, patch, augmentation, flip_probability, limit, seed: see `PublishedImages`.
+        crop_size, patch, augmentation, flip_probability, limit, seed: see `SMPLImages`.
         margin: 1: the boxes of the annotations are cut as they are.
         batch_size: people a training step; `eval_batch_size` elsewhere.
         points: (S,) vertices that the training loss looks at.
@@ -331,15 +331,15 @@ class PublishedImageData(L.LightningDataModule):
         return [*rows, *self._bad_pictures.values()]
 
     @cached_property
-    def _sets(self) -> tuple[list[PublishedImages], list[PublishedImages]]:
+    def _sets(self) -> tuple[list[SMPLImages], list[SMPLImages]]:
         """What is trained on and what it is validated on. A bad picture must not stop a training in either."""
-        train = [PublishedImages(source, **self.crop, **self.augmentation) for source in self.train_sources]
+        train = [SMPLImages(source, **self.crop, **self.augmentation) for source in self.train_sources]
         source = _first_there(self.val)
         if source is None:
             val = [_hold_out(part, self.val_share) for part in train]
             rank_zero_info(f"validation: {sum(map(len, val))} people of the training sets, which are held out")
         else:
-            val = [PublishedImages(source, training=True, **self.crop)]
+            val = [SMPLImages(source, training=True, **self.crop)]
             known = val[0].annotations
             val[0].annotations = known.select(spread_rows(len(known), self.val_share))
             rank_zero_info(f"validation: {len(val[0])} of {len(known)} people of {source.path}")
@@ -354,7 +354,7 @@ class PublishedImageData(L.LightningDataModule):
         return self._evaluation(Mixture.one_after_another(self._sets[1]))
 
     def test_dataloader(self) -> DataLoader | list:
-        return [] if self.test is None else self._evaluation(PublishedImages(Source(**self.test), **self.crop))
+        return [] if self.test is None else self._evaluation(SMPLImages(Source(**self.test), **self.crop))
 
     def _evaluation(self, data: Dataset) -> DataLoader:
         return evaluation_loader(data, self.eval_batch_size, self.trainer, num_workers=self.workers)
@@ -407,7 +407,7 @@ def _first_there(source: Mapping | None) -> Source | None:
     return found and Source(**{**source, "path": found})
 
 
-def _hold_out(images: PublishedImages, share: float) -> PublishedImages:
+def _hold_out(images: SMPLImages, share: float) -> SMPLImages:
     """Take a share of its rows out of a training set: a set without augmentation."""
     known, rows = images.annotations, spread_rows(len(images), share)
     if len(rows) == len(known):

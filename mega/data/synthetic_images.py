@@ -29,7 +29,7 @@ from mesh_vq_vae import MeshVQVAE
 
 
 @dataclass(frozen=True)
-class Annotations:
+class SyntheticAnnotations:
     """P people in pictures. Pixels are those of the picture, metres and rotations those of its camera frame.
 
     Attributes:
@@ -63,16 +63,16 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.imgname)
 
-    def select(self, rows: np.ndarray | slice) -> Annotations:
+    def select(self, rows: np.ndarray | slice) -> SyntheticAnnotations:
         """The table of these rows."""
         return self._map(lambda column: column[rows])
 
-    def _map(self, change: Callable[[np.ndarray], np.ndarray]) -> Annotations:
+    def _map(self, change: Callable[[np.ndarray], np.ndarray]) -> SyntheticAnnotations:
         columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "body"}
-        return Annotations(self.body, **{name: change(column) for name, column in columns.items()})
+        return SyntheticAnnotations(self.body, **{name: change(column) for name, column in columns.items()})
 
     @classmethod
-    def load(cls, path: str | Path) -> Annotations:
+    def load(cls, path: str | Path) -> SyntheticAnnotations:
         """Read a table; fields that it does not know are left alone.
 
         Raises:
@@ -131,7 +131,7 @@ def _check(path: Path, columns: dict[str, np.ndarray]) -> None:
             raise ValueError(f"{path}: the field {name} is not finite in row {row}.")
 
 
-class ImageDataset(Dataset):
+class SyntheticImages(Dataset):
     """Crops of people with what is known about them. An item is a function of (seed, epoch, index) and of nothing else.
 
     Args:
@@ -168,7 +168,7 @@ class ImageDataset(Dataset):
         limit: int | None = None,
     ):
         self.folder, self.split = Path(folder) / split, split
-        self.annotations = Annotations.load(self.folder / "annotations.npz").select(slice(limit))
+        self.annotations = SyntheticAnnotations.load(self.folder / "annotations.npz").select(slice(limit))
         self.crop_size, self.margin, self.augmentation, self.mirrored = crop_size, margin, augmentation, mirrored
         self.seed, self.epoch = seed, 0
         self.tokens = None if tokens is None else torch.as_tensor(tokens)
@@ -184,7 +184,7 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.annotations) * (1 + self.mirrored)
 
-    def at_epoch(self, epoch: int) -> ImageDataset:
+    def at_epoch(self, epoch: int) -> SyntheticImages:
         """The same people with the augmentation of another epoch; annotations are shared."""
         other = copy.copy(self)
         other.epoch = epoch
@@ -261,8 +261,8 @@ def _turn_in_picture(degrees: float) -> Tensor:
 _CHUNK = 64  # bodies made at a time
 
 
-class ImageData(L.LightningDataModule):
-    """Batches of `ImageDataset` items with tokens; training batches also hold "points" (B, S, 3), canonical vertices.
+class SyntheticImageData(L.LightningDataModule):
+    """Batches of `SyntheticImages` items with tokens; training batches also hold "points" (B, S, 3), canonical vertices.
 
     Args:
         body: that the annotations' parameters are for; tells tokens and, in validation and test, vertices.
@@ -271,7 +271,7 @@ class ImageData(L.LightningDataModule):
         cache: folder for tokens.
         batch_size: people a training step; `eval_batch_size` elsewhere.
         crop_size: side of the crops, px; `margin`: of the box.
-        patch: how published annotations would be cut (`PublishedImages`); these crops are exact either way.
+        patch: how published annotations would be cut (`SMPLImages`); these crops are exact either way.
         augmentation: of the training crops.
         mirrored: train on everyone once more as seen in a mirror.
         points: (S,) vertices that the training loss looks at.
@@ -304,7 +304,7 @@ class ImageData(L.LightningDataModule):
         self.crop = {"crop_size": crop_size, "margin": margin, "limit": limit, "seed": seed}
         self.limit, self.mirrored = limit, mirrored
         self.augmentation, self.points, self.workers, self.seed = augmentation, points, workers, seed
-        self._train: ImageDataset | None = None
+        self._train: SyntheticImages | None = None
         self._train_points: np.ndarray | None = None
 
     @property
@@ -351,11 +351,11 @@ class ImageData(L.LightningDataModule):
         self._evaluated = self._dataset(split, self._cached(split)["tokens"])
         return evaluation_loader(self._evaluated, self.eval_batch_size, self.trainer, num_workers=self.workers)
 
-    def _dataset(self, split: str, tokens: np.ndarray, **changes) -> ImageDataset:
-        return ImageDataset(self.folder, split, tokens=tokens, **self.crop, **changes)
+    def _dataset(self, split: str, tokens: np.ndarray, **changes) -> SyntheticImages:
+        return SyntheticImages(self.folder, split, tokens=tokens, **self.crop, **changes)
 
     def _cached(self, split: str) -> dict[str, np.ndarray]:
-        annotations = Annotations.load(self.folder / split / "annotations.npz").select(slice(self.limit))
+        annotations = SyntheticAnnotations.load(self.folder / split / "annotations.npz").select(slice(self.limit))
         if annotations.body != self.body.name:
             raise ValueError(
                 f"{self.folder / split} is annotated for the body '{annotations.body}', "
