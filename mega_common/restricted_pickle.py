@@ -117,8 +117,8 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of these names that are there, or all. Arrays of objects, which published files may hold, are made
-    arrays of numbers or of text.
+    """The arrays of an `.npz`: those of `names` that it has, or all. Arrays of objects, which published files may hold,
+    become arrays of numbers or text.
 
     Raises:
         FileNotFoundError: if there is no file.
@@ -130,7 +130,7 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
     except FileNotFoundError:
         raise
     except _BROKEN as error:
-        raise ValueError(f"{path} cannot be read as annotations (.npz): {error}") from error
+        raise ValueError(f"{path} cannot be read as arrays (.npz): {error}") from error
 
 
 def _read(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

@@ -82,7 +82,7 @@ class PoseSampler:
         return pose
 
     def sample_angles(self, n: int, generator: torch.Generator) -> Tensor:
-        """n poses as anatomical angles (n, A), degrees, columns as in `mega.bodies.rig.ANGLES`; self contact is ignored."""
+        """n poses as anatomical angles (n, A), degrees, in the order of `ANGLES`; self contact is ignored."""
         angles = self._draw(n, generator)
         other = self._draw(n, generator)
         share = _BLEND * torch.rand(n, 1, generator=generator).square()

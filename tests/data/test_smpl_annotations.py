@@ -50,7 +50,7 @@ def columns() -> dict[str, np.ndarray]:
         ({"part": np.zeros((PEOPLE, 24))}, r"the field part has shape \(3, 24\), expected \(P, 24, 3\)"),
         ({"pose_cam": np.zeros((PEOPLE, 63))}, r"the field pose_cam has shape \(3, 63\), expected \(P, 66\)"),
         ({name: array[:0] for name, array in columns().items()}, "holds no rows"),
-        ({"shape": np.array([{}] * PEOPLE)}, "cannot be read as annotations"),
+        ({"shape": np.array([{}] * PEOPLE)}, "cannot be read as arrays"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, change: dict, words: str) -> None:
@@ -68,11 +68,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", b"no archive", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"coco\.npz cannot be read as annotations"):
+        with pytest.raises(ValueError, match=r"coco\.npz cannot be read as arrays"):
             SMPLAnnotations.load(path)
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(ValueError, match=r"coco\.npz cannot be read as annotations"):
+    with pytest.raises(ValueError, match=r"coco\.npz cannot be read as arrays"):
         SMPLAnnotations.load(path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"coco\.npz"):
