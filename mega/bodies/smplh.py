@@ -181,8 +181,8 @@ def read_smplh(path: Path) -> dict[str, np.ndarray]:
 def read_regressor(path: Path, rows: int) -> Tensor:
     """A joint regressor (rows, 6890) float32 from a `.npy` file.
 
-    A regressor extracted from SMPL-H, as the published instructions recommend, has 52 joints. They are reduced to SMPL's
-    24: the first 22 are the same, and the first joints of the index fingers replace SMPL's two hands.
+    A regressor from an SMPL-H file, as the published instructions say, has 52 joints. They are reduced to SMPL's 24:
+    the first 22 are the same, and the first joints of the index fingers replace SMPL's two hands.
 
     Raises FileNotFoundError, or ValueError if something is wrong with the file.
     """

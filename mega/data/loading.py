@@ -1,6 +1,6 @@
 """Batches of an epoch, on any number of processes and from any batch on; augmentation of training crops.
 
-Every random choice in the data is a function of (seed, epoch, item), and the order of the items one of (seed, epoch). So
+Every random choice in the data is a function of (seed, epoch, item), and the order of the items of (seed, epoch). So
 training sees the same batches with any number of processes and workers, and after a resume.
 """
 

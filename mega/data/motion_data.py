@@ -264,7 +264,7 @@ class MotionTokenData(MotionData):
 
 
 class _Pairs(Dataset):
-    """Items (first[i], second[j]): each item of `first` once, with one of `second` in an order drawn from (seed, epoch).
+    """Items (first[i], second[j]): each item of `first` once, `second` in an order drawn from (seed, epoch).
 
     No item of `second` is repeated before all have been used.
     """
@@ -292,8 +292,8 @@ def _require_annotations(paths: Sequence[str | Path]) -> Path:
     path = _first_existing(paths)
     if path is None:
         raise FileNotFoundError(
-            f"{' and '.join(map(str, paths))} do not exist: python prepare_data.py 3dpw makes the annotations of 3DPW "
-            "from its raw files (datasets/README.md says which)."
+            f"{' and '.join(map(str, paths))} do not exist: python tools/prepare_data.py 3dpw makes them from the raw "
+            "files of 3DPW (see datasets/README.md)."
         )
     return path
 

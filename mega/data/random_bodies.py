@@ -1,4 +1,4 @@
-"""Random bodies: canonical meshes for the tokenizer, tokens for the pre-training; and the cache for tokens of any bodies."""
+"""Random bodies: meshes for the tokenizer, tokens for the pre-training; and the cache for tokens of any bodies."""
 
 from __future__ import annotations
 

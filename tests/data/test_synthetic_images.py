@@ -133,7 +133,10 @@ def test_item_depends_on_seed_epoch_and_index_only(folder: Path) -> None:
     assert dataset.epoch == 0
 
 
-@pytest.mark.parametrize("experiment", [(), ("experiment=mega_hrnet",), ("experiment=mega_vit_mixture",)])
+@pytest.mark.parametrize(
+    "experiment",
+    [(), ("experiment=mega_hrnet", "+recipe=improved"), ("experiment=mega_vit_mixture", "+recipe=improved")],
+)
 def test_configured_looks(experiment: tuple[str, ...]) -> None:
     """They keep a crop's size and kind, are all drawn, and say the same for the same numbers, wherever they run."""
     config = composed("train_mega", *experiment)

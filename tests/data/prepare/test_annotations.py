@@ -278,7 +278,7 @@ def test_files_of_earlier_versions_are_refused_with_the_command_that_makes_them_
         with pytest.raises(ValueError, match="boxes for 3DPW were 12 % too wide") as error:
             SMPLAnnotations.load(path)
         assert f"{path} was made" in str(error.value)
-        assert f"python prepare_data.py {command} dataset.folder={folder}" in str(error.value)
+        assert f"python tools/prepare_data.py {command} dataset.folder={folder}" in str(error.value)
     assert len(SMPLAnnotations.load(emdb)) == 4, "the boxes of EMDB have not changed"
 
 
@@ -344,7 +344,7 @@ def test_subsets_of_3dpw_go_over_the_splits(tmp_path: Path, prepare) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "python prepare_data.py 3dpw | emdb"),
+        ((), "python tools/prepare_data.py 3dpw | emdb"),
         (("3dpw",), "Unpack sequenceFiles.zip and imageFiles.zip"),
         (("3dpw", "dataset.splits=[tset]"), "3DPW has no split tset"),
         (("3dpw", "dataset.subset=some"), "Give dataset.sequences and dataset.subset"),
