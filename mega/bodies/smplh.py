@@ -121,7 +121,7 @@ class SMPLHBody(nn.Module):
         return self.keypoint_regressor @ vertices
 
     def mirror_pose(self, pose: Tensor) -> Tensor:
-        """The pose (..., 21, 3) as seen in a mirror: left and right change places."""
+        """The pose (..., 21, 3) mirrored: left and right change places."""
         return pose[..., self._mirrored_joints, :] * pose.new_tensor([1.0, -1.0, -1.0])
 
     def sample_shapes(self, n: int, generator: torch.Generator) -> Tensor:

@@ -96,6 +96,7 @@ def test_many_bad_rows_are_counted_and_a_few_are_named(tmp_path, caplog) -> None
     assert "7 of 8 rows" in caplog.text
     assert "row 4 (4.png)" in caplog.text
     assert "row 5" not in caplog.text
+    assert "(by field: center 7)" in caplog.text
     with pytest.raises(ValueError, match=r"8 of 8 rows .* None is left"):
         SMPLAnnotations.load(write(tmp_path, scale=dict.fromkeys(range(8), 0)), skip_bad_rows=True)
 

@@ -101,7 +101,7 @@ def test_annotations_are_checked_too(tmp_path: Path, check) -> None:
     assert "3 files, 1 fine, 0 not motions, 2 wrong" in printed
     assert "3 people, 1 in pictures stored rotated (closeup), 1 neutral, 1 male, 1 female" in printed
     assert "3 of 3 rows cannot be used: row 0 (seq_0/0.png): center is not finite; row 1 (closeup/1.png): " in printed
-    assert "center is not finite, scale is -1.0, it must be above 0" in printed
+    assert "row 2 (seq_0/2.png): scale is -1.0, it must be above 0, center is not finite" in printed
     assert "lacks the field shape or betas; there are 3 imgnames, but gtkps has shape (2, 127, 3)" in printed
     assert check("dataset.animations=null", "dataset.annotations=[labels/good.npz]")[0] == 0
 
