@@ -1,6 +1,6 @@
 """The Anny body (Naver, Apache-2.0; shapes from MakeHuman, CC0) in our frame: adults, without eyeballs and tongue.
 
-Anny provides the rest mesh, the skeleton and the kinematics. Skinning is done here by one sparse product per body, which
+Anny provides the rest mesh, the skeleton and the kinematics. Skinning is one sparse product per body here, which
 takes 0.5 ms on one core and needs no compiler (Anny's own fast path compiles a Warp kernel at first use).
 """
 

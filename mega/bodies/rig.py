@@ -1,10 +1,10 @@
 """Anatomical angles ("elbow bent by 90°") -> a body's joint rotations, and a test of self contact.
 
 Angles are measured from the *neutral stance*: upright, legs together and straight, arms hanging, palms towards the
-thighs. There, every hinge of a limb lies on the body's left-right axis, so each angle is a rotation about an axis of the
-world. Anny rests in an A-pose with bent elbows instead; `AnatomicalRig` measures the rotation `A_j` from that rest to the
-neutral stance for each bone j. With `E_j` the anatomical rotation of bone j, Anny's rotation, local to the parent and in
-the axes of its rest, is `D_j = A_parent^T E_j A_j`.
+thighs. There, every hinge of a limb lies on the body's left-right axis, so each angle is a rotation about an axis of
+the world. Anny rests in an A-pose with bent elbows instead; `AnatomicalRig` measures the rotation `A_j` from that rest
+to the neutral stance for each bone j. With `E_j` the anatomical rotation of bone j, Anny's rotation, local to the
+parent and in the axes of its rest, is `D_j = A_parent^T E_j A_j`.
 """
 
 from itertools import product
