@@ -427,7 +427,7 @@ def test_validation_takes_the_bodies_of_3dpw(run, project) -> None:
 
 @needs_template
 def test_tokenizer_is_tested_on_3dpw_by_number_of_quantizers(run, project) -> None:
-    with pytest.raises(pytest.fail.Exception, match=r"3DPW_test\.npz do not exist: python prepare_data\.py 3dpw"):
+    with pytest.raises(pytest.fail.Exception, match=r"3DPW_test\.npz do not exist: python tools/prepare_data\.py 3dpw"):
         run("train_mesh_vqvae.py", "experiment=mesh_vqvae_54", *SMALL_TOKENIZER, "mode=test", "data=3dpw_meshes")
     write_3dpw(project / "datasets" / "3DPW" / "3DPW_test.npz")
     said = run("train_mesh_vqvae.py", "experiment=mesh_vqvae_54", *SMALL_TOKENIZER, "mode=test", "data=3dpw_meshes")
