@@ -35,7 +35,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mega.bodies.smplh import GENDERS, SMPLHBody
-from mega.data import PublishedImages
+from mega.data import SMPLImages
 from mega.data.smpl_images import Source
 from mega.geometry import rot6d_to_matrix
 from mega.model import CVQMAE, masked_cross_entropy
@@ -59,7 +59,7 @@ def items(template: str, folder: Path) -> Callable[[], object]:
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("train_mega", ["experiment=mega_hrnet"])
     looks = {"augmentation": instantiate(config.data.augmentation), "flip_probability": config.data.flip_probability}
-    images = PublishedImages(Source(folder / "people.npz"), config.crop.size, training=True, **looks)
+    images = SMPLImages(Source(folder / "people.npz"), config.crop.size, training=True, **looks)
     loader = DataLoader(images, config.data.batch_size, num_workers=1, persistent_workers=True)
     body = SMPLHBody(folder)
 

@@ -118,7 +118,7 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
     except FileNotFoundError:
         raise
     except _BROKEN as error:
-        raise ValueError(f"{path} cannot be read as annotations (.npz): {error}") from error
+        raise ValueError(f"{path} cannot be read as arrays (.npz): {error}") from error
 
 
 def _read(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

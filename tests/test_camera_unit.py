@@ -17,8 +17,8 @@ from torch.utils.data import default_collate
 
 from mega.bodies import SMPLHBody
 from mega.checkpoints import load_cvqmae, save_model
-from mega.data import Augmentation, PublishedImages
-from mega.data.smpl_annotations import read_published_rgb
+from mega.data import Augmentation, SMPLImages
+from mega.data.smpl_annotations import read_smpl_picture
 from mega.data.smpl_images import Source
 from mega.evaluation.evaluate import Measuring, Options, Subject, _test_set
 from mega.evaluation.test_sets import TestSet
@@ -112,7 +112,7 @@ def test_every_route_puts_the_body_in_the_same_place(tmp_path: Path) -> None:
     pixels = CENTER + 200 * SCALE * on_patch.numpy()
     cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
     write_annotation(tmp_path, pixels)
-    items = PublishedImages(Source(tmp_path / "3dpw_test.npz"), SIZE, patch=True)
+    items = SMPLImages(Source(tmp_path / "3dpw_test.npz"), SIZE, patch=True)
     batch = default_collate([items[0]])
     np.testing.assert_array_equal(batch["image"][0].permute(1, 2, 0).numpy(), crop)
 
@@ -185,7 +185,7 @@ def test_content_and_keypoints_of_a_patch_stay_together(tmp_path: Path, mirrored
     cv2.imwrite(str(tmp_path / "a.png"), np.repeat(blob[..., None], 3, -1).round().astype(np.uint8))
     write_annotation(tmp_path, np.tile([x, y], (24, 1)))
     turned = Augmentation(scale=0.2, degrees=degrees, turn_probability=1.0)
-    items = PublishedImages(Source(tmp_path / "3dpw_test.npz"), SIZE, True, turned, flip_probability=float(mirrored))
+    items = SMPLImages(Source(tmp_path / "3dpw_test.npz"), SIZE, True, turned, flip_probability=float(mirrored))
     seen = items[0]["image"][0].double()
     weights = seen / seen.sum()
     places = torch.arange(SIZE, dtype=torch.float64)
@@ -209,7 +209,7 @@ def test_the_model_says_how_its_crops_are_cut(project: Path, monkeypatch, experi
     config = composed("test_mega", f"experiment={experiment}", *data)
     people = _test_set(config, SMPLHBody("body_models"), OmegaConf.to_container(config.crop))
     known = people.items.annotations
-    picture = read_published_rgb(people.items.root, known.imgname[2])
+    picture = read_smpl_picture(people.items.root, known.imgname[2])
     expected = cut(picture, known.center[2], known.scale[2], config.crop.size)
     np.testing.assert_allclose(people.items[2]["image"].permute(1, 2, 0), expected, atol=1e-4)
 

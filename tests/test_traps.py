@@ -35,8 +35,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import mega.training.cvqmae
-from mega.data import Augmentation, ImageData, PublishedImageData, PublishedImages
-from mega.data.smpl_annotations import PublishedAnnotations
+from mega.data import Augmentation, SMPLImageData, SMPLImages, SyntheticImageData
+from mega.data.smpl_annotations import SMPLAnnotations
 from mega.data.smpl_images import Mixture, Source
 from mega.geometry.smpl_crops import annotated_crop, patch_crop
 from mega.predictor import Predictor, Sampling
@@ -100,8 +100,8 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
-def real(pictures: Path, **changes) -> PublishedImages:
-    return PublishedImages(Source(pictures / "real.npz"), crop_size=32, **changes)
+def real(pictures: Path, **changes) -> SMPLImages:
+    return SMPLImages(Source(pictures / "real.npz"), crop_size=32, **changes)
 
 
 def assert_same_item(one: dict, other: dict) -> None:
@@ -113,10 +113,10 @@ def assert_same_item(one: dict, other: dict) -> None:
 def test_test_loaders_neither_shuffle_nor_drop(pictures: Path, tmp_path: Path, kind: str) -> None:
     if kind == "synthetic":
         where = {"folder": pictures / "synthetic", "cache": tmp_path}
-        data = ImageData(ToyBody(), toy_tokenizer(), **where, eval_batch_size=3, crop_size=16, workers=0)
+        data = SyntheticImageData(ToyBody(), toy_tokenizer(), **where, eval_batch_size=3, crop_size=16, workers=0)
     else:
         test = {"path": pictures / "real.npz"}
-        data = PublishedImageData(None, None, train={}, test=test, eval_batch_size=3, crop_size=32, workers=0)
+        data = SMPLImageData(None, None, train={}, test=test, eval_batch_size=3, crop_size=32, workers=0)
     for _ in range(2):
         batches = [batch["index"].tolist() for batch in data.test_dataloader()]
         assert batches == [[0, 1, 2], [3, 4, 5], [6]]
@@ -151,17 +151,17 @@ def image_training() -> CVQMAETraining:
 
 
 def test_every_spelling_of_a_gender(pictures: Path, tmp_path: Path) -> None:
-    known = PublishedAnnotations.load(pictures / "real.npz").gender.tolist()
+    known = SMPLAnnotations.load(pictures / "real.npz").gender.tolist()
     assert known == ["female", "female", "female", "male", "male", "neutral", "neutral"]
     with np.load(pictures / "real.npz") as file:
         columns = dict(file)
     columns["gender"] = columns["gender"].astype("S")
     np.savez(tmp_path / "bytes.npz", **columns)
-    assert PublishedAnnotations.load(tmp_path / "bytes.npz").gender.tolist() == known
+    assert SMPLAnnotations.load(tmp_path / "bytes.npz").gender.tolist() == known
     columns["gender"] = np.array([*known[:-1], "unknown"])
     np.savez(tmp_path / "unknown.npz", **columns)
     with pytest.raises(ValueError, match=r"unknown\.npz: .*row 6 \(a\.png\): The gender 'unknown' is none of"):
-        PublishedAnnotations.load(tmp_path / "unknown.npz")
+        SMPLAnnotations.load(tmp_path / "unknown.npz")
 
 
 def test_any_batch_can_be_decoded() -> None:

@@ -13,7 +13,7 @@ from mega.backbones import HRNetW48, ResNet50, ViT, load_pretrained
 from mega.bodies.smplh import read_regressor, read_smplh
 from mega.checkpoints import read_state
 from mega.data.motions import motion_files, read_motion
-from mega.data.smpl_annotations import PublishedAnnotations
+from mega.data.smpl_annotations import SMPLAnnotations
 from mega.external_files import FILES, UserFile, find_annotations
 from mega.model import CVQMAE, VQMAE
 from mega_common.weights_io import differences, read_released
@@ -125,7 +125,7 @@ def _check_tokenizer(path: Path) -> None:
 
 def _check_pictures(path: Path, places: Sequence[Path], skip_bad_rows: bool) -> None:
     """Every annotated picture is there."""
-    annotations = PublishedAnnotations.load(path, skip_bad_rows)
+    annotations = SMPLAnnotations.load(path, skip_bad_rows)
     root, names = annotations.picture_root(places), dict.fromkeys(annotations.imgname)
     lacking = [name for name in names if not (root / name).is_file()]
     if lacking:

@@ -1,7 +1,7 @@
 """The Anny body (Naver, Apache-2.0; shapes from MakeHuman, CC0) in our frame: adults, without eyeballs and tongue.
 
-Anny gives the rest mesh, the skeleton and the kinematics; the skinning is done here by one sparse product a body, which
-takes half a millisecond on one core and needs no compiler (Anny's own fast path compiles a Warp kernel at first use).
+Anny provides the rest mesh, the skeleton and the kinematics. Skinning is one sparse product per body here, which
+takes 0.5 ms on one core and needs no compiler (Anny's own fast path compiles a Warp kernel at first use).
 """
 
 import warnings
@@ -21,8 +21,8 @@ _SHAPE_MEAN = (0.5, 0.80, 0.5, 0.5, 0.38, 0.5)
 _SHAPE_STD = (0.0, 0.0, 0.2, 0.2, 0.09, 0.25)
 _AGE_RANGE = (0.72, 0.90)
 
-# Where COCO's eye points lie in front of Anny's eye bones, metres, in our frame: measured on the topology that has
-# eyeballs, over 200 adults (it moves by 1 mm among them).
+# Position of COCO's eye points relative to Anny's eye bones, metres, in our frame: measured on the topology with
+# eyeballs, over 200 adults (it varies by 1 mm).
 _EYE_POINT_OFFSET = (0.0, 0.0018, 0.0117)
 _N_EYELID_VERTICES = 40
 
@@ -30,9 +30,9 @@ _N_EYELID_VERTICES = 40
 class AnnyBody(nn.Module):
     """Anny behind the interface of `mega.bodies.BodyModel`.
 
-    The first construction on a machine builds Anny's cache (about a minute, 800 MB under ~/.cache/anny, moved by
-    ANNY_CACHE_DIR); later ones take a third of a second. A pose is one axis-angle vector a bone (the root left out), in
-    the axes of the world at rest, so that (1, 0, 0) turns every bone about the body's left-right axis.
+    The first construction on a machine builds Anny's cache (about a minute, 800 MB in ~/.cache/anny or ANNY_CACHE_DIR);
+    later ones take 0.3 s. A pose is one axis-angle vector per bone without the root, in the axes of the world at rest,
+    so that (1, 0, 0) rotates every bone about the body's left-right axis.
     """
 
     name = "anny"
@@ -83,7 +83,7 @@ class AnnyBody(nn.Module):
         return vertices - vertices.mean(dim=1, keepdim=True)
 
     def mirror_pose(self, pose: Tensor) -> Tensor:
-        """The pose (..., J, 3) as seen in a mirror: left and right change places."""
+        """The pose (..., J, 3) mirrored: left and right change places."""
         return pose[..., self._mirrored_joints, :] * pose.new_tensor([1.0, -1.0, -1.0])
 
     def keypoints(self, vertices: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class AnnyBody(nn.Module):
         return self.anny.get_phenotype_blendshape_coefficients(**named)
 
     def _skin(self, rest_vertices: Tensor, transforms: Tensor) -> Tensor:
-        """Linear blend skinning, and the turn from Anny's axes to ours on the way."""
+        """Linear blend skinning, with the change from Anny's axes to ours."""
         rows = _from_anny_axes(transforms[:, :, :3].transpose(2, 3))  # (B, J+1, 4, 3): columns of each transform
         vertices = []
         for rest, row in zip(rest_vertices, rows.flatten(2), strict=True):  # one by one: each stays in the cache
@@ -122,7 +122,7 @@ class AnnyBody(nn.Module):
     def _fit_keypoint_regressor(self) -> Tensor:
         """Anny's own regressor (23, V), its two eye rows fitted anew on the vertices around the eyes.
 
-        Anny's rows for the eyes rest on the eyeballs, which this topology lacks. The new rows are the smallest weights
+        Anny's rows for the eyes use the eyeballs, which this topology lacks. The new rows are the smallest weights
         that follow the eye bones of 64 random adults; they stay within 1 mm of the points on the eyeballs.
         """
         from anny import KeypointsRegressor

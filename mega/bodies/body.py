@@ -1,7 +1,7 @@
-"""What every body model offers, whatever its topology, and the frame that all of them share.
+"""The interface of all body models, and the coordinate frame that they share.
 
 Frame: metres, Y up, facing +Z, the body's left on +X (the frame of SMPL). A *canonical* mesh has root rotation zero and
-is centred on the mean of its vertices; a body stands in a camera through `R @ canonical + t`.
+is centred on the mean of its vertices; in the camera frame it is `R @ canonical + t`.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ KEYPOINTS = (
 
 
 def mirrored_names(names: Sequence[str], sides: tuple[str, str]) -> list[int]:
-    """Where each name's mirror image stands in `names`; a side is told by the name's part in `sides`."""
+    """Index of each name's mirror image in `names`; `sides` are the parts of a name that mark left and right."""
     left, right = sides
     swapped = [n.replace(left, right) if left in n else n.replace(right, left) for n in names]
     return [list(names).index(name) for name in swapped]
 
 
-#: Rows of `KEYPOINTS` in a mirror: keypoints[MIRRORED_KEYPOINTS] with x negated.
+#: Rows of `KEYPOINTS` after mirroring: keypoints[MIRRORED_KEYPOINTS] with x negated.
 MIRRORED_KEYPOINTS = mirrored_names(KEYPOINTS, ("left_", "right_"))
 
 
@@ -34,8 +34,8 @@ class BodyModel(Protocol):
     """A posed and shaped human body with a fixed topology.
 
     Attributes:
-        name: what the annotations and the weights call it.
-        joint_names: (J,) names of the posed joints, the root left out; sides end in `.L` and `.R`.
+        name: used in annotations and weights files.
+        joint_names: (J,) names of the posed joints, without the root; sides end in `.L` and `.R`.
         n_pose_joints: J.
         n_shape: S, the length of a shape vector.
         faces: (F, 3) int64.
@@ -55,7 +55,7 @@ class BodyModel(Protocol):
         """Pose (B, J, 3), axis-angle local to the parent, and shape (B, S) -> canonical vertices (B, V, 3) float32."""
 
     def mirror_pose(self, pose: Tensor) -> Tensor:
-        """The pose (..., J, 3) as seen in a mirror: left and right change places."""
+        """The pose (..., J, 3) mirrored: left and right change places."""
 
     def keypoints(self, vertices: Tensor) -> Tensor:
         """Vertices (..., V, 3) -> the 23 keypoints (..., 23, 3) in the same frame."""

@@ -6,17 +6,20 @@ Use:
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import roma
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from mega.bodies.anny import AnnyBody
-from mega.bodies.catalogue import GESTURES, RELAXED, STANCES, Entry
 from mega.bodies.rig import ANGLES, SIDES, TRUNK_LIMITS, AnatomicalRig, SelfContact
 
-# Spread of the personal touch added to every pose, degrees.
+CATALOGUE = Path(__file__).with_name("pose_catalogue.yaml")
+
+# Standard deviation of the noise added to every pose, degrees.
 _NOISE = {
     "spine_bend": 5.0,
     "spine_side": 4.0,
@@ -51,14 +54,15 @@ class PoseSampler:
     """Draws poses; left and right are equally likely in everything.
 
     Args:
-        body: whose bones the angles are laid onto.
+        body: its bones take the angles.
     """
 
     def __init__(self, body: AnnyBody) -> None:
         self.rig = AnatomicalRig(body)
         self._contact = SelfContact(body)
-        self._stances = _Table.of(STANCES)
-        self._gestures = _Table.of(GESTURES)
+        catalogue = OmegaConf.to_container(OmegaConf.load(CATALOGUE))
+        self._stances = _Table.of(catalogue["stances"], catalogue["relaxed"])
+        self._gestures = _Table.of(catalogue["gestures"], catalogue["relaxed"])
         self._noise = torch.tensor([_NOISE[name.partition(".")[0]] for name in ANGLES])
         self._is_arm = torch.tensor([_is_arm(name) for name in ANGLES])
         self._is_side = {side: torch.tensor([name.endswith(f".{side}") for name in ANGLES]) for side in SIDES}
@@ -66,7 +70,7 @@ class PoseSampler:
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n poses: (n, J, 3), axis-angle local to the parent.
 
-        Those in which the body runs into itself are drawn again, a few times; the last draw stands.
+        Poses in which the body penetrates itself are drawn again, a few times; the last draw is kept.
         """
         pose = self.rig.to_pose(self.sample_angles(n, generator))
         colliding = torch.arange(n)
@@ -78,7 +82,7 @@ class PoseSampler:
         return pose
 
     def sample_angles(self, n: int, generator: torch.Generator) -> Tensor:
-        """n poses as anatomical angles (n, A), degrees, columns as in `mega.bodies.rig.ANGLES`; contact is ignored."""
+        """n poses as anatomical angles (n, A), degrees, in the order of `ANGLES`; self contact is ignored."""
         angles = self._draw(n, generator)
         other = self._draw(n, generator)
         share = _BLEND * torch.rand(n, 1, generator=generator).square()
@@ -105,7 +109,7 @@ class PoseSampler:
         return roma.rotmat_to_rotvec(camera @ torch.diag(torch.tensor([1.0, -1.0, -1.0])) @ body)
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """One stance each, and perhaps a gesture: (n, A), unperturbed, not mirrored."""
+        """A stance and, with some probability, a gesture: (n, A), without noise, not mirrored."""
         angles = self._stances.sample(n, generator)
         gesture = self._half_mirrored(self._gestures.sample(n, generator), generator)
         second = self._half_mirrored(self._gestures.sample(n, generator), generator)
@@ -113,7 +117,7 @@ class PoseSampler:
         gesture = torch.where(mixed & self._is_side["R"], second, gesture)
         gesturing = torch.rand(n, 1, generator=generator) < _GESTURE_PROBABILITY
         angles = torch.where(gesturing & self._is_arm, gesture, angles)
-        # What a gesture does to the trunk comes on top of the stance.
+        # The trunk angles of a gesture are added to those of the stance.
         trunk = torch.arange(len(ANGLES)) < len(TRUNK_LIMITS)
         return torch.where(gesturing & trunk, angles + gesture, angles)
 
@@ -130,10 +134,10 @@ class _Table(NamedTuple):
     weight: Tensor
 
     @classmethod
-    def of(cls, entries: Sequence[Entry]) -> "_Table":
-        start = [_key_pose(entry.start) for entry in entries]
-        end = [_key_pose(entry.start, entry.end) for entry in entries]
-        return cls(torch.stack(start), torch.stack(end), torch.tensor([float(entry.weight) for entry in entries]))
+    def of(cls, entries: Sequence[dict], relaxed: dict[str, float]) -> "_Table":
+        start = [_key_pose(relaxed, entry["start"]) for entry in entries]
+        end = [_key_pose(relaxed, entry["start"], entry["end"]) for entry in entries]
+        return cls(torch.stack(start), torch.stack(end), torch.tensor([float(entry["weight"]) for entry in entries]))
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n poses between the key poses of random entries: (n, A)."""
@@ -141,15 +145,14 @@ class _Table(NamedTuple):
         return torch.lerp(self.start[entry], self.end[entry], torch.rand(n, 1, generator=generator))
 
 
-def _key_pose(*layers: str) -> Tensor:
-    """Key poses as the catalogue writes them, a later one over an earlier one -> (A,) degrees."""
+def _key_pose(*layers: dict[str, float]) -> Tensor:
+    """Angles by name, later ones over earlier ones -> (A,) degrees. Raises KeyError for an unknown angle."""
     angles = dict.fromkeys(ANGLES, 0.0)
-    for layer in (RELAXED, *layers):
-        for item in filter(None, layer.split(", ")):
-            name, value = item.split()
+    for layer in layers:
+        for name, value in layer.items():
             for full in [name] if name in angles else [f"{name}.{side}" for side in SIDES]:
                 if full not in angles:
-                    raise KeyError(f"the pose catalogue names an angle that the rig does not have: {name!r}")
+                    raise KeyError(f"{CATALOGUE.name} has an angle that the rig does not have: {name!r}")
                 angles[full] = float(value)
     return torch.tensor(list(angles.values()))
 

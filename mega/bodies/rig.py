@@ -1,12 +1,10 @@
-"""Anatomical angles: a pose told as a doctor would ("elbow bent by 90°"), turned into a body's own joint rotations.
+"""Anatomical angles ("elbow bent by 90°") -> a body's joint rotations, and a test of self contact.
 
-Angles are counted from the *neutral stance*: upright, legs together and straight, arms hanging, palms towards the
-thighs. There, every hinge of a limb lies on the body's left-right axis, so that each angle is a rotation about an axis
-of the world. Anny rests in an A-pose with bent elbows instead; `AnatomicalRig` measures the rotation `A_j` that brings
-bone j from that rest to the neutral stance. With `E_j` the anatomical rotation of bone j, the rotation that Anny wants,
-local to the parent and in the axes of its rest, is `D_j = A_parent^T E_j A_j`.
-
-How deep a pose drives the body into itself, told from a few capsules around the bones of the mean adult.
+Angles are measured from the *neutral stance*: upright, legs together and straight, arms hanging, palms towards the
+thighs. There, every hinge of a limb lies on the body's left-right axis, so each angle is a rotation about an axis of
+the world. Anny rests in an A-pose with bent elbows instead; `AnatomicalRig` measures the rotation `A_j` from that rest
+to the neutral stance for each bone j. With `E_j` the anatomical rotation of bone j, Anny's rotation, local to the
+parent and in the axes of its rest, is `D_j = A_parent^T E_j A_j`.
 """
 
 from itertools import product
@@ -26,7 +24,7 @@ class Limit(NamedTuple):
     high: float
 
 
-#: Angles of the middle of the body. Bend is forward, side and twist are to the body's left.
+#: Angles of trunk and neck. Bend is forward, side and twist are to the body's left.
 TRUNK_LIMITS = {
     "spine_bend": Limit(-25, 75),
     "spine_side": Limit(-30, 30),
@@ -58,10 +56,10 @@ SIDES = ("L", "R")
 ANGLES = (*TRUNK_LIMITS, *(f"{name}.{side}" for side in SIDES for name in SIDE_LIMITS))
 _LIMITS = (*TRUNK_LIMITS.values(), *SIDE_LIMITS.values(), *SIDE_LIMITS.values())
 
-# How a bend of the spine and of the neck is shared among their bones, from below.
+# How a bend of the spine and of the neck is distributed over their bones, from below.
 _SPINE = {"spine05": 0.15, "spine04": 0.2, "spine03": 0.25, "spine02": 0.2, "spine01": 0.2}
 _NECK = {"neck01": 0.25, "neck02": 0.25, "neck03": 0.2, "head": 0.3}
-# The collar bone and the shoulder blade carry a third of what the arm is raised beyond 30°.
+# Collar bone and shoulder blade take a third of the arm's elevation beyond 30°.
 _GIRDLE = {"clavicle": 0.4, "shoulder01": 0.6}
 _GIRDLE_SHARE, _GIRDLE_START = 1 / 3, 30.0
 _FINGERS = tuple(f"finger{f}-{j}" for f in (2, 3, 4, 5) for j in (1, 2, 3))
@@ -69,11 +67,7 @@ _THUMB = ("finger1-2", "finger1-3")
 
 
 class AnatomicalRig:
-    """Anatomical angles -> axis-angle joint rotations of a body with Anny's bones.
-
-    Args:
-        body: whose bones are turned.
-    """
+    """Anatomical angles -> axis-angle joint rotations of a body with Anny's bones."""
 
     def __init__(self, body: AnnyBody) -> None:
         self.n_pose_joints = body.n_pose_joints
@@ -81,7 +75,7 @@ class AnatomicalRig:
         self._index = {name: i for i, name in enumerate(body.joint_names)}
         self._parents = torch.tensor(body.joint_parents)
         self._alignment = self._measure_alignment(body.rest_joints.cpu())  # (J, 3, 3)
-        # The neutral stance (J, 3), for the bones that no angle moves.
+        # The neutral stance (J, 3), for bones without an angle.
         joints = torch.arange(self.n_pose_joints)
         self._neutral_pose = roma.rotmat_to_rotvec(self._parent_alignment(joints).mT @ self._alignment)
 
@@ -109,7 +103,7 @@ class AnatomicalRig:
 
     @staticmethod
     def mirror_angles(angles: Tensor) -> Tensor:
-        """Angles (..., A) as seen in a mirror: left and right change places."""
+        """Angles (..., A) mirrored: left and right change places."""
         trunk, sides = angles[..., : len(TRUNK_LIMITS)], angles[..., len(TRUNK_LIMITS) :]
         left, right = sides.chunk(2, dim=-1)
         return torch.cat((trunk * trunk.new_tensor([1, -1, -1, 1, -1, -1]), right, left), dim=-1)
@@ -191,18 +185,18 @@ def _rotation(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 
 def _mirror(rotation: Tensor) -> Tensor:
-    """A rotation (..., 3, 3) as seen in the mirror x -> -x."""
+    """A rotation (..., 3, 3) mirrored at x = 0."""
     sign = rotation.new_tensor([-1.0, 1.0, 1.0])
     return rotation * sign[:, None] * sign
 
 
 def _align(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """The rotation (3, 3) that takes first[0] to first[1], and second[0] as near to second[1] as it can."""
+    """The rotation (3, 3) that takes first[0] to first[1], and second[0] as close as possible to second[1]."""
     return _frame(first[1], second[1]) @ _frame(first[0], second[0]).T
 
 
 def _frame(first: Tensor, second: Tensor) -> Tensor:
-    """Orthonormal columns (3, 3): along `first`, along what of `second` is across it, and their normal."""
+    """Orthonormal columns (3, 3): `first`, the part of `second` perpendicular to it, and their normal."""
     a = first / first.norm()
     b = second - (second @ a) * a
     b = b / b.norm()
@@ -243,11 +237,7 @@ _POINTS = 6  # on the first capsule of a pair
 
 
 class SelfContact:
-    """Penetration depths of poses of one body.
-
-    Args:
-        body: whose bones the capsules lie around.
-    """
+    """Penetration depths of poses, from a few capsules around the bones of the mean adult."""
 
     def __init__(self, body: AnnyBody) -> None:
         self._rest = body.rest_joints.cpu()
@@ -268,7 +258,7 @@ class SelfContact:
         self._chain = self._joints_needed()
 
     def depth(self, pose: Tensor) -> Tensor:
-        """Pose (n, J, 3) -> (n,) how far the two worst parts overlap, metres; negative is the free space between."""
+        """Pose (n, J, 3) -> (n,) largest overlap of two parts, metres; negative if there is a gap."""
         joints = self._joint_positions(pose)
         start, end = joints[:, self._start], joints[:, self._end]  # (n, C, 3)
         line = (end - start) * self._reach

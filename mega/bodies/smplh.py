@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from mega.bodies.body import mirrored_names
 from mega.external_files import require
+from mega_common.restricted_pickle import read_arrays
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ _OTHER_BODIES = {
 def gender_name(gender: str) -> str:
     """neutral, male or female, from any of the spellings that data sets use (m, f, male, FEMALE, …).
 
-    Raises ValueError for anything else: a wrong body would go unnoticed.
+    Raises ValueError for anything else, since a wrong body would go unnoticed.
     """
     name = _SPELLINGS.get(str(gender).strip().lower())
     if name is None:
@@ -60,7 +59,7 @@ def gender_name(gender: str) -> str:
 class SMPLHBody(nn.Module):
     """SMPL-H behind the interface of `mega.bodies.BodyModel`: 10 betas, 21 joints, flat hands.
 
-    Each gender is read once a process, when it is first asked for.
+    Each gender is read once per process, when it is first needed.
 
     Args:
         folder: with `smplh/{neutral,m,f}/model.npz`, `J_regressor_24.npy` and `J_regressor_h36m.npy`.
@@ -90,13 +89,13 @@ class SMPLHBody(nn.Module):
             file = self.folder / ("J_regressor_24.npy" if rows == 24 else "J_regressor_h36m.npy")
             self.register_buffer(name, read_regressor(file, rows), persistent=False)
 
-    def forward(self, pose: Tensor, shape: Tensor, gender: str | Sequence[str] = "neutral") -> Tensor:
+    def forward(self, pose: Tensor, shape: Tensor, gender: str | Sequence[str] | Tensor = "neutral") -> Tensor:
         """Canonical meshes.
 
         Args:
             pose: (B, 21, 3) axis-angle, radians.
             shape: (B, 10) betas.
-            gender: of all, or of each of the B.
+            gender: one name for all, or B names, or (B,) indices into `GENDERS`.
 
         Returns:
             (B, V, 3) vertices, metres, root rotation zero, centred on their mean.
@@ -106,6 +105,8 @@ class SMPLHBody(nn.Module):
                 f"the SMPL-H body takes a pose (B, {self.n_pose_joints}, 3) and betas (B, {N_BETAS}), "
                 f"but was given {tuple(pose.shape)} and {tuple(shape.shape)}"
             )
+        if isinstance(gender, Tensor):
+            gender = [GENDERS[i] for i in gender.tolist()]
         genders = [gender] * len(pose) if isinstance(gender, str) else gender
         genders = [gender_name(g) for g in genders]
         full = torch.cat([pose.new_zeros(len(pose), 1, 3), pose, pose.new_zeros(len(pose), 30, 3)], dim=1)
@@ -120,7 +121,7 @@ class SMPLHBody(nn.Module):
         return self.keypoint_regressor @ vertices
 
     def mirror_pose(self, pose: Tensor) -> Tensor:
-        """The pose (..., 21, 3) as seen in a mirror: left and right change places."""
+        """The pose (..., 21, 3) mirrored: left and right change places."""
         return pose[..., self._mirrored_joints, :] * pose.new_tensor([1.0, -1.0, -1.0])
 
     def sample_shapes(self, n: int, generator: torch.Generator) -> Tensor:
@@ -160,22 +161,18 @@ def _read_gender(path: Path, device: torch.device) -> GenderedBody:
 def read_smplh(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an SMPL-H `model.npz`.
 
-    Raises FileNotFoundError with the file's source, or ValueError that says what is wrong with the file.
+    Raises FileNotFoundError with the file's source, or ValueError if something is wrong with the file.
     """
     require(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _SHAPES if name in file.files}
-    except (zipfile.BadZipFile, zlib.error, TypeError, ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as SMPL-H (a .npz of arrays): {error}.") from error
+    arrays = read_arrays(path, _SHAPES)
     if missing := sorted(_SHAPES.keys() - arrays.keys()):
-        raise ValueError(f"{path} is no SMPL-H body: it lacks {', '.join(missing)}.")
+        raise ValueError(f"{path} is not an SMPL-H body: it lacks {', '.join(missing)}.")
     hint = _OTHER_BODIES.get(arrays["weights"].shape[-1:], "")
     for name, wanted in _SHAPES.items():
         shape = arrays[name].shape
         if len(shape) != len(wanted) or any(w not in (None, n) for w, n in zip(wanted, shape, strict=True)):
-            said = ", ".join("any" if w is None else str(w) for w in wanted)
-            raise ValueError(f"{path} is no SMPL-H body: {name} has shape {shape}, expected ({said}).{hint}")
+            expected = ", ".join("any" if w is None else str(w) for w in wanted)
+            raise ValueError(f"{path} is not an SMPL-H body: {name} has shape {shape}, expected ({expected}).{hint}")
     if arrays["shapedirs"].shape[2] < N_BETAS:
         raise ValueError(f"{path} has {arrays['shapedirs'].shape[2]} betas, {N_BETAS} are needed.")
     return arrays
@@ -184,10 +181,10 @@ def read_smplh(path: Path) -> dict[str, np.ndarray]:
 def read_regressor(path: Path, rows: int) -> Tensor:
     """A joint regressor (rows, 6890) float32 from a `.npy` file.
 
-    A file that was taken out of SMPL-H, as the published instructions say, has its 52 joints. They are cut to SMPL's
-    24: the first 22 are the same, and the first joints of the index fingers stand for SMPL's two hands.
+    A regressor from an SMPL-H file, as the published instructions say, has 52 joints. They are reduced to SMPL's 24:
+    the first 22 are the same, and the first joints of the index fingers replace SMPL's two hands.
 
-    Raises FileNotFoundError, or ValueError that says what is wrong with the file.
+    Raises FileNotFoundError, or ValueError if something is wrong with the file.
     """
     require(path)
     try:
@@ -199,7 +196,10 @@ def read_regressor(path: Path, rows: int) -> Tensor:
     if regressor.shape[:1] == (N_VERTICES,):
         raise ValueError(f"{path} is transposed: its shape is {regressor.shape}, expected ({rows}, {N_VERTICES}).")
     if rows == 24 and regressor.shape == (N_JOINTS, N_VERTICES):
-        log.info("%s has SMPL-H's 52 joints: cut to SMPL's 24, its hands are the first joints of the index.", path)
+        log.info(
+            "%s has SMPL-H's 52 joints, reduced to SMPL's 24: the first joints of the index fingers are its hands.",
+            path,
+        )
         regressor = regressor[list(_SMPL_IN_SMPLH)]
     if regressor.shape != (rows, N_VERTICES):
         raise ValueError(f"{path} has shape {regressor.shape}, expected ({rows}, {N_VERTICES}).")

@@ -1,9 +1,7 @@
-"""Which rows make which batch: on any number of processes, and from the middle of an epoch on.
+"""Batches of an epoch, on any number of processes and from any batch on; augmentation of training crops.
 
-Every random choice in the data is a function of (seed, epoch, row), and the order of the rows of (seed, epoch). So what
-a training sees depends neither on the number of processes or workers nor on where it was interrupted.
-
-Changes to a training crop: where it is cut, how it is turned, and how it looks.
+Every random choice in the data is a function of (seed, epoch, item), and the order of the items of (seed, epoch). So
+training sees the same batches with any number of processes and workers, and after a resume.
 """
 
 from __future__ import annotations
@@ -19,20 +17,20 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class TrainingBatches(Sampler[list[int]]):
-    """One process's batches of an epoch.
+    """The batches of one epoch for one process.
 
-    The epoch's rows, in their order, are cut into global batches of W*B rows, of which process r takes B rows from r*B
-    on: W processes with B rows each see what a single one with W*B rows would. Rows that fill no global batch are left
-    out.
+    The shuffled items are cut into global batches of W*B items, of which process r takes B items from r*B on: W
+    processes with B items each train on what a single process with W*B items would. Items that do not fill a global
+    batch are left out.
 
     Args:
-        n_rows: of the data set.
+        n_rows: items of the data set.
         batch_size: B.
-        seed, epoch: of the order.
+        seed, epoch: determine the order.
         rank, world_size: r and W.
-        first: the first batch that is still to be given, where a training is continued within an epoch. The length
-            stays that of the whole epoch: this is what Lightning counts.
-        shuffle: False takes the rows as they are.
+        first: the batch to start with, to resume within an epoch. The length stays that of the whole epoch, which is
+            what Lightning counts.
+        shuffle: False keeps the order of the data set.
     """
 
     def __init__(
@@ -68,34 +66,28 @@ class TrainingBatches(Sampler[list[int]]):
 def training_loader(
     dataset: Dataset, batch_size: int, trainer: L.Trainer, seed: int, shuffle: bool = True, **options
 ) -> DataLoader:
-    """The batches of the trainer's current epoch, from the one on that it has not trained yet.
+    """The trainer's current epoch, from the first batch that it has not trained on yet.
 
-    To be asked for anew every epoch (`reload_dataloaders_every_n_epochs=1`).
+    It has to be made anew for every epoch (`reload_dataloaders_every_n_epochs=1`).
 
     Args:
-        batch_size: rows a batch and process.
-        seed, shuffle: of the order.
-        options: of the DataLoader.
+        batch_size: items per batch and process.
+        seed, shuffle: see `TrainingBatches`.
+        options: passed to the DataLoader.
     """
     loop = trainer.fit_loop
     first = loop.epoch_loop.batch_progress.current.completed if loop.restarting else 0
-    batches = TrainingBatches(
-        len(dataset),
-        batch_size,
-        seed,
-        trainer.current_epoch,
-        trainer.global_rank,
-        trainer.world_size,
-        first % max(1, len(dataset) // (batch_size * trainer.world_size)),
-        shuffle,
+    first %= max(1, len(dataset) // (batch_size * trainer.world_size))
+    where = (trainer.current_epoch, trainer.global_rank, trainer.world_size, first)
+    return DataLoader(
+        dataset, batch_sampler=TrainingBatches(len(dataset), batch_size, seed, *where, shuffle), **options
     )
-    return DataLoader(dataset, batch_sampler=batches, **options)
 
 
 def evaluation_loader(dataset: Dataset, batch_size: int, trainer: L.Trainer | None, **options) -> DataLoader:
-    """Every row exactly once, over all processes together: process r of W takes rows r, r + W, …
+    """Every item exactly once over all processes: process r of W takes items r, r + W, …
 
-    Raises ValueError if there are fewer rows than processes.
+    Raises ValueError if there are fewer items than processes.
     """
     rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
     if len(dataset) < world_size:
@@ -103,17 +95,58 @@ def evaluation_loader(dataset: Dataset, batch_size: int, trainer: L.Trainer | No
     return DataLoader(dataset, batch_size, sampler=range(rank, len(dataset), world_size), **options)
 
 
+class EpochData(L.LightningDataModule):
+    """Base of the data modules: a training set for each epoch, and fixed sets for validation and test.
+
+    Args:
+        batch_size: items per training step and process.
+        eval_batch_size: the same in validation and test; None for `batch_size`.
+        seed: determines the order of the training items.
+        shuffle: False keeps the order of the training set.
+        options: passed to every DataLoader.
+    """
+
+    def __init__(
+        self, batch_size: int, seed: int = 0, eval_batch_size: int | None = None, shuffle: bool = True, **options
+    ):
+        super().__init__()
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.seed, self.shuffle, self.options = seed, shuffle, options
+
+    def train_dataset(self) -> Dataset:
+        """The items of the trainer's current epoch."""
+        raise NotImplementedError
+
+    def fixed_dataset(self, split: str) -> Dataset | None:
+        """The items of "val" or "test"; None if there are none."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader:
+        data = self.train_dataset()
+        return training_loader(data, self.batch_size, self.trainer, self.seed, self.shuffle, **self.options)
+
+    def val_dataloader(self) -> DataLoader | list:
+        return self._fixed_loader("val")
+
+    def test_dataloader(self) -> DataLoader | list:
+        return self._fixed_loader("test")
+
+    def _fixed_loader(self, split: str) -> DataLoader | list:
+        data = self.fixed_dataset(split)
+        return [] if data is None else evaluation_loader(data, self.eval_batch_size, self.trainer, **self.options)
+
+
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a crop may be changed; by default not at all.
+    """Random changes to training crops; none by default.
 
     Attributes:
-        scale: the box is enlarged or shrunk by up to this share.
-        shift: the box is moved by up to this share of its side, along either axis.
-        degrees: standard deviation of the turn in the picture plane; cut at twice that.
-        turn_probability: how often it is turned at all.
-        look: one after another, functions of a crop (3, H, W) uint8 that give another one of the same kind and size and
-            draw from torch's random numbers, such as the transforms of torchvision.transforms.v2.
+        scale: the box is enlarged or shrunk by up to this fraction.
+        shift: the box is moved by up to this fraction of its side, along both axes.
+        degrees: standard deviation of the in-plane rotation, clipped at twice that.
+        turn_probability: probability of any rotation.
+        look: functions of a crop (3, H, W) uint8, applied in order, that return one of the same type and size and draw
+            from torch's random numbers, such as the transforms of torchvision.transforms.v2.
     """
 
     scale: float = 0.0
@@ -123,26 +156,26 @@ class Augmentation:
     look: Sequence[Callable[[Tensor], Tensor]] = ()
 
     def draw_square(self, square: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A square (4,) px near the given one."""
+        """A random square (4,) px near the given one."""
         center, side = (square[:2] + square[2:]) / 2, square[2] - square[0]
         center = center + side * self.shift * rng.uniform(-1, 1, 2)
         half = side / 2 * self.draw_scale(rng)
         return np.concatenate([center - half, center + half])
 
     def draw_scale(self, rng: np.random.Generator) -> float:
-        """What the side of a box is multiplied by."""
+        """A random factor for the side of a box."""
         return 1 + self.scale * rng.uniform(-1, 1)
 
     def draw_degrees(self, rng: np.random.Generator) -> float:
-        """A turn in the picture plane."""
+        """A random in-plane rotation."""
         if self.degrees == 0 or rng.random() >= self.turn_probability:
             return 0.0
         return self.degrees * float(np.clip(rng.normal(), -2, 2))
 
     def draw_look(self, crop: Tensor, rng: np.random.Generator) -> Tensor:
-        """The crop (3, H, W) uint8 with other colours, less detail and something in front of it.
+        """The crop (3, H, W) uint8 after the transforms of `look`.
 
-        The transforms draw from torch's global generator: it gets a state that `rng` says, and its own back afterwards.
+        They draw from torch's global generator, which is seeded from `rng` and gets its own state back afterwards.
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(rng.integers(2**63)))  # torch.manual_seed would seed GPUs too

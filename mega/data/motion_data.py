@@ -1,4 +1,4 @@
-"""Frames of the user's motions and bodies of 3DPW: canonical meshes for the tokenizer, tokens for the pre-training."""
+"""Data modules of motions and of 3DPW's bodies: canonical meshes for the tokenizer, tokens for the pre-training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,30 +14,30 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mega.bodies import SMPLHBody
 from mega.bodies.smplh import GENDERS
-from mega.data.loading import evaluation_loader, training_loader
+from mega.data.loading import EpochData, training_loader
 from mega.data.motions import MotionDataset, Motions, motion_files
-from mega.data.random_bodies import cached_tokens
+from mega.data.random_bodies import TokenDataset, cached_tokens
 from mesh_vq_vae import MeshVQVAE
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 64  # frames made into tokens at a time
+_CHUNK = 64  # frames turned into tokens at a time
 _SHARD = 1024 * _CHUNK  # frames whose tokens share a file
 
 
-class PosedMeshData(L.LightningDataModule):
+class PosedMeshData(EpochData):
     """Batches {"pose" (B, 21, 3), "betas" (B, 10), "gender" (B,)} get their "vertices" (B, V, 3), canonical.
 
-    Meshes are made on the training device: a frame is 300 bytes to load, its mesh 80 kB.
+    Meshes are made on the training device: a frame takes 300 bytes to load, its mesh 80 kB.
 
     Args:
         body: poses the frames, each with its own gender.
         batch_size: bodies per step and process.
     """
 
-    def __init__(self, body: SMPLHBody, batch_size: int):
-        super().__init__()
-        self.body, self.batch_size = body, batch_size
+    def __init__(self, body: SMPLHBody, batch_size: int, seed: int = 0):
+        super().__init__(batch_size, seed)
+        self.body = body
 
     def require_genders(self, motions: Motions) -> None:
         """Raise FileNotFoundError for a gender whose body is missing, before anything is computed."""
@@ -47,8 +46,8 @@ class PosedMeshData(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         with torch.no_grad():
-            genders = [GENDERS[i] for i in batch["gender"].tolist()]
-            return batch | {"vertices": self.body.to(batch["pose"].device)(batch["pose"], batch["betas"], genders)}
+            body = self.body.to(batch["pose"].device)
+            return batch | {"vertices": body(batch["pose"], batch["betas"], batch["gender"])}
 
 
 class AnnotatedMeshData(PosedMeshData):
@@ -56,8 +55,8 @@ class AnnotatedMeshData(PosedMeshData):
 
     Args:
         body, batch_size: see `PosedMeshData`.
-        test_annotations: files; the first that exists is read.
-        test_frames: no more than so many bodies, spread evenly; None takes all.
+        test_annotations: files, of which the first that exists is read.
+        test_frames: maximum number of bodies, spread evenly; None takes all.
 
     Raises FileNotFoundError if none of the files exists.
     """
@@ -68,29 +67,28 @@ class AnnotatedMeshData(PosedMeshData):
         super().__init__(body, batch_size)
         self.path, self.test_frames = _require_annotations(test_annotations), test_frames
 
-    def test_dataloader(self) -> DataLoader:
+    def fixed_dataset(self, split: str) -> MotionDataset:
         motions = Motions.of_annotations(self.path)
         self.require_genders(motions)
-        log.info("test on the bodies of %s", self.path)
-        return evaluation_loader(MotionDataset(motions, limit=self.test_frames), self.batch_size, self.trainer)
+        log.info("%s on the bodies of %s", split, self.path)
+        return MotionDataset(motions, limit=self.test_frames)
 
 
 class MotionData(PosedMeshData):
-    """What the two data modules share: the motions, their splits, and the frames of each.
+    """Motions, their splits, and the frames of each: the base of `MotionMeshData` and `MotionTokenData`.
 
-    Training takes other frames of each motion every epoch. Validation and test are fixed. Validation uses the bodies of
-    an annotation file (published: 3DPW) where there is one, and otherwise, as the test does, frames spread evenly over
-    motions that are held out.
+    Training takes different frames of each motion every epoch. Validation uses the bodies of an annotation file
+    (published: 3DPW) if there is one; else, like the test, frames spread evenly over held-out motions.
 
     Args:
         body, batch_size: see `PosedMeshData`.
         folder: of the animations (`motion_files`).
-        cache: folder for what is computed from them.
-        frames_per_file, every: which frames an epoch of training takes, see `MotionDataset`.
-        shares: of "val" and "test", of the files; no file is in two splits.
+        cache: folder for the packed motions and for tokens.
+        frames_per_file, every: the frames of a training epoch, see `MotionDataset`.
+        shares: fractions of the files for "val" and "test"; the splits are disjoint.
         val_annotations: annotation files; the first that exists is used for validation.
-        val_frames, test_frames: no more than so many.
-        seed: of the frames and of their order.
+        val_frames, test_frames: maximum numbers of frames.
+        seed: determines the training frames and their order.
 
     Raises FileNotFoundError or ValueError if there are no motions in the folder.
     """
@@ -109,25 +107,22 @@ class MotionData(PosedMeshData):
         test_frames: int = 8192,
         seed: int = 0,
     ):
-        super().__init__(body, batch_size)
+        super().__init__(body, batch_size, seed)
         motion_files(folder)
         self.folder, self.cache = Path(folder), Path(cache)
-        self.frames_per_file, self.every, self.seed = frames_per_file, every, seed
+        self.frames_per_file, self.every = frames_per_file, every
         self.val_annotations = val_annotations or ()
         self.shares = {"val": 0.02, "test": 0.02} | dict(shares or {})
         self.n_frames = {"val": val_frames, "test": test_frames}
-        self._motions: Motions | None = None
 
-    @property
+    @cached_property
     def motions(self) -> Motions:
         """Every motion that can be used."""
-        if self._motions is None:
-            self._motions = Motions.load(self.folder, self.cache / "motions")
-        return self._motions
+        return Motions.load(self.folder, self.cache / "motions")
 
     @property
     def problems(self) -> list[str]:
-        """What of the animations could not be used: a line a file, on the first process alone."""
+        """One line per motion file that cannot be used; on the first process only."""
         return self.motions.problems if self.trainer.is_global_zero else []
 
     @cached_property
@@ -140,7 +135,7 @@ class MotionData(PosedMeshData):
         return Motions.of_annotations(self.validation_file)
 
     def frames(self, split: str, **options) -> MotionDataset:
-        """The frames of a split; for training all of them by default (`options` of `MotionDataset`)."""
+        """The frames of a split; `options` as for `MotionDataset`, for training all frames by default."""
         if split == "val" and self.validation_file is not None:
             motions = self._annotated_validation
         else:
@@ -148,7 +143,7 @@ class MotionData(PosedMeshData):
         return MotionDataset(motions, limit=self.n_frames.get(split), **options)
 
     def prepare_data(self) -> None:
-        """Read the motions, by one process for all, and report the files that cannot be used."""
+        """Read the motions once, in one process, and report files that cannot be used."""
         problems = self.motions.problems
         if problems:
             listed = "\n  ".join(problems)
@@ -163,22 +158,11 @@ class MotionData(PosedMeshData):
             missing = f" ({' and '.join(map(str, self.val_annotations))} do not exist)" if self.val_annotations else ""
             log.info("validation on %d frames of motions that are held out%s", len(self.frames("val")), missing)
 
-    def train_dataloader(self) -> DataLoader:
-        return training_loader(self.train_dataset(), self.batch_size, self.trainer, self.seed)
-
-    def val_dataloader(self) -> DataLoader:
-        return evaluation_loader(self.fixed_dataset("val"), self.batch_size, self.trainer)
-
-    def test_dataloader(self) -> DataLoader:
-        return evaluation_loader(self.fixed_dataset("test"), self.batch_size, self.trainer)
-
     def train_dataset(self) -> Dataset:
-        """The items of the trainer's epoch."""
         options = {"frames_per_file": self.frames_per_file, "every": self.every}
         return self.frames("train", **options, epoch=self.trainer.current_epoch, seed=self.seed)
 
     def fixed_dataset(self, split: str) -> Dataset:
-        """The items of validation or test."""
         return self.frames(split)
 
 
@@ -186,13 +170,13 @@ class MotionMeshData(MotionData):
     """Batches {"vertices" (B, V, 3) canonical, "pose" (B, 21, 3), "betas" (B, 10), "gender" (B,)}; see `MotionData`.
 
     Args:
-        train_annotations: annotation files, of which the first that exists gives half of each training batch, for
-            fine-tuning: its bodies in a random order, drawn anew every epoch, whose length stays that of the motions'
-            frames. None trains on motions alone.
+        train_annotations: for fine-tuning: half of each training batch are bodies of the first of these annotation
+            files that exists, in a new random order every epoch; the motions determine the length of an epoch. None
+            trains on motions only.
         arguments, options: as for `MotionData`.
 
     Raises ValueError for an odd `batch_size` with `train_annotations`, and FileNotFoundError before the training if
-    none of these exists.
+    none of the files exists.
     """
 
     def __init__(self, *arguments, train_annotations: Sequence[str | Path] | None = None, **options):
@@ -225,11 +209,10 @@ class MotionTokenData(MotionData):
 
     Args:
         tokenizer: makes the tokens.
-        cache_tokens: compute the tokens of every training frame once, and keep them: two million frames are 0.2 GB.
-            They are kept in files of 65,536 frames, so that a stopped computation is continued. This pays where an
-            epoch uses a large part of the frames (`every`). With one frame per file, 500 epochs use fewer frames than
-            there are, so False computes the tokens of each batch when it is used. Those of validation and test are
-            always kept.
+        cache_tokens: compute the tokens of every training frame once and store them (two million frames are 0.2 GB, in
+            files of 65,536 frames, so that an interrupted computation can resume). This pays off if an epoch uses a
+            large part of the frames (`every`). With one frame per file, 500 epochs use fewer frames than there are, so
+            False computes the tokens of each batch when needed. Tokens of validation and test are always stored.
         options: as for `MotionData`.
     """
 
@@ -239,7 +222,7 @@ class MotionTokenData(MotionData):
         self._tokens: dict[str, Tensor] = {}
 
     def prepare_data(self) -> None:
-        """The motions and their tokens into the cache, by one process for all, on its training device."""
+        """Pack the motions and compute the tokens to be stored, once, in one process, on its training device."""
         super().prepare_data()
         self.tokenizer.to(self.trainer.strategy.root_device)
         for split in ("train", "val") if self.trainer.training else ("test",):
@@ -247,15 +230,15 @@ class MotionTokenData(MotionData):
                 self._cached(split)
 
     def _is_cached(self, split: str) -> bool:
-        # A dry run must not begin with the tokens of every frame.
+        # A dry run must not start by computing the tokens of every frame.
         return (self.cache_tokens or split != "train") and not self.trainer.fast_dev_run
 
     def train_dataset(self) -> Dataset:
         frames = super().train_dataset()
-        return _Tokens(self._cached("train"), frames.place) if self._is_cached("train") else frames
+        return TokenDataset(self._cached("train"), frames.place) if self._is_cached("train") else frames
 
     def fixed_dataset(self, split: str) -> Dataset:
-        return _Tokens(self._cached(split)) if self._is_cached(split) else super().fixed_dataset(split)
+        return TokenDataset(self._cached(split)) if self._is_cached(split) else super().fixed_dataset(split)
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         if "tokens" in batch:
@@ -265,7 +248,7 @@ class MotionTokenData(MotionData):
             return {"tokens": self.tokenizer.to(vertices.device).encode(vertices)}
 
     def _cached(self, split: str) -> Tensor:
-        """(P, N) int16, of all frames of a split."""
+        """Tokens (P, N) int16 of all frames of a split."""
         if split not in self._tokens:
             frames = self.frames(split)
             starts = range(0, len(frames), _SHARD)
@@ -280,23 +263,10 @@ class MotionTokenData(MotionData):
         return torch.from_numpy(cached_tokens(path, self.tokenizer, self.body, batches, key)["tokens"])
 
 
-class _Tokens(Dataset):
-    """Items {"tokens": (N,) int64}: the rows (all if left out) of tokens (P, N) int16."""
-
-    def __init__(self, tokens: Tensor, rows=None):
-        self.tokens, self.rows = tokens, range(len(tokens)) if rows is None else rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"tokens": self.tokens[self.rows[index]].long()}
-
-
 class _Pairs(Dataset):
-    """Items (first[i], second[j]): every item of `first` once, and as many of `second` in a random order.
+    """Items (first[i], second[j]): each item of `first` once, `second` in an order drawn from (seed, epoch).
 
-    No item of `second` is repeated before all have been used once. The order is a function of (seed, epoch).
+    No item of `second` is repeated before all have been used.
     """
 
     def __init__(self, first: Dataset, second: Dataset, seed: int, epoch: int):
@@ -322,12 +292,12 @@ def _require_annotations(paths: Sequence[str | Path]) -> Path:
     path = _first_existing(paths)
     if path is None:
         raise FileNotFoundError(
-            f"{' and '.join(map(str, paths))} do not exist: python prepare_data.py 3dpw makes the annotations of 3DPW "
-            "from its raw files (datasets/README.md says which)."
+            f"{' and '.join(map(str, paths))} do not exist: python tools/prepare_data.py 3dpw makes them from the raw "
+            "files of 3DPW (see datasets/README.md)."
         )
     return path
 
 
 def _as_bodies(items: list[dict]) -> dict:
     batch = default_collate(items)
-    return {"pose": batch["pose"], "shape": batch["betas"], "gender": [GENDERS[i] for i in batch["gender"].tolist()]}
+    return {"pose": batch["pose"], "shape": batch["betas"], "gender": batch["gender"]}

@@ -1,24 +1,20 @@
-"""The animation files that users hold, and all their poses packed into one.
+"""Motion files, their poses packed into one memory-mapped file, and single frames of them as a data set.
 
-A file is `<any folders>/*.npz` with `poses` (T, >= 66) axis-angle, root first (72 numbers a frame in SMPL, 165 in
-SMPL-X), `betas` (>= 10) and `gender`. Files whose path holds `shape` are no motions.
+A motion file is `<any folders>/*.npz` with `poses` (T, >= 66) axis-angle, root first (72 numbers per frame in SMPL, 165
+in SMPL-X), `betas` (>= 10) and `gender`. Files with `shape` in their path are not motions.
 
-The packed file is memory-mapped float32. BEDLAM has some 2,300 motions, of one to two million frames: 63 numbers each
-are about 0.5 GB, which the processes of a training share, and a frame at random is one read of 252 bytes. Opening the
-motions' own files instead would take milliseconds a frame; float16 would save a quarter of a gigabyte and round an
-angle of two radians by up to a thousandth.
-
-Motions of people with SMPL's joints: their splits, and single frames of them, each one a posed body.
+BEDLAM has about 2,300 motions with one to two million frames: 63 float32 numbers each are about 0.5 GB, which all
+processes of a training share, and a random frame is one read of 252 bytes. Opening the motion files themselves would
+take milliseconds per frame; float16 would save 0.25 GB and round an angle of two radians by up to 0.001.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +24,15 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from mega.bodies.smplh import GENDERS, N_BETAS, SMPL_JOINTS, gender_name
-from mega.data.smpl_annotations import PublishedAnnotations
+from mega.data.smpl_annotations import SMPLAnnotations
 from mega.external_files import FILES, describe
-from mega_common.atomic_io import whole_file
+from mega_common.atomic_io import write_json
+from mega_common.restricted_pickle import read_arrays
 
 _N_POSE = 3 * len(SMPL_JOINTS)
 _POSE = slice(3, 3 + _N_POSE)  # of a frame: after the root
-_INDEX = "index.npz"
-_NEVER = (-1, -1)  # a stamp that no file has: read it again the next time
-_CONTENT_ERRORS = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError)
+_INDEX = "index.json"
+_NEVER = (-1, -1)  # a stamp that no file has, so that the file is read again the next time
 
 
 @dataclass(frozen=True)
@@ -44,13 +40,13 @@ class Motion:
     """A motion file.
 
     Attributes:
-        path: relative to the animations' folder, with slashes.
-        stamp: (size, time of the last change in ns), by which a changed file is noticed.
+        path: relative to the folder of the animations, with slashes.
+        stamp: (size, modification time in ns), to notice changes.
         frames: T; 0 if the file cannot be used.
         betas: (10,).
         gender: index into GENDERS.
-        problem: why it cannot be used; empty if it can.
-        row: of the first frame among all packed ones.
+        problem: why the file cannot be used; empty if it can.
+        row: index of the first frame in the packed poses.
     """
 
     path: str
@@ -63,9 +59,9 @@ class Motion:
 
 
 def motion_files(folder: str | Path) -> dict[str, tuple[int, int]]:
-    """{path relative to the folder: (size, time of the last change in ns)} of the motion files in it, sorted.
+    """{path relative to the folder: (size, modification time in ns)} of its motion files, sorted.
 
-    Raises FileNotFoundError if there is no such folder, ValueError if it holds none.
+    Raises FileNotFoundError if there is no such folder, ValueError if it holds no motions.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -74,38 +70,62 @@ def motion_files(folder: str | Path) -> dict[str, tuple[int, int]]:
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.npz"))}
     stamps = {name: _stamp(path) for name, path in paths.items() if "shape" not in name}
     if not stamps:
-        raise ValueError(
-            f"{folder} holds no motions: files *.npz, in it or in folders below, without `shape` in a name."
-        )
+        raise ValueError(f"{folder} holds no motions: no *.npz files, at any depth, without `shape` in their path.")
     return stamps
 
 
-def read_motion(path: str | Path) -> tuple[np.ndarray, np.ndarray, int]:
+def read_motion(path: str | Path, check_unused: bool = False) -> tuple[np.ndarray, np.ndarray, int]:
     """(poses (T, 63) float32 without the root, betas (10,), index into GENDERS) of a motion file.
 
-    Raises ValueError that says what is wrong with the file, OSError if it cannot be opened.
+    Args:
+        check_unused: check what is not read as well: root, hands, and the translation `trans` (T, 3).
+
+    Raises ValueError with everything that is wrong with the file, OSError if it cannot be opened.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            poses, betas, gender = (file[name] for name in ("poses", "betas", "gender"))
-        poses, betas = np.asarray(poses, np.float32), np.asarray(betas, np.float32)
-    except _CONTENT_ERRORS as error:
-        raise ValueError(f"it cannot be read as a motion (arrays poses, betas and gender): {error}") from error
-    if poses.ndim != 2 or poses.shape[1] < _POSE.stop or len(poses) == 0:
-        raise ValueError(f"poses has shape {poses.shape}, expected (T, {_POSE.stop}) or more, of one frame at least")
-    if betas.ndim != 1 or len(betas) < N_BETAS:
-        raise ValueError(f"betas has shape {betas.shape}, expected ({N_BETAS},) or more")
-    if gender.size != 1:
-        raise ValueError(f"gender has shape {gender.shape}, expected one word")
-    poses, betas = poses[:, _POSE], betas[:N_BETAS]
-    for name, values in (("poses", poses), ("betas", betas)):
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} is not finite everywhere")
-    return poses, betas, GENDERS.index(gender_name(gender.reshape(-1).astype(str)[0]))
+        arrays = read_arrays(Path(path), ("poses", "betas", "gender", *(["trans"] if check_unused else [])))
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise ValueError(str(error).removeprefix(f"{path} ")) from error
+    wrong = [f"lacks {name}" for name in ("poses", "betas", "gender") if name not in arrays]
+    poses, betas, gender = (arrays.get(name) for name in ("poses", "betas", "gender"))
+    frames = len(poses) if poses is not None and poses.ndim else 0
+    if poses is not None:
+        columns = slice(None) if check_unused else _POSE
+        wrong += _faults("poses", poses, ("T", _POSE.stop), columns) if frames else ["poses holds no frames"]
+    if betas is not None:
+        wrong += _faults("betas", betas, (N_BETAS,), slice(N_BETAS))
+    if "trans" in arrays:
+        trans = arrays["trans"]
+        wrong += _faults("trans", trans, ("T", 3))
+        if trans.ndim and len(trans) != frames:
+            wrong.append(f"trans has shape {trans.shape}, expected {frames} rows")
+    index = -1
+    if gender is not None and gender.size != 1:
+        wrong.append(f"gender has shape {gender.shape}, expected one word")
+    elif gender is not None:
+        try:
+            index = GENDERS.index(gender_name(gender.reshape(-1).astype(str)[0]))
+        except ValueError as error:
+            wrong.append(str(error).rstrip("."))
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return poses[:, _POSE].astype(np.float32), betas[:N_BETAS].astype(np.float32), index
+
+
+def _faults(name: str, array: np.ndarray, shape: tuple, columns: slice = slice(None)) -> list[str]:
+    """What is wrong with an array of numbers: its shape, if not `shape` or more, or that it is not finite."""
+    fits = array.ndim == len(shape) and array.shape[-1] >= shape[-1]
+    if not fits or array.dtype.kind not in "fiu":
+        expected = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        return [f"{name} has shape {array.shape} of {array.dtype}, expected numbers ({expected}) or more"]
+    bad = np.flatnonzero(~np.isfinite(np.atleast_2d(array[..., columns]).astype(np.float32)).all(axis=1))
+    return [f"{name} is not finite in {len(bad)} rows, the first is {bad[0]}"] if len(bad) else []
 
 
 def pack_motions(folder: Path, cache: Path) -> tuple[list[Motion], np.ndarray]:
-    """Every motion file of a folder, and the poses (rows, 63) of all. What is not in the cache yet is read and added.
+    """Every motion file of a folder, and the poses (rows, 63) of all. New and changed files are added to the cache.
 
     Args:
         folder: of the animations; nothing is written there.
@@ -120,93 +140,64 @@ def pack_motions(folder: Path, cache: Path) -> tuple[list[Motion], np.ndarray]:
     cache.mkdir(parents=True, exist_ok=True)
     known = {(motion.path, motion.stamp): motion for motion in motions}
     temporary = cache / f"{os.getpid()}.tmp"
-    motions = []
+    motions, row = [], 0
     try:
         with temporary.open("wb") as file:
             for name, stamp in tqdm(stamps.items(), desc=f"motions of {folder}", unit="file"):
-                motion = known.get((name, stamp))
-                if motion is None:
-                    motion, read = _read_or_refuse(folder, name, stamp)
+                if old := known.get((name, stamp)):
+                    motion, read = old, poses[old.row : old.row + old.frames]
                 else:
-                    read = poses[motion.row : motion.row + motion.frames]
+                    motion, read = _read_or_refuse(folder, name, stamp)
                 file.write(np.ascontiguousarray(read))
-                motions.append(motion)
+                motions.append(replace(motion, row=row))
+                row += motion.frames
         content = repr([(motion.path, motion.stamp, motion.frames) for motion in motions])
         packed = cache / f"poses_{hashlib.sha256(content.encode()).hexdigest()[:16]}.f32"
         temporary.replace(packed)
     finally:
         temporary.unlink(missing_ok=True)
-    _write_index(cache, motions, packed)  # last, since it says which poses are its own
-    for old in cache.glob("poses_*.f32"):
-        if old != packed:
-            old.unlink()
-    motions = _with_rows(motions)
-    return motions, _map_poses(packed, sum(motion.frames for motion in motions))
+    # The index comes last, since it names the file of its poses.
+    write_json(
+        cache / _INDEX, {"poses": packed.name, "motions": [asdict(m) | {"betas": m.betas.tolist()} for m in motions]}
+    )
+    for old_poses in cache.glob("poses_*.f32"):
+        if old_poses != packed:
+            old_poses.unlink()
+    return motions, _map_poses(packed, row)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         stat = path.stat()
-    except OSError:  # a link to nowhere, which `read_motion` will tell of
+    except OSError:  # a dangling link: `read_motion` reports it
         return _NEVER
     return stat.st_size, stat.st_mtime_ns
 
 
 def _read_cache(cache: Path) -> tuple[list[Motion], np.ndarray]:
-    """What was packed before: nothing if there is no cache, or none that can be used."""
-    nothing = [], np.empty((0, _N_POSE), np.float32)
+    """What was packed before; nothing if there is no usable cache."""
     try:
-        with np.load(cache / _INDEX, allow_pickle=False) as file:
-            columns = {name: file[name] for name in file.files}
-        poses = _map_poses(cache / columns.pop("poses").item(), columns["frames"].sum())
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        index = json.loads((cache / _INDEX).read_bytes())
         motions = [
-            Motion(
-                path=str(row["path"]),
-                stamp=(int(row["size"]), int(row["time"])),
-                frames=int(row["frames"]),
-                betas=row["betas"],
-                gender=int(row["gender"]),
-                problem=str(row["problem"]),
-            )
-            for row in rows
+            Motion(**m | {"stamp": tuple(m["stamp"]), "betas": np.array(m["betas"], np.float32)})
+            for m in index["motions"]
         ]
-    except (*_CONTENT_ERRORS, OSError):
-        return nothing
-    return _with_rows(motions), poses
+        return motions, _map_poses(cache / index["poses"], sum(motion.frames for motion in motions))
+    except (OSError, ValueError, KeyError, TypeError):
+        return [], _map_poses(cache, 0)
 
 
 def _map_poses(path: Path, rows: int) -> np.ndarray:
     if rows == 0:
         return np.empty((0, _N_POSE), np.float32)
-    return np.memmap(path, np.float32, "r", shape=(int(rows), _N_POSE))
-
-
-def _with_rows(motions: list[Motion]) -> list[Motion]:
-    ends = np.cumsum([motion.frames for motion in motions])
-    return [replace(motion, row=int(end) - motion.frames) for motion, end in zip(motions, ends, strict=True)]
-
-
-def _write_index(cache: Path, motions: list[Motion], poses: Path) -> None:
-    columns = {
-        "poses": np.array(poses.name),
-        "path": np.array([motion.path for motion in motions]),
-        "size": np.array([motion.stamp[0] for motion in motions]),
-        "time": np.array([motion.stamp[1] for motion in motions]),
-        "frames": np.array([motion.frames for motion in motions]),
-        "betas": np.array([motion.betas for motion in motions], np.float32),
-        "gender": np.array([motion.gender for motion in motions]),
-        "problem": np.array([motion.problem for motion in motions]),
-    }
-    with whole_file(cache / _INDEX) as file:
-        np.savez(file, **columns)
+    return np.memmap(path, np.float32, "r", shape=(rows, _N_POSE))
 
 
 def _read_or_refuse(folder: Path, name: str, stamp: tuple[int, int]) -> tuple[Motion, np.ndarray]:
     try:
         poses, betas, gender = read_motion(folder / name)
     except (ValueError, OSError) as error:
-        stamp = _NEVER if isinstance(error, OSError) else stamp  # not the file's fault: it may be there next time
+        stamp = _NEVER if isinstance(error, OSError) else stamp  # the disk's fault: try again the next time
         refused = Motion(name, stamp, 0, np.zeros(N_BETAS, np.float32), 0, problem=str(error))
         return refused, np.empty((0, _N_POSE), np.float32)
     return Motion(name, stamp, len(poses), betas, gender), poses
@@ -216,9 +207,9 @@ class Motions:
     """Motions and their packed poses.
 
     Args:
-        motions: M of them, each with a frame at least.
+        motions: M of them, each with at least one frame.
         poses: (rows, 63) float32.
-        problems: what could not be used: a line a file.
+        problems: one line per file that cannot be used.
     """
 
     def __init__(self, motions: Sequence[Motion], poses: np.ndarray, problems: Sequence[str] = ()):
@@ -233,15 +224,9 @@ class Motions:
 
     @classmethod
     def load(cls, folder: str | Path, cache: str | Path) -> Motions:
-        """All motions of a folder. Files that are new or changed since the last time are read, with a progress bar.
+        """All motions of a folder, see `pack_motions`.
 
-        Args:
-            folder: of the animations; nothing is written there.
-            cache: folder for the packed poses and their index.
-
-        Raises:
-            FileNotFoundError: if there is no such folder, with where the animations come from.
-            ValueError: if none of the files in it can be used.
+        Raises FileNotFoundError if there is no such folder, ValueError if none of its files can be used.
         """
         folder = Path(folder)
         known, poses = pack_motions(folder, Path(cache))
@@ -254,9 +239,9 @@ class Motions:
     def of_annotations(cls, path: str | Path) -> Motions:
         """The bodies of an annotation file (3DPW, EMDB, …), each as a motion of one frame.
 
-        Raises as `PublishedAnnotations.load`.
+        Raises as `SMPLAnnotations.load`.
         """
-        people = PublishedAnnotations.load(path)
+        people = SMPLAnnotations.load(path)
         poses = people.pose[:, 1:].reshape(len(people), -1).astype(np.float32)  # without the root
         rows = zip(people.row, people.betas.astype(np.float32), people.gender, strict=True)
         motions = [
@@ -266,10 +251,10 @@ class Motions:
         return cls(motions, poses)
 
     def split(self, name: str, shares: Mapping[str, float]) -> Motions:
-        """The motions of "train", "val" or "test". A file stays in its split, whatever other files there are.
+        """The motions of "train", "val" or "test". A file's split does not depend on the other files.
 
         Args:
-            shares: of "val" and "test", between 0 and 1, of the files; the rest is for training.
+            shares: fractions of the files for "val" and "test"; the rest is for training.
 
         Raises ValueError if the shares leave nothing for training, or the split is empty.
         """
@@ -277,7 +262,7 @@ class Motions:
         if min(val, test) < 0 or val + test >= 1:
             raise ValueError(f"data.shares: val={val} and test={test} must be 0 or more, and together less than 1.")
         bounds = {"val": (0, val), "test": (val, val + test), "train": (val + test, 1)}[name]
-        chosen = [motion for motion in self.motions if bounds[0] <= _place(motion.path) < bounds[1]]
+        chosen = [motion for motion in self.motions if bounds[0] <= _hash(motion.path) < bounds[1]]
         if not chosen:
             raise ValueError(
                 f"None of the {len(self)} motions falls into the {name} split, with a share of "
@@ -292,14 +277,11 @@ class MotionDataset(Dataset):
     An item is {"pose": (21, 3) axis-angle, radians; "betas": (10,); "gender": index into GENDERS}.
 
     Args:
-        motions: that the frames are of.
-        frames_per_file: so many random frames of each motion (published: 1), drawn anew every epoch: each is a function
-            of (seed, epoch, path). None takes one frame in `every` instead.
-        every: one frame in so many of each motion, one at least.
-        epoch: its number. With `every`, all frames have been seen after `every` epochs. The number of frames stays
-            the same.
-        limit: no more than so many frames, spread evenly over all.
-        seed: of the random frames.
+        frames_per_file: number of random frames of each motion (published: 1), drawn anew every epoch: each is a
+            function of (seed, epoch, path). None takes one frame in `every` instead.
+        every: take one frame in this many of each motion, and at least one. After `every` epochs all frames have been
+            used; every epoch has the same number of frames.
+        limit: maximum number of frames, spread evenly over all.
 
     Raises ValueError if `frames_per_file` or `every` is not 1 or more, or both are given.
     """
@@ -323,14 +305,14 @@ class MotionDataset(Dataset):
         self.motions = motions
         if frames_per_file is not None:
             motion = np.repeat(np.arange(len(motions)), frames_per_file)
-            drawn = [_place(f"{seed}, {epoch}, {n}, {m.path}") for m in motions.motions for n in range(frames_per_file)]
+            drawn = [_hash(f"{seed}, {epoch}, {n}, {m.path}") for m in motions.motions for n in range(frames_per_file)]
             frame = (np.array(drawn) * motions.frames[motion]).astype(np.int64)
         else:
             every = every or 1
             counts = np.maximum(1, motions.frames // every)
             motion = np.repeat(np.arange(len(motions)), counts)
             nth = np.arange(len(motion)) - np.repeat(counts.cumsum() - counts, counts)
-            # Only a motion that is shorter than `every` needs the modulus.
+            # Only motions shorter than `every` need the modulus.
             frame = (epoch % every + every * nth) % motions.frames[motion]
         if limit is not None and limit < len(motion):
             kept = np.linspace(0, len(motion) - 1, limit).round().astype(np.int64)
@@ -344,7 +326,7 @@ class MotionDataset(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         motion = self.motion[index]
-        # A copy: the map cannot be written to.
+        # A copy, since the memory map is read-only.
         pose = np.array(self.motions.poses[self.motions.row[motion] + self.frame[index]])
         return {
             "pose": torch.from_numpy(pose).view(-1, 3),
@@ -354,11 +336,11 @@ class MotionDataset(Dataset):
 
     @property
     def place(self) -> np.ndarray:
-        """(len,) where each frame stands among all of the motions, one motion after the other."""
+        """(len,) index of each frame among all frames of the motions."""
         return (self.motions.frames.cumsum() - self.motions.frames)[self.motion] + self.frame
 
     def fingerprint(self, items: slice) -> str:
-        """A name for the content of some items."""
+        """A hash of the content of some items."""
         motion, frame = self.motion[items], self.frame[items]
         digest = hashlib.sha256(np.ascontiguousarray(self.motions.poses[self.motions.row[motion] + frame]))
         digest.update(self.motions.betas[motion])
@@ -366,6 +348,6 @@ class MotionDataset(Dataset):
         return digest.hexdigest()[:16]
 
 
-def _place(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone, uniform over texts."""
+def _hash(text: str) -> float:
+    """A number in [0, 1) from a hash of the text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48

@@ -1,9 +1,4 @@
-"""Tokens of many meshes, computed once and kept on disk: training then never touches the body or the tokenizer.
-
-Endless random bodies for the tokenizer: a dataset of parameters, and meshes made of them in batch by one body.
-
-Tokens of random bodies for the pre-training.
-"""
+"""Random bodies: meshes for the tokenizer, tokens for the pre-training; and the cache for tokens of any bodies."""
 
 from __future__ import annotations
 
@@ -12,18 +7,22 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from mega.bodies import BodyModel
 from mega.bodies.pose_sampler import PoseSampler
-from mega.data.loading import evaluation_loader, training_loader
+from mega.data.loading import EpochData
 from mega_common.atomic_io import whole_file
+from mega_common.restricted_pickle import read_arrays
 from mesh_vq_vae import MeshVQVAE
+
+_SPLITS = {"train": 0, "val": 1, "test": 2}  # part of the seed, so that splits never share random numbers
+_FIXED_CHUNK = 32  # bodies of validation and test drawn at a time
+_TOKEN_CHUNK = 64  # bodies turned into tokens at a time
 
 
 def cached_tokens(
@@ -34,21 +33,20 @@ def cached_tokens(
     key: str,
     points: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
-    """Tokens of the bodies in `batches`, from the file at `path` where it was made from the same.
+    """Tokens of the bodies in `batches`: read from `path` if that file was made from the same, else computed.
 
     Args:
-        batches: {"pose": (B, J, 3), "shape": (B, S)} each, and "gender": B names, if the body takes them.
-        key: names the bodies; with the tokenizer's weights and `points` it tells whether the file still holds.
-        points: (S,) vertices to keep besides the tokens.
+        batches: each {"pose": (B, J, 3), "shape": (B, S)}, with "gender" for bodies that take it.
+        key: identifies the bodies; together with the tokenizer's weights and `points` it decides whether the file is
+            still valid.
+        points: (S,) indices of vertices to store with the tokens.
 
     Returns: {"tokens": (P, N) int16, "points": (P, S, 3) float16, metres}; points only if asked for.
     """
     path = Path(path)
     key = f"{key} | {_fingerprint(tokenizer, points)}"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as file:
-            if file["key"].item() == key:
-                return {name: file[name] for name in file.files if name != "key"}
+    if path.is_file() and (cached := read_arrays(path)).pop("key").item() == key:
+        return cached
     columns: dict[str, list[np.ndarray]] = {"tokens": []} | ({} if points is None else {"points": []})
     device = next(tokenizer.parameters()).device
     body = body.to(device)
@@ -74,22 +72,14 @@ def _fingerprint(tokenizer: MeshVQVAE, points: Tensor | None) -> str:
     return digest.hexdigest()[:16]
 
 
-# Seeds of the splits never meet: (seed, split, epoch, chunk) is one stream of random numbers each.
-_SPLITS = {"train": 0, "val": 1, "test": 2}
-_CHUNK = 32  # bodies of the fixed splits drawn at a time
-
-
 class BodyChunks(Dataset):
-    """Chunks {"pose": (C, J, 3), "shape": (C, S)} of random bodies; one is a function of (seed, split, epoch, index).
+    """Chunks {"pose": (C, J, 3), "shape": (C, S)} of random bodies; each is a function of (seed, split, epoch, index).
 
-    Bodies are drawn several at a time, which takes a fifth of the time of one by one. The last chunk of a data set may
-    hold fewer.
+    Drawing several bodies at once takes a fifth of the time. The last chunk may hold fewer.
 
     Args:
-        body: the body model.
-        n_bodies: of all chunks together.
-        chunk: C, bodies a chunk.
-        seed, split, epoch: of the draw.
+        n_bodies: in all chunks together.
+        chunk: C.
     """
 
     def __init__(self, body: BodyModel, n_bodies: int, chunk: int, seed: int, split: str, epoch: int = 0):
@@ -106,10 +96,7 @@ class BodyChunks(Dataset):
         n = min(self.chunk, self.n_bodies - index * self.chunk)
         seed = np.random.SeedSequence([*self.key, index]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed >> 1))
-        return {
-            "pose": self.sampler.sample(n, generator),
-            "shape": self.body.sample_shapes(n, generator),
-        }
+        return {"pose": self.sampler.sample(n, generator), "shape": self.body.sample_shapes(n, generator)}
 
 
 def join_chunks(chunks: list[dict]) -> dict:
@@ -117,17 +104,16 @@ def join_chunks(chunks: list[dict]) -> dict:
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-class BodyMeshData(L.LightningDataModule):
+class BodyMeshData(EpochData):
     """Batches with "vertices" (B, V, 3), canonical, made from random poses and shapes on the training device.
 
     Args:
         body: the body model; it stays in the main process.
-        batch_size: meshes a step and process.
-        chunk: bodies drawn at a time, or the greatest common divisor with the batch size; other chunks, other bodies.
-        batches_per_epoch: an epoch is what lies between two validations, since the data never end.
+        batch_size: meshes per step and process.
+        chunk: bodies drawn at a time (reduced to a divisor of the batch size); it changes which bodies are drawn.
+        batches_per_epoch: the data never end, so this is the interval between validations.
         val_meshes, test_meshes: sizes of the fixed splits, whose bodies are never trained on.
         workers: processes that draw poses.
-        seed: of everything random here.
     """
 
     def __init__(
@@ -141,26 +127,19 @@ class BodyMeshData(L.LightningDataModule):
         workers: int = 0,
         seed: int = 0,
     ):
-        super().__init__()
-        self.body, self.batch_size, self.chunk, self.seed = body, batch_size, math.gcd(batch_size, chunk), seed
-        self.batches_per_epoch, self.workers = batches_per_epoch, workers
+        self.chunk = math.gcd(batch_size, chunk)
+        options = {"shuffle": False, "collate_fn": join_chunks, "num_workers": workers}
+        super().__init__(batch_size // self.chunk, seed, eval_batch_size=1, **options)
+        self.body, self.batches_per_epoch, self.bodies_per_batch = body, batches_per_epoch, batch_size
         self.n_meshes = {"val": val_meshes, "test": test_meshes}
 
-    def train_dataloader(self) -> DataLoader:
-        n_bodies = self.batches_per_epoch * self.batch_size * self.trainer.world_size
-        chunks = BodyChunks(self.body, n_bodies, self.chunk, self.seed, "train", self.trainer.current_epoch)
-        options = {"shuffle": False, "num_workers": self.workers, "collate_fn": join_chunks}
-        return training_loader(chunks, self.batch_size // self.chunk, self.trainer, self.seed, **options)
+    def train_dataset(self) -> BodyChunks:
+        n_bodies = self.batches_per_epoch * self.bodies_per_batch * self.trainer.world_size
+        return BodyChunks(self.body, n_bodies, self.chunk, self.seed, "train", self.trainer.current_epoch)
 
-    def val_dataloader(self) -> DataLoader:
-        return self._fixed("val")
-
-    def test_dataloader(self) -> DataLoader:
-        return self._fixed("test")
-
-    def _fixed(self, split: str) -> DataLoader:
-        chunks = BodyChunks(self.body, self.n_meshes[split], min(_CHUNK, self.n_meshes[split]), self.seed, split)
-        return evaluation_loader(chunks, 1, self.trainer, collate_fn=join_chunks)
+    def fixed_dataset(self, split: str) -> BodyChunks:
+        n = self.n_meshes[split]
+        return BodyChunks(self.body, n, min(_FIXED_CHUNK, n), self.seed, split)
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
@@ -168,18 +147,14 @@ class BodyMeshData(L.LightningDataModule):
         return batch | {"vertices": body(batch["pose"], batch["shape"])}
 
 
-_CHUNK_body_tokens = 64  # bodies made at a time
-
-
-class BodyTokenData(L.LightningDataModule):
-    """Batches {"tokens": (B, N)}, from splits of random bodies that never meet.
+class BodyTokenData(EpochData):
+    """Batches {"tokens": (B, N)} of random bodies, in disjoint splits.
 
     Args:
         body, tokenizer: make the tokens, once.
-        cache: folder for them.
-        batch_size: of the batches.
+        cache: folder for the tokens.
+        batch_size: bodies per step and process.
         train_bodies, val_bodies, test_bodies: sizes of the splits.
-        seed: of everything random here.
     """
 
     def __init__(
@@ -193,31 +168,38 @@ class BodyTokenData(L.LightningDataModule):
         test_bodies: int = 2048,
         seed: int = 0,
     ):
-        super().__init__()
+        super().__init__(batch_size, seed)
         self.body, self.tokenizer, self.cache = body, tokenizer, Path(cache)
-        self.batch_size, self.seed = batch_size, seed
         self.n_bodies = {"train": train_bodies, "val": val_bodies, "test": test_bodies}
 
     def prepare_data(self) -> None:
-        """The tokens into the cache, by one process for all."""
+        """Compute the tokens once, in one process."""
         for split in ("train", "val") if self.trainer.training else ("test",):
-            self._dataset(split)
+            self.fixed_dataset(split)
 
-    def train_dataloader(self) -> DataLoader:
-        return training_loader(self._dataset("train"), self.batch_size, self.trainer, self.seed, collate_fn=_collate)
+    def train_dataset(self) -> TokenDataset:
+        return self.fixed_dataset("train")
 
-    def val_dataloader(self) -> DataLoader:
-        return evaluation_loader(self._dataset("val"), self.batch_size, self.trainer, collate_fn=_collate)
-
-    def test_dataloader(self) -> DataLoader:
-        return evaluation_loader(self._dataset("test"), self.batch_size, self.trainer, collate_fn=_collate)
-
-    def _dataset(self, split: str) -> TensorDataset:
-        chunks = BodyChunks(self.body, self.n_bodies[split], _CHUNK_body_tokens, self.seed, split)
-        key = f"{self.body.name}, {split}, {self.n_bodies[split]} by {_CHUNK_body_tokens}, seed {self.seed}"
+    def fixed_dataset(self, split: str) -> TokenDataset:
+        n = self.n_bodies[split]
+        chunks = BodyChunks(self.body, n, _TOKEN_CHUNK, self.seed, split)
+        key = f"{self.body.name}, {split}, {n} by {_TOKEN_CHUNK}, seed {self.seed}"
         cached = cached_tokens(self.cache / f"bodies_{split}.npz", self.tokenizer, self.body, chunks, key)
-        return TensorDataset(torch.from_numpy(cached["tokens"]).long())
+        return TokenDataset(torch.from_numpy(cached["tokens"]))
 
 
-def _collate(rows: list[tuple[torch.Tensor]]) -> dict[str, torch.Tensor]:
-    return {"tokens": torch.stack([tokens for (tokens,) in rows])}
+class TokenDataset(Dataset):
+    """Items {"tokens": (N,) int64} of tokens (P, N) int16.
+
+    Args:
+        rows: (P',) which of the P, in which order; None for all.
+    """
+
+    def __init__(self, tokens: Tensor, rows: np.ndarray | None = None):
+        self.tokens, self.rows = tokens, range(len(tokens)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"tokens": self.tokens[self.rows[index]].long()}

@@ -1,4 +1,4 @@
-"""The annotation files that users hold, in both flavours, as one typed table.
+"""SMPL annotation files that users hold, in both published forms, as one typed table.
 
 real images (COCO, MPII, H36M, MPI-INF-3DHP)      tests (3DPW, EMDB)
 pose_cam or pose (P, >= 66)                        root_orient (P, 3), pose_body (P, >= 63)
@@ -26,23 +26,29 @@ from mega_common.restricted_pickle import read_arrays
 log = logging.getLogger(__name__)
 
 N_BETAS, N_POSED = 10, 22  # the root and 21 joints
-_NAMED = 5  # how many bad rows a message names
+_NAMED = 5  # bad rows listed in a message
+_FIELDS = (
+    *("imgname", "center", "scale", "gender", "pose_cam", "pose", "root_orient", "pose_body", "shape", "betas"),
+    *("part", "j2d"),
+)
+# Written by `prepare_data.py 3dpw` and not in the published files; `trans_cam` is not in EMDB's files.
+_OF_3DPW = {"sequence", "person", "frame", "cam_ext", "trans_cam"}
 
 
 @dataclass(frozen=True)
-class PublishedAnnotations:
+class SMPLAnnotations:
     """P people in pictures; rotations are those of the picture's camera frame.
 
     Attributes:
-        row: (P,) of the file.
-        imgname: (P,) path of the picture, relative to the folder that the user names.
+        row: (P,) index in the file.
+        imgname: (P,) path of the picture, relative to a folder that the user chooses.
         center: (P, 2) px.
-        scale: (P,) the box is a square of 200 * scale px, whatever the file's convention.
+        scale: (P,) the box is a square of 200 * scale px, whatever the convention of the file.
         pose: (P, 22, 3) axis-angle of SMPL's joints, root first.
         betas: (P, 10).
         gender: (P,) neutral, male or female.
-        keypoints2d: (P, 24, 3) px and, of `part`, confidence. Of `j2d` the third column is no confidence: published
-            files have the depth there.
+        keypoints2d: (P, 24, 3) px and, of `part`, confidence. The third column of `j2d` is not a confidence:
+            published files have the depth there.
         smpl_joints: whether the 24 keypoints are SMPL's joints (tests) or those of `part` (real images).
         problem: which rows of the file were left out, and why; empty if none.
     """
@@ -62,37 +68,37 @@ class PublishedAnnotations:
         return len(self.imgname)
 
     def picture_root(self, places: Sequence[Path]) -> Path:
-        """The first of these folders in which a picture of the table is found; the first of all if there is none.
+        """The first of these folders that holds a picture of the table; the first of all if none does.
 
-        The first 100 rows are looked at, since training goes on where a few pictures are missing.
+        The first 100 rows are tried, since training tolerates missing pictures.
         """
         names = self.imgname[:100].tolist()
         return next((place for place in places if any((place / name).is_file() for name in names)), places[0])
 
-    def select(self, rows: np.ndarray | slice) -> PublishedAnnotations:
+    def select(self, rows: np.ndarray | slice) -> SMPLAnnotations:
         """The table of these rows."""
         columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("smpl_joints", "problem")}
         return replace(self, **{name: column[rows] for name, column in columns.items()})
 
     @classmethod
-    def load(cls, path: str | Path, skip_bad_rows: bool = False) -> PublishedAnnotations:
-        """Read a file of either flavour.
+    def load(cls, path: str | Path, skip_bad_rows: bool = False, also: Sequence[str] | None = None) -> SMPLAnnotations:
+        """Read a file of either form.
 
-        A row is bad if a number in it is not finite, its scale is not above 0, or its gender is unknown.
+        A row is bad if one of its numbers is not finite, its scale is not above 0, or its gender is unknown.
 
         Args:
-            path: of the file.
-            skip_bad_rows: leave bad rows out, with one warning, as training can. A test on fewer people is another
-                test: by default they are refused.
+            skip_bad_rows: leave out bad rows with one warning, for training. By default they are errors, since a test
+                on fewer people is a different test.
+            also: more fields to check, each with one finite row per person; keypoints may then be missing.
 
         Raises:
-            FileNotFoundError: if there is none.
-            ValueError: when a field is missing, too short or of another length than the rest, for bad rows, and when no
-                row is left; names file, field, row.
+            FileNotFoundError: if there is no such file.
+            ValueError: if fields are missing, too short or of different lengths, for bad rows, and if no row is left;
+                names the file and everything that is wrong.
         """
-        file = _File(Path(path))
+        file = _File(Path(path), also)
         is_test = "j2d" in file.columns
-        if "pose_cam" in file.columns or "pose" in file.columns:
+        if {"pose_cam", "pose"} & file.columns.keys():
             pose = file.numbers(("pose_cam", "pose"), 3 * N_POSED)
         else:
             root = file.numbers(("root_orient",), 3)
@@ -100,7 +106,7 @@ class PublishedAnnotations:
         scale = file.scale()
         table = cls(
             row=np.arange(file.people),
-            imgname=np.asarray(file.columns["imgname"]).astype(str),
+            imgname=np.asarray(file.columns.get("imgname", np.full(file.people, ""))).astype(str),
             center=file.numbers(("center",), 2),
             scale=1 / scale if is_test else scale,
             pose=pose.reshape(file.people, N_POSED, 3),
@@ -109,9 +115,11 @@ class PublishedAnnotations:
             keypoints2d=file.numbers(("j2d", "part"), 24, 3),
             smpl_joints=is_test,
         )
-        if not file.bad:
+        problem = _describe(file, table.imgname) if file.bad else ""
+        if file.faults:
+            raise ValueError(f"{path}: {'; '.join(file.faults)}. {problem}".rstrip())
+        if not problem:
             return table
-        problem = _describe(file, table.imgname)
         if not skip_bad_rows:
             raise ValueError(f"{problem} Correct them: a test needs every row.")
         if len(file.bad) == file.people:
@@ -120,47 +128,81 @@ class PublishedAnnotations:
         return replace(table.select(np.setdiff1d(table.row, list(file.bad))), problem=problem)
 
 
-def read_published_rgb(root: Path, imgname: str) -> np.ndarray:
-    """A picture (H, W, 3) uint8 RGB below `root`. If `imgname` holds `closeup`, it is stored lying and is turned
-    clockwise; the names of the folders above do not count.
+def read_smpl_picture(root: Path, imgname: str) -> np.ndarray:
+    """A picture (H, W, 3) uint8 RGB below `root`.
+
+    Pictures with `closeup` in `imgname` are stored rotated and are turned clockwise; names in `root` do not count.
     """
     image = read_rgb(root / imgname)
     return cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE) if "closeup" in imgname else image
 
 
 def _describe(file: _File, imgname: np.ndarray) -> str:
-    named = [f"row {row} ({imgname[row]}): {reason}" for row, reason in sorted(file.bad.items())[:_NAMED]]
-    more = ["…"] if len(file.bad) > _NAMED else []
-    return f"{file.path}: {len(file.bad)} of {file.people} rows cannot be used: {'; '.join(named + more)}."
+    named = [f"row {row} ({imgname[row]}): {', '.join(why)}" for row, why in sorted(file.bad.items())[:_NAMED]]
+    if len(file.bad) > _NAMED:
+        named.append(f"… (by field: {', '.join(f'{name} {n}' for name, n in file.bad_fields.items())})")
+    return f"{file.path}: {len(file.bad)} of {file.people} rows cannot be used: {'; '.join(named)}."
 
 
 class _File:
-    """The arrays of a file, and `bad`: what is wrong with its rows, {row: reason}, filled as they are asked for."""
+    """The arrays of a file and what is wrong with them; `also` as in `SMPLAnnotations.load`.
 
-    def __init__(self, path: Path):
-        self.path, self.columns = path, _read(path)
-        self.people = self.columns["imgname"].size
-        self.bad: dict[int, str] = {}
+    Attributes:
+        columns: the arrays, without those of another length.
+        faults: what is wrong with whole fields; a placeholder stands for such a field.
+        bad: {row: reasons}; bad_fields: {field: number of bad rows}. Both are filled as the fields are read.
+    """
+
+    def __init__(self, path: Path, also: Sequence[str] | None):
+        require(path)
+        self.path, self.bad, self.bad_fields = path, {}, {}
+        columns = read_arrays(path, (*_FIELDS, *(also or ())))
+        _refuse_old_boxes(path)
+        required = [("imgname",), ("center",), ("scale",), ("part", "j2d"), ("shape", "betas")]
+        if also is not None:
+            required.remove(("part", "j2d"))
+        self.faults = [f"lacks the field {' or '.join(c)}" for c in required if not set(c) & columns.keys()]
+        if not ({"pose_cam", "pose"} & columns.keys() or {"root_orient", "pose_body"} <= columns.keys()):
+            self.faults.append("lacks a pose: pose_cam, pose, or root_orient and pose_body")
+        lengths = [len(column) for column in columns.values() if column.ndim]
+        self.people = columns["imgname"].size if "imgname" in columns else max(lengths, default=0)
+        if not self.people:
+            raise ValueError(f"{path} holds no rows.")
+        others = {name: c.shape for name, c in columns.items() if c.shape[:1] != (self.people,)}
+        if others:
+            listed = ", ".join(f"{name} has shape {shape}" for name, shape in others.items())
+            self.faults.append(f"there are {self.people} imgnames, but {listed}")
+        self.columns = {name: column for name, column in columns.items() if name not in others}
+        for name in also or ():
+            if name in self.columns and self.columns[name].dtype.kind == "f":
+                self._mark_not_finite(name, self.columns[name])
 
     def numbers(self, names: tuple[str, ...], *lengths: int) -> np.ndarray:
-        """The first of `names` that is there, its axes after the first cut to `lengths`, as float64."""
-        name = next(n for n in names if n in self.columns)
-        column = self._as_numbers(name)
+        """The first of `names` that the file has, as float64, its axes after the first cut to `lengths`."""
+        name = next((n for n in names if n in self.columns), None)
+        placeholder = np.zeros((self.people, *lengths))
+        column = None if name is None else self._as_numbers(name)
+        if column is None:
+            return placeholder
         fits = column.ndim == 1 + len(lengths) and all(
             have >= want for have, want in zip(column.shape[1:], lengths, strict=True)
         )
         if not fits:
             wanted = ", ".join(map(str, lengths))
-            raise ValueError(f"{self.path}: the field {name} has shape {column.shape}, expected (P, {wanted}) or more.")
+            self.faults.append(f"the field {name} has shape {column.shape}, expected (P, {wanted}) or more")
+            return placeholder
         column = column[(slice(None), *map(slice, lengths))]
-        self._mark(~np.isfinite(column.reshape(self.people, -1)).all(axis=1), lambda row: f"{name} is not finite")
+        self._mark_not_finite(name, column)
         return column
 
     def scale(self) -> np.ndarray:
         """(P,) as stored, NaN where it is bad."""
-        scale = self._as_numbers("scale").reshape(self.people, -1)[:, 0]
+        column = self._as_numbers("scale") if "scale" in self.columns else None
+        if column is None:
+            return np.ones(self.people)
+        scale = column.reshape(self.people, -1)[:, 0]
         bad = ~(np.isfinite(scale) & (scale > 0))
-        self._mark(bad, lambda row: f"scale is {scale[row]}, it must be above 0")
+        self._mark("scale", bad, lambda row: f"scale is {scale[row]}, it must be above 0")
         return np.where(bad, np.nan, scale)
 
     def genders(self) -> np.ndarray:
@@ -170,38 +212,38 @@ class _File:
         try:
             column = self.columns["gender"].reshape(self.people, -1)[:, 0].astype(str)
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path}: the field gender holds no text: {error}.") from error
-        names = {}
-        for said in np.unique(column):
+            self.faults.append(f"the field gender holds no text: {error}")
+            return np.full(self.people, "")
+        names = dict.fromkeys(np.unique(column), "")
+        for spelling in names:
             try:
-                names[said] = gender_name(said)
+                names[spelling] = gender_name(spelling)
             except ValueError as error:
                 reason = str(error).rstrip(".")
-                self._mark(column == said, lambda row, reason=reason: reason)
-                names[said] = ""
-        return np.array([names[said] for said in column])
+                self._mark("gender", column == spelling, lambda row, reason=reason: reason)
+        return np.array([names[spelling] for spelling in column])
 
-    def _mark(self, bad: np.ndarray, reason: Callable[[int], str]) -> None:
-        for row in np.flatnonzero(bad).tolist():
-            self.bad.setdefault(row, reason(row))
+    def _mark_not_finite(self, name: str, column: np.ndarray) -> None:
+        finite = np.isfinite(column.reshape(self.people, -1)).all(axis=1)
+        self._mark(name, ~finite, lambda row: f"{name} is not finite")
 
-    def _as_numbers(self, name: str) -> np.ndarray:
+    def _mark(self, name: str, bad: np.ndarray, reason: Callable[[int], str]) -> None:
+        rows = np.flatnonzero(bad).tolist()
+        for row in rows:
+            self.bad.setdefault(row, []).append(reason(row))
+        if rows:
+            self.bad_fields[name] = self.bad_fields.get(name, 0) + len(rows)
+
+    def _as_numbers(self, name: str) -> np.ndarray | None:
         try:
             return np.asarray(self.columns[name], np.float64)
         except ValueError as error:
-            raise ValueError(f"{self.path}: the field {name} holds no numbers: {error}.") from error
-
-
-_FIELDS = (
-    *("imgname", "center", "scale", "gender", "pose_cam", "pose", "root_orient", "pose_body", "shape", "betas"),
-    *("part", "j2d"),
-)
-# What `prepare_data.py 3dpw` writes and the published files do not have; `trans_cam` is not in EMDB's files.
-_OF_3DPW = {"sequence", "person", "frame", "cam_ext", "trans_cam"}
+            self.faults.append(f"the field {name} holds no numbers: {error}")
+            return None
 
 
 def _refuse_old_boxes(path: Path) -> None:
-    """Raise ValueError if an earlier `prepare_data.py 3dpw` wrote the file, with the command that makes it anew."""
+    """Raise ValueError, with the command to make it again, if an earlier `prepare_data.py 3dpw` wrote the file."""
     with np.load(path, allow_pickle=False) as file:
         if not set(file.files) >= _OF_3DPW or "format_version" in file.files:
             return
@@ -213,23 +255,5 @@ def _refuse_old_boxes(path: Path) -> None:
     folder = "" if path.parent == Path("datasets/3dpw") else f" dataset.folder={path.parent}"
     raise ValueError(
         f"{path} was made by an earlier version of prepare_data.py, whose boxes for 3DPW were 12 % too wide. "
-        f"Make it anew: python prepare_data.py 3dpw {chosen}{folder}"
+        f"Make it again: python tools/prepare_data.py 3dpw {chosen}{folder}"
     )
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    require(path)
-    columns = read_arrays(path, _FIELDS)
-    _refuse_old_boxes(path)
-    for choice in (("imgname",), ("center",), ("scale",), ("part", "j2d"), ("shape", "betas")):
-        if not set(choice) & columns.keys():
-            raise ValueError(f"{path} lacks the field {' or '.join(choice)}.")
-    if not ({"pose_cam", "pose"} & columns.keys() or {"root_orient", "pose_body"} <= columns.keys()):
-        raise ValueError(f"{path} lacks a pose: pose_cam, pose, or root_orient and pose_body.")
-    people = columns["imgname"].size
-    if not people:
-        raise ValueError(f"{path} holds no rows.")
-    other = [f"{name} has shape {c.shape}" for name, c in columns.items() if c.shape[:1] != (people,)]
-    if other:
-        raise ValueError(f"{path}: there are {people} imgnames, but {', '.join(other)}.")
-    return columns

@@ -1,9 +1,4 @@
-"""Several data sets as one.
-
-The published data sets' people as items: crops of pictures with what is known about them.
-
-The published data sets as batches, for training and testing image models on SMPL-H.
-"""
+"""SMPL annotation files as training and test data: crops, mixtures of data sets, and the data module."""
 
 from __future__ import annotations
 
@@ -15,17 +10,16 @@ from functools import cached_property
 from pathlib import Path
 
 import cv2
-import lightning as L
 import numpy as np
 import roma
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mega.bodies.smplh import GENDERS, SMPLHBody
-from mega.data.loading import Augmentation, evaluation_loader, training_loader
-from mega.data.smpl_annotations import PublishedAnnotations, read_published_rgb
+from mega.data.loading import Augmentation, EpochData
+from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
 from mega.external_files import find_annotations
 from mega.geometry.smpl_crops import (
     MIRRORED_PART17,
@@ -42,13 +36,20 @@ from mega.geometry.smpl_crops import (
 )
 from mesh_vq_vae import MeshVQVAE
 
+log = logging.getLogger(__name__)
+
+_N_H36M, _N_SMPL = 17, 24
+# Rows of the H36M regressor in the order of the real images' 17 keypoints.
+_H36M_ORDER = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
+N_KEYPOINTS = _N_H36M + _N_SMPL
+_LARGEST_BOX = 10  # times the picture's longer side; a larger box is an error and would exhaust the memory
+
 
 class Mixture(Dataset):
-    """Items of several data sets, each with "part" besides: the number of the set that it is from.
+    """Items of several data sets, each with "part", the number of the set that it is from.
 
     Args:
-        parts: the data sets.
-        part_of, row_of: (n,) which row of which part each item is.
+        part_of, row_of: (n,) part and row of each item.
     """
 
     def __init__(self, parts: Sequence[Dataset], part_of: np.ndarray, row_of: np.ndarray):
@@ -63,10 +64,10 @@ class Mixture(Dataset):
 
     @classmethod
     def drawn(cls, parts: Sequence[Dataset], shares: Sequence[float], epoch: int, seed: int) -> Mixture:
-        """An epoch as long as the longest part; each item's part is drawn with a probability proportional to its share.
+        """An epoch as long as the longest part; the probability of each part is proportional to its share.
 
-        Within a part no row is taken twice before all have been taken once. The draw is a function of (seed, epoch);
-        the parts' `epoch` is set.
+        No row of a part is repeated before all have been used. The draw is a function of (seed, epoch). The `epoch` of
+        the parts is set.
         """
         for part in parts:
             part.epoch = epoch
@@ -87,17 +88,9 @@ class Mixture(Dataset):
 
 
 def _draw(n_rows: int, n: int, rng: np.random.Generator) -> np.ndarray:
-    """n of n_rows rows; none twice before all have been taken once."""
+    """n random rows out of n_rows; none is repeated before all have been used."""
     rounds = [rng.permutation(n_rows) for _ in range(-(-n // n_rows))]
     return np.concatenate([*rounds, np.empty(0, np.int64)])[:n]
-
-
-_N_H36M, _N_SMPL = 17, 24
-# Rows of the H36M regressor in the order of the real images' 17 keypoints.
-_H36M_ORDER = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
-N_KEYPOINTS = _N_H36M + _N_SMPL
-# A box of more than so many times the picture's longer side is a mistake, and takes the machine's memory.
-_LARGEST_BOX = 10
 
 
 @dataclass(frozen=True)
@@ -105,10 +98,9 @@ class Source:
     """An annotation file.
 
     Attributes:
-        path: of the file.
-        root: folder that its picture names start from; if left out, the file's own, or the project's (where the program
-            runs) if the pictures are found there only.
-        share: in training, the chance that an item is from this file, against the others' shares (published: equal).
+        root: folder that the picture names are relative to; None for the file's own folder or, if the pictures are
+            only found there, the current folder.
+        share: relative probability of this file in training (published: equal).
     """
 
     path: Path
@@ -117,40 +109,38 @@ class Source:
 
     @property
     def places(self) -> tuple[Path, ...]:
-        """Folders that the picture names may start from."""
+        """Folders that the picture names may be relative to."""
         return (Path(self.path).parent, Path()) if self.root is None else (Path(self.root),)
 
 
 class BadPictureError(ValueError):
-    """A picture that is missing or broken, or that a person's crop cannot be cut out of."""
+    """A picture is missing or broken, or a person's crop cannot be cut out of it."""
 
 
-class PublishedImages(Dataset):
+class SMPLImages(Dataset):
     """Crops of one annotation file. An item is a function of (seed, epoch, index) and of nothing else.
 
     Args:
-        source: the file and where its pictures are.
         crop_size: side of the crops, px.
-        patch: cut them as the ViT's training does (exactly), not as that of HRNet and ResNet (in whole pixels).
-        augmentation: changes to the crops (`shift` is not used); none if left out.
-        flip_probability: how often a person is seen in a mirror.
-        training: leave out bad rows, and give the next person of the file in place of one whose picture cannot be used;
-            otherwise both are errors.
-        seed: of the augmentation.
-        limit: use the first so many rows only.
+        patch: crop as in the ViT's training (exactly), not as in that of HRNet and ResNet (in whole pixels).
+        augmentation: of the crops (`shift` is not used); None for none.
+        flip_probability: of mirrored crops.
+        training: skip bad rows, and replace a person whose picture cannot be used by the next one; otherwise both are
+            errors.
+        limit: use only this many rows, from the first.
 
     An item is a dict of
-        image: (3, S, S) RGB in [0, 255]: uint8, but float32 without augmentation, since published evaluation does not
-            round what it cuts out.
+        image: (3, S, S) RGB in [0, 255]: uint8, or float32 without augmentation, since the published evaluation does
+            not round its crops.
         pose: (21, 3) axis-angle, radians; betas: (10,); gender: index into GENDERS.
-        rotmat: (3, 3) from the canonical to the camera frame, turned along with the crop.
-        keypoints2d: (41, 3) the 17 joints of H36M, then SMPL's 24: x, y in crop coordinates and weight, 0 for the set
-            that the file does not annotate. The other's is the confidence (H36M's) or 1 (SMPL's), scaled so that a mean
-            over all is its mean.
-        index: of the person among those of the file that are used.
-        replaced: -1, or the index that was asked for, where this is the next person whose picture can be used.
+        rotmat: (3, 3) from the canonical to the camera frame, rotated with the crop.
+        keypoints2d: (41, 3) the 17 joints of H36M, then SMPL's 24: x, y in crop coordinates and weight. A file
+            annotates one of the two sets; the other has weight 0. The weight is the confidence (H36M) or 1 (SMPL),
+            scaled so that the mean over all 41 is the mean over the annotated ones.
+        index: row among those of the file that are used.
+        replaced: -1, or the requested index if this is another person, because that picture cannot be used.
 
-    Source of the conventions: the published annotation files (`PublishedAnnotations`).
+    Source: the published annotation files (`SMPLAnnotations`).
     """
 
     def __init__(
@@ -165,7 +155,7 @@ class PublishedImages(Dataset):
         limit: int | None = None,
     ):
         self.path, self.training = find_annotations(source.path), training
-        self.annotations = PublishedAnnotations.load(self.path, skip_bad_rows=training).select(slice(limit))
+        self.annotations = SMPLAnnotations.load(self.path, skip_bad_rows=training).select(slice(limit))
         self.root = self.annotations.picture_root(source.places)
         self.crop_size, self.patch = crop_size, patch
         self.augmentation, self.flip_probability = augmentation, flip_probability
@@ -186,11 +176,15 @@ class PublishedImages(Dataset):
                 last = error
         raise BadPictureError(f"{self.path}: none of its {len(self)} pictures can be used, the last: {last}")
 
-    def person(self, index: int) -> dict[str, Tensor | int]:
-        """The item of a row itself.
+    def canonical_meshes(self, body: SMPLHBody, batch: dict) -> Tensor:
+        """True canonical meshes (B, V, 3) of a batch of items, on its device."""
+        with torch.no_grad():
+            return body(batch["pose"], batch["betas"], batch["gender"])
 
-        Raises:
-            BadPictureError: if its picture is missing or broken, or no crop can be cut out of it; names file and row.
+    def person(self, index: int) -> dict[str, Tensor | int]:
+        """The item of this row, never of another one.
+
+        Raises BadPictureError, with file and row, if its picture is missing or broken or no crop can be cut out of it.
         """
         known = self.annotations
         rng = np.random.default_rng((self.seed, self.epoch, index))
@@ -220,14 +214,14 @@ class PublishedImages(Dataset):
     ) -> np.ndarray:
         name = self.annotations.imgname[index]
         try:
-            image = read_published_rgb(self.root, name)
+            image = read_smpl_picture(self.root, name)
             side = PIXELS_PER_SCALE * scale
             if not 1 <= side <= _LARGEST_BOX * max(image.shape):
                 raise ValueError(
                     f"A box of {side:.3g} px does not fit a picture of {image.shape[1]} x {image.shape[0]}."
                 )
             if self.patch:
-                # Turned and then mirrored, which is mirrored and then turned the other way.
+                # Rotating, then mirroring is mirroring, then rotating the other way.
                 return patch_crop(image, center, scale, size, -degrees if mirrored else degrees, mirrored)
             crop = annotated_crop(image, center, scale, size, degrees)
             return crop[:, ::-1].copy() if mirrored else crop
@@ -240,7 +234,7 @@ class PublishedImages(Dataset):
         keypoints, pose = move(known.keypoints2d[index], *where), known.pose[index].copy()
         pose[0] = turn_root(pose[0], where[-1])
         if known.smpl_joints:
-            keypoints[:, 2] = 1  # all count: the third column of published files is the depth
+            keypoints[:, 2] = 1  # the third column of published files is the depth
         else:
             keypoints = keypoints[list(PART24_TO_17)]
         if mirrored:
@@ -250,35 +244,32 @@ class PublishedImages(Dataset):
 
 
 def keypoint_regressor(body: SMPLHBody) -> Tensor:
-    """(41, V), of the keypoints that the items have."""
+    """(41, V) regressor of the items' keypoints."""
     return torch.cat([body.h36m_regressor[list(_H36M_ORDER)], body.keypoint_regressor])
 
 
 def _among_all(keypoints: Tensor, smpl_joints: bool) -> Tensor:
-    """(24, 3) of SMPL or (17, 3) of H36M -> (41, 3), see `PublishedImages`."""
+    """(24, 3) of SMPL or (17, 3) of H36M -> (41, 3), see `SMPLImages`."""
     every = torch.zeros(N_KEYPOINTS, 3)
     rows = slice(_N_H36M, None) if smpl_joints else slice(_N_H36M)
     every[rows] = keypoints * torch.tensor([1, 1, N_KEYPOINTS / len(keypoints)])
     return every
 
 
-log = logging.getLogger(__name__)
-
-
-class PublishedImageData(L.LightningDataModule):
-    """Batches of `PublishedImages` with meshes made on the device: "vertices", "tokens", "points", "keypoints3d".
+class SMPLImageData(EpochData):
+    """Batches of `SMPLImages` with meshes made on the device: "vertices", "tokens", "points", "keypoints3d".
 
     Args:
-        body: SMPL-H; tokenizer: makes the tokens.
-        train: {name: {"path", "root", "share"}}, see `Source`; an epoch is a draw of `Mixture.drawn`.
-        val: {"path", "root"} of what a training is validated on. `path` may be a list: the first file that is there is
-            taken. If none is, or with None, `val_share` of each training set is held out instead.
-        val_share: of the rows of that set, spread evenly over the file.
+        tokenizer: computes the tokens.
+        train: {name: {"path", "root", "share"}}, see `Source`; epochs are drawn by `Mixture.drawn`.
+        val: {"path", "root"} of the validation set. `path` may be a list, of which the first file that exists is used.
+            If none exists, or with None, `val_share` of each training set is held out instead.
+        val_share: fraction of its rows to validate on, spread evenly over the file.
         test: {"path", "root"}, or None.
-        crop_size, patch, augmentation, flip_probability, limit, seed: see `PublishedImages`.
-        margin: 1: the boxes of the annotations are cut as they are.
-        batch_size: people a training step; `eval_batch_size` elsewhere.
-        points: (S,) vertices that the training loss looks at.
+        crop_size, patch, augmentation, flip_probability, limit, seed: see `SMPLImages`.
+        margin: must be 1, since the boxes of the annotations are not enlarged.
+        batch_size, eval_batch_size: people per step and process, in training and elsewhere.
+        points: (S,) indices of the vertices used by the training loss.
         workers: processes that read pictures.
     """
 
@@ -302,7 +293,7 @@ class PublishedImageData(L.LightningDataModule):
         limit: int | None = None,
         seed: int = 0,
     ):
-        super().__init__()
+        super().__init__(batch_size, seed, eval_batch_size, num_workers=workers)
         if margin != 1:
             raise ValueError(
                 f"crop.margin={margin}, but the boxes of published annotations are cut as they are: give 1."
@@ -314,53 +305,47 @@ class PublishedImageData(L.LightningDataModule):
         self.train_sources = [Source(**source) for source in train.values()]
         self.crop = {"crop_size": crop_size, "patch": patch, "limit": limit, "seed": seed}
         self.augmentation = {"augmentation": augmentation, "flip_probability": flip_probability, "training": True}
-        self.batch_size, self.eval_batch_size, self.points = batch_size, eval_batch_size, points
-        self.workers, self.seed = workers, seed
+        self.points = points
         self._bad_pictures: dict[tuple[Path, int], str] = {}
 
     @property
     def keypoint_regressor(self) -> Tensor:
-        """(41, V), of the keypoints that the items have."""
+        """(41, V) regressor of the items' keypoints."""
         return keypoint_regressor(self.body)
 
     @property
     def problems(self) -> list[str]:
-        """What of the training files could not be used so far, by this process: a line a file and a line a picture."""
+        """What this process could not use so far: one line per file with bad rows, one per picture."""
         opened = [part for parts in self._sets for part in parts] if "_sets" in self.__dict__ else []
         rows = dict.fromkeys(part.annotations.problem for part in opened if part.annotations.problem)
         return [*rows, *self._bad_pictures.values()]
 
     @cached_property
-    def _sets(self) -> tuple[list[PublishedImages], list[PublishedImages]]:
-        """What is trained on and what it is validated on. A bad picture must not stop a training in either."""
-        train = [PublishedImages(source, **self.crop, **self.augmentation) for source in self.train_sources]
+    def _sets(self) -> tuple[list[SMPLImages], list[SMPLImages]]:
+        """Training and validation sets. A bad picture must not stop the training in either."""
+        train = [SMPLImages(source, **self.crop, **self.augmentation) for source in self.train_sources]
         source = _first_there(self.val)
         if source is None:
             val = [_hold_out(part, self.val_share) for part in train]
-            rank_zero_info(f"validation: {sum(map(len, val))} people of the training sets, which are held out")
+            rank_zero_info(f"validation: {sum(map(len, val))} people of the training sets, held out")
         else:
-            val = [PublishedImages(source, training=True, **self.crop)]
+            val = [SMPLImages(source, training=True, **self.crop)]
             known = val[0].annotations
             val[0].annotations = known.select(spread_rows(len(known), self.val_share))
             rank_zero_info(f"validation: {len(val[0])} of {len(known)} people of {source.path}")
         return train, val
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataset(self) -> Mixture:
         shares = [source.share for source in self.train_sources]
-        mixture = Mixture.drawn(self._sets[0], shares, self.trainer.current_epoch, self.seed)
-        return training_loader(mixture, self.batch_size, self.trainer, self.seed, num_workers=self.workers)
+        return Mixture.drawn(self._sets[0], shares, self.trainer.current_epoch, self.seed)
 
-    def val_dataloader(self) -> DataLoader:
-        return self._evaluation(Mixture.one_after_another(self._sets[1]))
-
-    def test_dataloader(self) -> DataLoader | list:
-        return [] if self.test is None else self._evaluation(PublishedImages(Source(**self.test), **self.crop))
-
-    def _evaluation(self, data: Dataset) -> DataLoader:
-        return evaluation_loader(data, self.eval_batch_size, self.trainer, num_workers=self.workers)
+    def fixed_dataset(self, split: str) -> Dataset | None:
+        if split == "val":
+            return Mixture.one_after_another(self._sets[1])
+        return None if self.test is None else SMPLImages(Source(**self.test), **self.crop)
 
     def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        """Note which pictures could not be used, while the numbers are still on the host."""
+        """Report pictures that could not be used, while the batch is still on the CPU."""
         replaced, parts = batch.pop("replaced"), batch.pop("part", None)
         for i in torch.nonzero(replaced >= 0).flatten().tolist():
             self._note_bad_picture(int(parts[i]), int(replaced[i]))
@@ -372,19 +357,18 @@ class PublishedImageData(L.LightningDataModule):
         place = data.path, int(data.annotations.row[index])
         if place in self._bad_pictures:
             return
-        reason = f"{data.path}, row {data.annotations.row[index]}: its picture could not be used once, but now can."
+        reason = f"{data.path}, row {data.annotations.row[index]}: its picture could not be used at first, but now can."
         try:
             data.person(index)
         except BadPictureError as error:
             reason = str(error)
         self._bad_pictures[place] = reason
-        log.warning("%s Another person is shown instead.", reason)
+        log.warning("%s Another person is used instead.", reason)
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         device = batch["rotmat"].device
-        genders = [GENDERS[i] for i in batch["gender"].tolist()]
         with torch.no_grad():
-            vertices = self.body.to(device)(batch["pose"], batch["betas"], genders)
+            vertices = self.body.to(device)(batch["pose"], batch["betas"], batch["gender"])
             batch["vertices"] = vertices
             batch["tokens"] = self.tokenizer.to(device).encode(vertices)
             batch["keypoints3d"] = self.keypoint_regressor @ vertices
@@ -394,21 +378,21 @@ class PublishedImageData(L.LightningDataModule):
 
 
 def spread_rows(n_rows: int, share: float) -> np.ndarray:
-    """A share of n_rows rows, at least one, evenly spread."""
+    """A fraction of n_rows rows, at least one, evenly spread."""
     n = max(1, round(share * n_rows))
     return ((np.arange(n) + 0.5) * n_rows / n).astype(np.int64)
 
 
 def _first_there(source: Mapping | None) -> Source | None:
-    """The source with the first of its paths that is a file, None if none is; a single path has to be there."""
+    """The source with the first of its paths that exists, None if none does; a single path must exist."""
     if source is None or isinstance(source["path"], str):
         return source and Source(**source)
     found = next((path for path in source["path"] if Path(path).is_file()), None)
     return found and Source(**{**source, "path": found})
 
 
-def _hold_out(images: PublishedImages, share: float) -> PublishedImages:
-    """Take a share of its rows out of a training set: a set without augmentation."""
+def _hold_out(images: SMPLImages, share: float) -> SMPLImages:
+    """Remove a fraction of the rows from a training set and return them as a set without augmentation."""
     known, rows = images.annotations, spread_rows(len(images), share)
     if len(rows) == len(known):
         raise ValueError(

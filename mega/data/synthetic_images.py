@@ -1,46 +1,42 @@
-"""The annotations of a split of pictures: a typed table, one row a person, stored as arrays in one `.npz`.
-
-Annotated pictures as training and test items.
-
-Annotated pictures for training and testing the image model, with the tokens of their bodies.
-"""
+"""The pictures of `make_synthetic.py` as training and test data: their annotations, crops, and the data module."""
 
 from __future__ import annotations
 
 import copy
-import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import cv2
-import lightning as L
 import numpy as np
 import roma
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mega.bodies import MIRRORED_KEYPOINTS, BodyModel
-from mega.data.loading import Augmentation, evaluation_loader, training_loader
+from mega.data.loading import Augmentation, EpochData
 from mega.data.random_bodies import cached_tokens
 from mega.geometry import crop_matrix, square_box, square_crop, warp_crop
+from mega_common.restricted_pickle import read_arrays
 from mesh_vq_vae import MeshVQVAE
+
+_CHUNK = 64  # bodies turned into tokens at a time
 
 
 @dataclass(frozen=True)
-class Annotations:
+class SyntheticAnnotations:
     """P people in pictures. Pixels are those of the picture, metres and rotations those of its camera frame.
 
     Attributes:
-        body: name of the body model that pose and shape are for.
-        imgname: (P,) path of the picture relative to the split's folder.
-        box: (P, 4) x0, y0, x1, y1 px, tight around the projected mesh; leaves the picture where the person does.
+        body: name of the body model of pose and shape.
+        imgname: (P,) path of the picture, relative to the split's folder.
+        box: (P, 4) x0, y0, x1, y1 px, tight around the projected mesh, also where that leaves the picture.
         image_size: (P, 2) width, height px.
-        pose: (P, J, 3) axis-angle of the joints, root left out.
+        pose: (P, J, 3) axis-angle of the joints without the root.
         shape: (P, S).
         root_orient: (P, 3) axis-angle from the canonical to the camera frame.
-        trans: (P, 3) m, where the canonical centre stands in the camera frame.
+        trans: (P, 3) m, position of the canonical centre in the camera frame.
         focal: (P,) px.
         principal_point: (P, 2) px.
         keypoints2d: (P, 23, 3) x, y px and visibility 0 or 1.
@@ -63,36 +59,29 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.imgname)
 
-    def select(self, rows: np.ndarray | slice) -> Annotations:
+    def select(self, rows: np.ndarray | slice) -> SyntheticAnnotations:
         """The table of these rows."""
-        return self._map(lambda column: column[rows])
-
-    def _map(self, change: Callable[[np.ndarray], np.ndarray]) -> Annotations:
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "body"}
-        return Annotations(self.body, **{name: change(column) for name, column in columns.items()})
+        return SyntheticAnnotations(self.body, **{name: getattr(self, name)[rows] for name in _ROW_SHAPES})
 
     @classmethod
-    def load(cls, path: str | Path) -> Annotations:
-        """Read a table; fields that it does not know are left alone.
+    def load(cls, path: str | Path) -> SyntheticAnnotations:
+        """Read a table; unknown fields are ignored.
 
-        Raises:
-            FileNotFoundError: with what to do about it.
-            ValueError: when a field is missing, of another shape or not finite; names the file and the field.
+        Raises FileNotFoundError with what to do, or ValueError, with file and field, if a field is missing, has another
+        shape or is not finite.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"There are no annotations at {path}. Make them: python make_synthetic.py")
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                columns = {f.name: file[f.name] for f in fields(cls) if f.name in file.files}
-        except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read as annotations: {error}") from error
+        columns = read_arrays(path, [f.name for f in fields(cls)])
         missing = [f.name for f in fields(cls) if f.name not in columns]
         if missing:
             raise ValueError(f"{path} lacks the fields {missing}. Was it made by another version of make_synthetic.py?")
         body = str(columns.pop("body"))
         _check(path, columns)
-        return cls(body, **{name: _as_stored(column) for name, column in columns.items()})
+        # Numbers as float32, names as they are.
+        columns = {name: c if c.dtype.kind == "U" else c.astype(np.float32) for name, c in columns.items()}
+        return cls(body, **columns)
 
 
 # The shape of a row; None is any length.
@@ -111,11 +100,6 @@ _ROW_SHAPES = {
 }
 
 
-def _as_stored(column: np.ndarray) -> np.ndarray:
-    """Numbers as float32, names as they are."""
-    return column if column.dtype.kind == "U" else column.astype(np.float32)
-
-
 def _check(path: Path, columns: dict[str, np.ndarray]) -> None:
     people = len(columns["imgname"])
     for name, column in columns.items():
@@ -131,27 +115,26 @@ def _check(path: Path, columns: dict[str, np.ndarray]) -> None:
             raise ValueError(f"{path}: the field {name} is not finite in row {row}.")
 
 
-class ImageDataset(Dataset):
-    """Crops of people with what is known about them. An item is a function of (seed, epoch, index) and of nothing else.
+class SyntheticImages(Dataset):
+    """Crops of people with their annotations. An item is a function of (seed, epoch, index) and of nothing else.
 
     Args:
         folder: of the data set; `folder/split` holds `annotations.npz` and the pictures.
         split: "train", "val" or "test".
-        crop_size: side of the crops, pixels.
-        margin: what the longer side of a person's box is multiplied by.
-        augmentation: changes to the crops; none if left out.
-        mirrored: add everyone once more as seen in a mirror: rows P to 2P - 1.
-        tokens: (P, N) of the people's canonical meshes, (2P, N) if `mirrored`, where known; shared, not copied.
-        seed: of the augmentation.
-        limit: use the first so many people only.
+        crop_size: side of the crops, px.
+        margin: side of the crop in longer sides of the person's box.
+        augmentation: of the crops; None for none.
+        mirrored: add everyone a second time, mirrored: rows P to 2P - 1.
+        tokens: (P, N) of the people's canonical meshes, (2P, N) if `mirrored`, if known; shared, not copied.
+        limit: use only this many people, from the first.
 
     An item is a dict of
         image: (3, H, W) uint8, RGB.
-        rotmat: (3, 3) from the canonical to the camera frame, turned along with the crop.
+        rotmat: (3, 3) from the canonical to the camera frame, rotated with the crop.
         keypoints2d: (23, 3) x, y in crop coordinates ([-1, 1] within the crop) and visibility 0 or 1.
         keypoints3d: (23, 3) m, canonical.
-        square: (4,) px of the picture, the square that was cut out.
-        index: row of the annotations; P more for those in the mirror.
+        square: (4,) px of the picture, the square that was cropped.
+        index: row of the annotations, plus P if mirrored.
         tokens: (N,) int64, if given.
     """
 
@@ -168,7 +151,7 @@ class ImageDataset(Dataset):
         limit: int | None = None,
     ):
         self.folder, self.split = Path(folder) / split, split
-        self.annotations = Annotations.load(self.folder / "annotations.npz").select(slice(limit))
+        self.annotations = SyntheticAnnotations.load(self.folder / "annotations.npz").select(slice(limit))
         self.crop_size, self.margin, self.augmentation, self.mirrored = crop_size, margin, augmentation, mirrored
         self.seed, self.epoch = seed, 0
         self.tokens = None if tokens is None else torch.as_tensor(tokens)
@@ -184,11 +167,18 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.annotations) * (1 + self.mirrored)
 
-    def at_epoch(self, epoch: int) -> ImageDataset:
+    def at_epoch(self, epoch: int) -> SyntheticImages:
         """The same people with the augmentation of another epoch; annotations are shared."""
         other = copy.copy(self)
         other.epoch = epoch
         return other
+
+    def canonical_meshes(self, body: BodyModel, batch: dict) -> Tensor:
+        """True canonical meshes (B, V, 3) of a batch of items, on its device; not for mirrored items."""
+        rows, device = batch["index"].cpu().numpy(), batch["rotmat"].device
+        pose, shape = (torch.from_numpy(c[rows]).to(device) for c in (self.annotations.pose, self.annotations.shape))
+        with torch.no_grad():
+            return body(pose, shape)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         if not 0 <= index < len(self):
@@ -228,11 +218,11 @@ class ImageDataset(Dataset):
 def read_rgb(path: Path) -> np.ndarray:
     """A picture of a data set as (H, W, 3) uint8, turned upright as its EXIF data says, as cv2.imread does."""
     if not path.is_file():
-        raise FileNotFoundError(f"The picture {path} is annotated but not there.")
+        raise FileNotFoundError(f"The picture {path} is annotated but missing.")
     data = np.fromfile(path, np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
     if image is None:
-        raise ValueError(f"{path} is not a picture that can be read; it may be cut short. Make or fetch it again.")
+        raise ValueError(f"{path} cannot be read as a picture; it may be incomplete. Make or download it again.")
     return image
 
 
@@ -242,7 +232,7 @@ def _channels_first(crop: np.ndarray) -> Tensor:
 
 
 def _mirror(item: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What of an item changes when its crop is seen in a mirror; `square` still tells where the crop was cut."""
+    """The entries of an item that change when its crop is mirrored; `square` stays that of the picture."""
     across = torch.tensor([-1.0, 1.0, 1.0])  # x, in the crop, in the camera frame and in the body's own
     return {
         "image": item["image"].flip(-1),
@@ -253,31 +243,26 @@ def _mirror(item: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _turn_in_picture(degrees: float) -> Tensor:
-    """(3, 3) rotation about the optical axis, from x to y: what a turn of the crop does to the camera frame."""
+    """(3, 3) rotation of the camera frame about the optical axis, from x to y, that goes with a rotated crop."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float32)
 
 
-_CHUNK = 64  # bodies made at a time
-
-
-class ImageData(L.LightningDataModule):
-    """Batches of `ImageDataset` items with tokens; training batches also hold "points" (B, S, 3), canonical vertices.
+class SyntheticImageData(EpochData):
+    """Batches of `SyntheticImages` with tokens; training batches also hold "points" (B, S, 3), canonical vertices, and
+    those of validation and test "vertices" (B, V, 3).
 
     Args:
-        body: that the annotations' parameters are for; tells tokens and, in validation and test, vertices.
-        tokenizer: makes the tokens.
+        body: the body model of the annotations.
+        tokenizer: computes the tokens, once.
         folder: of the data set, with train/, val/ and test/.
-        cache: folder for tokens.
-        batch_size: people a training step; `eval_batch_size` elsewhere.
-        crop_size: side of the crops, px; `margin`: of the box.
-        patch: how published annotations would be cut (`PublishedImages`); these crops are exact either way.
+        cache: folder for the tokens.
+        batch_size, eval_batch_size: people per step and process, in training and elsewhere.
+        crop_size, margin, mirrored, limit, seed: see `SyntheticImages`.
+        patch: not used, since these crops are exact either way (`SMPLImages` has it).
         augmentation: of the training crops.
-        mirrored: train on everyone once more as seen in a mirror.
-        points: (S,) vertices that the training loss looks at.
+        points: (S,) indices of the vertices used by the training loss.
         workers: processes that read pictures.
-        limit: use the first so many people of each split only.
-        seed: of order and augmentation.
     """
 
     def __init__(
@@ -298,64 +283,46 @@ class ImageData(L.LightningDataModule):
         limit: int | None = None,
         seed: int = 0,
     ):
-        super().__init__()
+        super().__init__(batch_size, seed, eval_batch_size, num_workers=workers)
         self.body, self.tokenizer, self.folder, self.cache = body, tokenizer, Path(folder), Path(cache)
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.crop = {"crop_size": crop_size, "margin": margin, "limit": limit, "seed": seed}
-        self.limit, self.mirrored = limit, mirrored
-        self.augmentation, self.points, self.workers, self.seed = augmentation, points, workers, seed
-        self._train: ImageDataset | None = None
-        self._train_points: np.ndarray | None = None
+        self.augmentation = {"augmentation": augmentation, "mirrored": mirrored}
+        self.limit, self.mirrored, self.points = limit, mirrored, points
 
     @property
     def keypoint_regressor(self) -> Tensor:
-        """(23, V), of the keypoints that the items have."""
+        """(23, V) regressor of the items' keypoints."""
         return self.body.keypoint_regressor
 
     def prepare_data(self) -> None:
-        """The tokens into the cache, by one process for all."""
+        """Compute the tokens once, in one process."""
         for split in ("train", "val") if self.trainer.training else ("test",):
             self._cached(split)
 
-    def train_dataloader(self) -> DataLoader:
-        if self._train is None:
-            cached = self._cached("train")
-            self._train = self._dataset(
-                "train", cached["tokens"], augmentation=self.augmentation, mirrored=self.mirrored
-            )
-            self._train_points = cached.get("points")
-        dataset = self._train.at_epoch(self.trainer.current_epoch)
-        return training_loader(dataset, self.batch_size, self.trainer, self.seed, num_workers=self.workers)
+    @cached_property
+    def _train(self) -> tuple[SyntheticImages, np.ndarray | None]:
+        """The training set, and the points of its bodies."""
+        cached = self._cached("train")
+        images = SyntheticImages(self.folder, "train", tokens=cached["tokens"], **self.crop, **self.augmentation)
+        return images, cached.get("points")
 
-    def val_dataloader(self) -> DataLoader:
-        return self._evaluation("val")
+    def train_dataset(self) -> SyntheticImages:
+        return self._train[0].at_epoch(self.trainer.current_epoch)
 
-    def test_dataloader(self) -> DataLoader:
-        return self._evaluation("test")
+    def fixed_dataset(self, split: str) -> SyntheticImages:
+        self._fixed = SyntheticImages(self.folder, split, tokens=self._cached(split)["tokens"], **self.crop)
+        return self._fixed
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        index = batch["index"].cpu()
-        if self.trainer.training:
-            if self._train_points is not None:
-                batch["points"] = torch.from_numpy(self._train_points[index.numpy()]).to(batch["rotmat"])
-            return batch
-        annotations = self._evaluated.annotations
-        device = batch["rotmat"].device
-        pose = torch.from_numpy(annotations.pose[index.numpy()]).float().to(device)
-        shape = torch.from_numpy(annotations.shape[index.numpy()]).float().to(device)
-        with torch.no_grad():
-            batch["vertices"] = self.body.to(device)(pose, shape)
+        if not self.trainer.training:
+            batch["vertices"] = self._fixed.canonical_meshes(self.body.to(batch["rotmat"].device), batch)
+        elif (points := self._train[1]) is not None:
+            batch["points"] = torch.from_numpy(points[batch["index"].cpu().numpy()]).to(batch["rotmat"])
         return batch
 
-    def _evaluation(self, split: str) -> DataLoader:
-        self._evaluated = self._dataset(split, self._cached(split)["tokens"])
-        return evaluation_loader(self._evaluated, self.eval_batch_size, self.trainer, num_workers=self.workers)
-
-    def _dataset(self, split: str, tokens: np.ndarray, **changes) -> ImageDataset:
-        return ImageDataset(self.folder, split, tokens=tokens, **self.crop, **changes)
-
     def _cached(self, split: str) -> dict[str, np.ndarray]:
-        annotations = Annotations.load(self.folder / split / "annotations.npz").select(slice(self.limit))
+        """Tokens of a split, for training also the points."""
+        annotations = SyntheticAnnotations.load(self.folder / split / "annotations.npz").select(slice(self.limit))
         if annotations.body != self.body.name:
             raise ValueError(
                 f"{self.folder / split} is annotated for the body '{annotations.body}', "
@@ -365,7 +332,7 @@ class ImageData(L.LightningDataModule):
         if split == "train" and self.mirrored:
             pose, shape = torch.cat([pose, self.body.mirror_pose(pose)]), shape.repeat(2, 1)
         batches = [{"pose": p, "shape": s} for p, s in zip(pose.split(_CHUNK), shape.split(_CHUNK), strict=True)]
-        # The sum tells two sets of one size apart.
+        # The sum distinguishes two sets of the same size.
         key = f"{self.folder.name}, {split}, {len(pose)} bodies, {pose.sum():.6g}"
         points = self.points if split == "train" else None
         path = self.cache / f"{self.folder.name}_{split}.npz"

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from mega.bodies import KEYPOINTS, BodyModel
 from mega.bodies.smplh import GENDERS, SMPL_JOINTS, SMPLHBody
-from mega.data import Annotations, ImageDataset, PublishedImages
+from mega.data import SMPLImages, SyntheticAnnotations, SyntheticImages
 from mega.data.smpl_images import Source, keypoint_regressor
 from mega.external_files import find_annotations
 from mega.metrics import COCO17, HIPS, MEGA, STANDARD_3DPW, STANDARD_EMDB, Protocol
@@ -107,11 +107,11 @@ class SyntheticTestSet(TestSet):
 
     def __init__(self, body: BodyModel, crop: dict, folder: str | Path, split: str, name: str, limit: int | None):
         path = Path(folder) / split / "annotations.npz"
-        annotations = Annotations.load(path)
+        annotations = SyntheticAnnotations.load(path)
         if annotations.body != body.name:
             raise ValueError(f"{path} is for the body {annotations.body}, but the configured body is {body.name}.")
         _check_pictures(path, (path.parent,), path.parent, annotations.imgname[:limit])
-        items = ImageDataset(folder, split, crop["size"], crop["margin"], limit=limit)
+        items = SyntheticImages(folder, split, crop["size"], crop["margin"], limit=limit)
         known = items.annotations
         self._pose, self._shape = torch.from_numpy(known.pose), torch.from_numpy(known.shape)
         super().__init__(
@@ -150,7 +150,7 @@ class PublishedTestSet(TestSet):
                 f"{path} is annotated for SMPL bodies: give experiment=mega_hrnet, mega_resnet or mega_vit with it."
             )
         source = Source(Path(path), None if root is None else Path(root))
-        items = PublishedImages(source, crop["size"], crop.get("patch", False), limit=limit)
+        items = SMPLImages(source, crop["size"], crop.get("patch", False), limit=limit)
         _check_pictures(items.path, source.places, items.root, items.annotations.imgname)
         if standard not in (None, *_STANDARDS):
             raise ValueError(f"data.standard={standard} is not known: choose 3dpw or emdb.")

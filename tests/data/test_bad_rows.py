@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from mega.data import Augmentation, PublishedImageData, PublishedImages
-from mega.data.smpl_annotations import PublishedAnnotations
+from mega.data import Augmentation, SMPLImageData, SMPLImages
+from mega.data.smpl_annotations import SMPLAnnotations
 from mega.data.smpl_images import BadPictureError, Mixture, Source
 
 PEOPLE = 8
@@ -48,8 +48,8 @@ def write(folder: Path, flavour: str = "real", **changes) -> Path:
     return folder / "set.npz"
 
 
-def images(path: Path, **changes) -> PublishedImages:
-    return PublishedImages(Source(path), crop_size=32, augmentation=WILD, training=True, **changes)
+def images(path: Path, **changes) -> SMPLImages:
+    return SMPLImages(Source(path), crop_size=32, augmentation=WILD, training=True, **changes)
 
 
 BAD = [
@@ -67,16 +67,16 @@ BAD = [
 )
 def test_bad_rows_are_left_out_of_training_and_named(tmp_path, caplog, field, value, reason) -> None:
     path = write(tmp_path, **{field: {2: value, 5: value}})
-    table = PublishedAnnotations.load(path, skip_bad_rows=True)
+    table = SMPLAnnotations.load(path, skip_bad_rows=True)
     assert table.row.tolist() == [0, 1, 3, 4, 6, 7]
-    whole = PublishedAnnotations.load(write(tmp_path / "whole"))
+    whole = SMPLAnnotations.load(write(tmp_path / "whole"))
     for name in ("imgname", "center", "scale", "pose", "betas", "gender", "keypoints2d"):
         np.testing.assert_array_equal(getattr(table, name), getattr(whole, name)[table.row])
     (record,) = caplog.records
     for words in (str(path), "2 of 8 rows", "row 2 (2.png)", "row 5 (5.png)"):
         assert words in record.getMessage()
     with pytest.raises(ValueError, match=reason):
-        PublishedAnnotations.load(path)
+        SMPLAnnotations.load(path)
 
 
 @pytest.mark.parametrize("flavour", ["real", "test"])
@@ -84,20 +84,21 @@ def test_bad_rows_are_left_out_of_training_and_named(tmp_path, caplog, field, va
 def test_a_test_is_not_made_on_fewer_people(tmp_path, flavour, field, value, reason) -> None:
     path = write(tmp_path, flavour, **{field: {6: value}})
     with pytest.raises(ValueError, match=rf"set\.npz: 1 of 8 rows cannot be used: row 6 \(6\.png\): {reason}"):
-        PublishedImages(Source(path))
-    data = PublishedImageData(None, None, train={}, test={"path": path})
+        SMPLImages(Source(path))
+    data = SMPLImageData(None, None, train={}, test={"path": path})
     with pytest.raises(ValueError, match="Correct them"):
         data.test_dataloader()
 
 
 def test_many_bad_rows_are_counted_and_a_few_are_named(tmp_path, caplog) -> None:
     path = write(tmp_path, center=dict.fromkeys(range(7), np.nan))
-    assert len(PublishedAnnotations.load(path, skip_bad_rows=True)) == 1
+    assert len(SMPLAnnotations.load(path, skip_bad_rows=True)) == 1
     assert "7 of 8 rows" in caplog.text
     assert "row 4 (4.png)" in caplog.text
     assert "row 5" not in caplog.text
+    assert "(by field: center 7)" in caplog.text
     with pytest.raises(ValueError, match=r"8 of 8 rows .* None is left"):
-        PublishedAnnotations.load(write(tmp_path, scale=dict.fromkeys(range(8), 0)), skip_bad_rows=True)
+        SMPLAnnotations.load(write(tmp_path, scale=dict.fromkeys(range(8), 0)), skip_bad_rows=True)
 
 
 @pytest.fixture
@@ -134,14 +135,14 @@ def test_no_number_of_workers_changes_what_is_shown_instead(spoilt: Path, patch:
 
 @pytest.mark.parametrize("row", [1, 2, 3, 5, 6, 7])
 def test_a_test_needs_every_picture(spoilt: Path, row: int) -> None:
-    data = PublishedImages(Source(spoilt), crop_size=32)
+    data = SMPLImages(Source(spoilt), crop_size=32)
     assert data[0]["replaced"] == -1
     with pytest.raises(BadPictureError, match=rf"set\.npz, row {row}, {row}\.png: "):
         data[row]
 
 
 def test_no_picture_at_all_is_an_error(spoilt: Path, tmp_path: Path) -> None:
-    data = PublishedImages(Source(spoilt, root=tmp_path / "elsewhere"), crop_size=32, training=True)
+    data = SMPLImages(Source(spoilt, root=tmp_path / "elsewhere"), crop_size=32, training=True)
     with pytest.raises(BadPictureError, match=r"none of its 8 pictures can be used.*elsewhere"):
         data[3]
 
@@ -183,7 +184,7 @@ def test_training_goes_on_and_names_each_bad_picture_once(spoilt: Path, tmp_path
     (val.parent / "3.png").unlink()
     train = {"spoilt": {"path": spoilt}, "other": {"path": other}}
     options = {"val": {"path": str(val)}, "val_share": 0.5, "crop_size": 32, "batch_size": 4, "workers": 1}
-    data = PublishedImageData(ToyBody(), ToyTokenizer(), train, augmentation=WILD, **options)
+    data = SMPLImageData(ToyBody(), ToyTokenizer(), train, augmentation=WILD, **options)
     module = Training()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from mega.bodies import SMPLHBody
-from mega.data.smpl_annotations import PublishedAnnotations, read_published_rgb
-from mega.data.smpl_images import PublishedImages, Source
+from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
+from mega.data.smpl_images import SMPLImages, Source
 from mega.data.synthetic_images import read_rgb
 from mega.evaluation import test_sets as testsets
 from mega.evaluation.test_sets import people_of_file, published_test
@@ -50,36 +50,36 @@ def columns() -> dict[str, np.ndarray]:
         ({"part": np.zeros((PEOPLE, 24))}, r"the field part has shape \(3, 24\), expected \(P, 24, 3\)"),
         ({"pose_cam": np.zeros((PEOPLE, 63))}, r"the field pose_cam has shape \(3, 63\), expected \(P, 66\)"),
         ({name: array[:0] for name, array in columns().items()}, "holds no rows"),
-        ({"shape": np.array([{}] * PEOPLE)}, "cannot be read as annotations"),
+        ({"shape": np.array([{}] * PEOPLE)}, "cannot be read as arrays"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, change: dict, words: str) -> None:
     path = tmp_path / "coco.npz"
     np.savez(path, **{k: v for k, v in (columns() | change).items() if v is not None})
     with pytest.raises(ValueError, match=words) as error:
-        PublishedAnnotations.load(path)
+        SMPLAnnotations.load(path)
     assert str(path) in str(error.value)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "coco.npz"
     np.savez(path, **columns())
-    assert len(PublishedAnnotations.load(path)) == PEOPLE
+    assert len(SMPLAnnotations.load(path)) == PEOPLE
     whole = path.read_bytes()
     for content in (b"", b"no archive", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"coco\.npz cannot be read as annotations"):
-            PublishedAnnotations.load(path)
+        with pytest.raises(ValueError, match=r"coco\.npz cannot be read as arrays"):
+            SMPLAnnotations.load(path)
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(ValueError, match=r"coco\.npz cannot be read as annotations"):
-        PublishedAnnotations.load(path)
+    with pytest.raises(ValueError, match=r"coco\.npz cannot be read as arrays"):
+        SMPLAnnotations.load(path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"coco\.npz"):
-        PublishedAnnotations.load(path)
+        SMPLAnnotations.load(path)
     path.mkdir()
     with pytest.raises(ValueError, match=r"coco\.npz is a folder, but a file is expected"):
-        PublishedAnnotations.load(path)
+        SMPLAnnotations.load(path)
 
 
 def published_3dpw(n: int = PEOPLE) -> dict[str, np.ndarray]:
@@ -120,18 +120,18 @@ def test_published_files_are_found_where_they_are_put(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     _say_once.cache_clear()
     with pytest.raises(FileNotFoundError, match=ours):
-        PublishedImages(Source(Path(ours), Path()), crop_size=32)
+        SMPLImages(Source(Path(ours), Path()), crop_size=32)
     write(Path(published), published_3dpw(), Path())
     for path in (ours, tmp_path / ours):
-        data = PublishedImages(Source(Path(path), Path()), crop_size=32)
+        data = SMPLImages(Source(Path(path), Path()), crop_size=32)
         assert len(data) == PEOPLE
         assert f"{path} is not there: {data.path} is read." in capsys.readouterr().out
         assert str(data.path).endswith(published)
         assert data[2]["image"].shape == (3, 32, 32)
-    PublishedImages(Source(Path(ours), Path()))
+    SMPLImages(Source(Path(ours), Path()))
     assert capsys.readouterr().out == "", "said once"
     write(Path(ours), published_3dpw(2), Path())
-    assert len(PublishedImages(Source(Path(ours), Path()))) == 2
+    assert len(SMPLImages(Source(Path(ours), Path()))) == 2
     assert f"{ours} is read, and {published} is not" in capsys.readouterr().out
 
 
@@ -139,14 +139,14 @@ def test_every_joint_of_3dpw_counts_and_parts_by_their_confidence(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     depths = published_3dpw()
     assert (depths["j2d"][..., 2] < 0).any()
-    data = PublishedImages(Source(write(tmp_path / "test.npz", depths, tmp_path)), crop_size=32)
+    data = SMPLImages(Source(write(tmp_path / "test.npz", depths, tmp_path)), crop_size=32)
     for i in range(PEOPLE):
         weights = data[i]["keypoints2d"][:, 2]
         assert (weights[:17] == 0).all()
         assert weights[17:].numpy() == pytest.approx(41 / 24)
     parts = columns() | {"imgname": np.array(["a.jpg"] * PEOPLE), "scale": np.full(PEOPLE, 0.2)}
     parts["part"] = np.tile(np.linspace(0, 1, 24)[None, :, None], (PEOPLE, 1, 3))
-    data = PublishedImages(Source(write(tmp_path / "coco" / "coco.npz", parts, tmp_path / "coco")), crop_size=32)
+    data = SMPLImages(Source(write(tmp_path / "coco" / "coco.npz", parts, tmp_path / "coco")), crop_size=32)
     known = np.linspace(0, 1, 24)[[*range(13), 18, 14, 16, 17]]
     assert data[0]["keypoints2d"][:17, 2].numpy() == pytest.approx(known * 41 / 17)
 
@@ -184,12 +184,12 @@ def test_only_the_name_in_the_file_says_that_a_picture_is_stored_lying(tmp_path:
     path.parent.mkdir(parents=True)
     cv2.imwrite(str(path), stored)
     upright = np.rot90(stored, -1) if "closeup" in name else stored
-    np.testing.assert_array_equal(read_published_rgb(tmp_path / folder, name), upright[..., ::-1])
+    np.testing.assert_array_equal(read_smpl_picture(tmp_path / folder, name), upright[..., ::-1])
 
 
 @pytest.mark.skipif(not INPUTS.is_dir(), reason=f"no {INPUTS}")
 def test_the_name_of_a_folder_turns_no_picture() -> None:
-    items = [PublishedImages(Source(INPUTS / f"{name}_project/coco/coco.npz"), 64)[0] for name in ("plain", "closeup")]
+    items = [SMPLImages(Source(INPUTS / f"{name}_project/coco/coco.npz"), 64)[0] for name in ("plain", "closeup")]
     for name, value in items[0].items():
         assert (np.asarray(value) == np.asarray(items[1][name])).all(), name
 
@@ -268,7 +268,7 @@ def test_arrays_of_objects_are_read_as_numbers_and_text(tmp_path: Path, flavour,
     with pytest.raises(ValueError, match="allow_pickle"), np.load(tmp_path / "objects.npz") as file:
         file["imgname"]
     np.savez(tmp_path / "plain.npz", **known)
-    have, want = (PublishedAnnotations.load(tmp_path / name) for name in ("objects.npz", "plain.npz"))
+    have, want = (SMPLAnnotations.load(tmp_path / name) for name in ("objects.npz", "plain.npz"))
     for name in ("imgname", "center", "scale", "pose", "betas", "gender", "keypoints2d"):
         np.testing.assert_array_equal(getattr(have, name), getattr(want, name), name)
         assert getattr(have, name).dtype.kind in "fU", name
@@ -297,7 +297,7 @@ def test_arrays_of_other_objects_are_refused_by_name_and_nothing_runs(tmp_path: 
         column[:] = [value] * PEOPLE
         np.savez(path, **plain | {field: column})
         with pytest.raises(ValueError, match=rf"coco\.npz .*the field {field} holds objects .*: {words}"):
-            PublishedAnnotations.load(path)
+            SMPLAnnotations.load(path)
         assert not trace.exists()
     np.load(path.with_name(write_attack(path, trace)), allow_pickle=True)["imgname"]
     assert trace.exists(), "the attack is none, so the test shows nothing"
@@ -313,4 +313,4 @@ def test_rows_of_objects_of_different_length_are_refused_by_name(tmp_path: Path)
     parts[:] = [np.zeros((24, 3)), np.zeros((24, 3)), np.zeros((23, 3))]
     np.savez(tmp_path / "coco.npz", **columns() | {"part": parts})
     with pytest.raises(ValueError, match=r"coco\.npz .*the field part holds objects"):
-        PublishedAnnotations.load(tmp_path / "coco.npz")
+        SMPLAnnotations.load(tmp_path / "coco.npz")

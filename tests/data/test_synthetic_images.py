@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from torchvision.transforms import v2
 
 from mega.bodies import MIRRORED_KEYPOINTS
-from mega.data import Annotations, Augmentation, ImageDataset
+from mega.data import Augmentation, SyntheticAnnotations, SyntheticImages
 from mega.geometry import crop_to_pixels
 from tests.helpers.fake_files import composed
 
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("augmentation", [None, Augmentation(scale=0.2, shift=0.2, degrees=40, turn_probability=1)])
 def test_keypoints_stay_on_the_picture(folder: Path, augmentation: Augmentation | None) -> None:
     """There is a dot in the crop wherever a keypoint is said to be, whatever was done to the crop."""
-    dataset = ImageDataset(folder, "train", crop_size=224, augmentation=augmentation, mirrored=True)
+    dataset = SyntheticImages(folder, "train", crop_size=224, augmentation=augmentation, mirrored=True)
     found = 0
     for item in dataset:
         x, y = ((item["keypoints2d"][:, :2] + 1) * 112).round().long().unbind(1)
@@ -81,8 +81,8 @@ def test_keypoints_stay_on_the_picture(folder: Path, augmentation: Augmentation 
 
 def test_rotation_turns_with_the_crop(folder: Path) -> None:
     """The rotated canonical keypoints, seen from far away, lie as the keypoints of the turned crop do."""
-    turned = ImageDataset(folder, "train", augmentation=Augmentation(degrees=60, turn_probability=1))
-    straight = ImageDataset(folder, "train")
+    turned = SyntheticImages(folder, "train", augmentation=Augmentation(degrees=60, turn_probability=1))
+    straight = SyntheticImages(folder, "train")
     for one, other in zip(turned, straight, strict=True):
         turn = one["rotmat"] @ other["rotmat"].T
         torch.testing.assert_close(turn[2], torch.tensor([0.0, 0, 1]))
@@ -94,7 +94,7 @@ def test_rotation_turns_with_the_crop(folder: Path) -> None:
 
 def test_mirrored_items_are_whole(folder: Path) -> None:
     """In the mirror, rotation and canonical keypoints still give what the crop shows, and a rotation is a rotation."""
-    dataset = ImageDataset(folder, "train", mirrored=True, tokens=np.arange(2 * PEOPLE)[:, None])
+    dataset = SyntheticImages(folder, "train", mirrored=True, tokens=np.arange(2 * PEOPLE)[:, None])
     assert len(dataset) == 2 * PEOPLE
     for row in range(PEOPLE):
         there, mirrored = dataset[row], dataset[row + PEOPLE]
@@ -107,13 +107,13 @@ def test_mirrored_items_are_whole(folder: Path) -> None:
 
 def test_canonical_keypoints(folder: Path) -> None:
     table = np.load(folder / "train" / "annotations.npz")
-    for item in ImageDataset(folder, "train"):
+    for item in SyntheticImages(folder, "train"):
         expected = torch.from_numpy(table["canonical"][item["index"]]).float()
         torch.testing.assert_close(item["keypoints3d"], expected, atol=1e-5, rtol=0)
 
 
 def test_square_leads_back_to_pixels(folder: Path) -> None:
-    dataset = ImageDataset(folder, "train", augmentation=Augmentation(scale=0.3, shift=0.3))
+    dataset = SyntheticImages(folder, "train", augmentation=Augmentation(scale=0.3, shift=0.3))
     for item in dataset:
         pixels = crop_to_pixels(item["keypoints2d"][:, :2], item["square"])
         expected = torch.from_numpy(dataset.annotations.keypoints2d[item["index"]])[:, :2]
@@ -121,15 +121,15 @@ def test_square_leads_back_to_pixels(folder: Path) -> None:
 
 
 def test_item_depends_on_seed_epoch_and_index_only(folder: Path) -> None:
-    dataset = ImageDataset(folder, "train", augmentation=WILD, tokens=np.arange(PEOPLE * 7).reshape(PEOPLE, 7))
+    dataset = SyntheticImages(folder, "train", augmentation=WILD, tokens=np.arange(PEOPLE * 7).reshape(PEOPLE, 7))
     first = dataset[2]
     _ = [dataset[i] for i in (0, 5)]
-    again = ImageDataset(folder, "train", augmentation=WILD)[2]
+    again = SyntheticImages(folder, "train", augmentation=WILD)[2]
     assert torch.equal(first["image"], again["image"])
     assert torch.equal(first["rotmat"], again["rotmat"])
     assert first["tokens"].tolist() == list(range(14, 21))
     assert not torch.equal(first["image"], dataset.at_epoch(1)[2]["image"])
-    assert not torch.equal(first["image"], ImageDataset(folder, "train", augmentation=WILD, seed=1)[2]["image"])
+    assert not torch.equal(first["image"], SyntheticImages(folder, "train", augmentation=WILD, seed=1)[2]["image"])
     assert dataset.epoch == 0
 
 
@@ -162,7 +162,7 @@ def test_configured_looks(experiment: tuple[str, ...]) -> None:
 
 
 def test_workers_change_nothing(folder: Path) -> None:
-    dataset = ImageDataset(folder, "train", augmentation=WILD)
+    dataset = SyntheticImages(folder, "train", augmentation=WILD)
     alone, shared = (
         next(iter(torch.utils.data.DataLoader(dataset, batch_size=PEOPLE, num_workers=workers))) for workers in (0, 2)
     )
@@ -174,19 +174,19 @@ def test_workers_change_nothing(folder: Path) -> None:
 
 def test_reading_twice_gives_the_same(folder: Path) -> None:
     """Nothing is normalised in place."""
-    dataset = ImageDataset(folder, "train")
+    dataset = SyntheticImages(folder, "train")
     for key, value in dataset[1].items():
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(dataset[1][key])), key
 
 
 def test_limit(folder: Path) -> None:
-    dataset = ImageDataset(folder, "train", limit=2, tokens=np.zeros((2, 3), np.int64))
+    dataset = SyntheticImages(folder, "train", limit=2, tokens=np.zeros((2, 3), np.int64))
     assert len(dataset) == len(list(dataset)) == 2
 
 
 def test_wrong_tokens_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="tokens for 3"):
-        ImageDataset(folder, "train", tokens=np.zeros((3, 7), np.int64))
+        SyntheticImages(folder, "train", tokens=np.zeros((3, 7), np.int64))
 
 
 @pytest.mark.parametrize(
@@ -204,17 +204,17 @@ def test_bad_annotations_are_named(tmp_path: Path, change, message: str) -> None
     path = tmp_path / "annotations.npz"
     np.savez(path, **table)
     with pytest.raises(ValueError, match=message) as error:
-        Annotations.load(path)
+        SyntheticAnnotations.load(path)
     assert str(path) in str(error.value)
 
 
 def test_files_that_are_no_annotations(tmp_path: Path) -> None:
     path = tmp_path / "annotations.npz"
     with pytest.raises(FileNotFoundError, match="make_synthetic"):
-        Annotations.load(path)
+        SyntheticAnnotations.load(path)
     path.write_bytes(b"PK\x03\x04 not really a zip")
     with pytest.raises(ValueError, match="cannot be read"):
-        Annotations.load(path)
+        SyntheticAnnotations.load(path)
 
 
 def test_bad_pictures_are_named(folder: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import trimesh
 from torch import Tensor
 
 from mega.bodies.smplh import SMPLHBody
-from mega.data.smpl_annotations import PublishedAnnotations, read_published_rgb
-from mega.data.smpl_images import PublishedImages, Source
+from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
+from mega.data.smpl_images import SMPLImages, Source
 from mega.geometry.smpl_crops import PART24_TO_17, annotated_crop, keypoints_on_crop
 from tests.golden.golden import Arrays, assert_close, golden_cases, load, recipe
 
@@ -46,7 +46,7 @@ def test_items(path: Path, body: SMPLHBody, tmp_path: Path) -> None:
         prefix = f"{flavour}_ann_"
         columns = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
         np.savez(tmp_path / f"{flavour}.npz", **{name: np.asarray(value) for name, value in columns.items()})
-        table = PublishedAnnotations.load(tmp_path / f"{flavour}.npz")
+        table = SMPLAnnotations.load(tmp_path / f"{flavour}.npz")
         assert table.smpl_joints == (flavour == "3dpw")
         assert (arrays[f"{flavour}_is_3dpw"] == table.smpl_joints).all()
         for row in range(len(table)):
@@ -62,13 +62,13 @@ def test_items(path: Path, body: SMPLHBody, tmp_path: Path) -> None:
 
 
 def _check_item(
-    arrays: Arrays, flavour: str, table: PublishedAnnotations, row: int, root: Path, body: SMPLHBody, file: Path
+    arrays: Arrays, flavour: str, table: SMPLAnnotations, row: int, root: Path, body: SMPLHBody, file: Path
 ):
     picture = root / table.imgname[row]
     picture.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(picture), arrays["image_bgr"].numpy())
-    item = PublishedImages(Source(file, root), SIZE)[row]
-    image = read_published_rgb(root, str(table.imgname[row]))
+    item = SMPLImages(Source(file, root), SIZE)[row]
+    image = read_smpl_picture(root, str(table.imgname[row]))
     crop = annotated_crop(image, table.center[row], table.scale[row], SIZE) / 255
     where = arrays["idx"].numpy()
     raw, normalised = crop.transpose(2, 0, 1).ravel(), ((crop - MEAN) / STD).transpose(2, 0, 1).ravel()

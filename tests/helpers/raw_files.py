@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-SCRIPT = Path(__file__).resolve().parents[2] / "prepare_data.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "prepare_data.py"
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
 INTRINSICS = np.array([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
 

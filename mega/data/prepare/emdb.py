@@ -42,19 +42,16 @@ def prepare_emdb(
     `{name}_validation.npz`.
 
     Args:
-        folder: with `P0/` … `P9/`, from the project's root.
-        part: emdb1, on which single pictures are tested, or emdb2.
+        folder: with `P0/` … `P9/`, relative to the project.
+        part: emdb1, the test set for single pictures, or emdb2.
         name: of the file; None for emdb_test (emdb1) or emdb2.
-        validation_share: of the part's sequences that are for validation, at least one. A hash of their names chooses
-            them.
-        validation: names or patterns of those sequences (P1/*).
+        validation_share: fraction of the sequences for validation, at least one, chosen by a hash of their names.
+        validation: names or patterns of the sequences for validation (P1/*).
 
-    Returns:
-        How many problems there were; each is printed.
+    Returns the number of problems; each is printed.
 
-    Raises:
-        FileNotFoundError: if there are no sequences.
-        ValueError: for an unknown part, a split that leaves one side empty, or a pattern that matches nothing.
+    Raises FileNotFoundError if there are no sequences, ValueError for an unknown part, a split with an empty side, or a
+    pattern without a match.
     """
     if part not in PARTS:
         raise ValueError(f"dataset.part={part}, but it is one of {', '.join(PARTS)}.")
@@ -88,7 +85,7 @@ def _sequence(file: Path) -> str:
 
 
 def _belongs(file: Path, part: str) -> bool:
-    """Whether a sequence is of a part. One that cannot be read counts as well, so that `annotate` names it."""
+    """Whether a sequence is of a part; also if it cannot be read, so that `annotate` reports it."""
     try:
         return bool(load_pickle(file).get(part, True))
     except (OSError, ValueError):
@@ -96,7 +93,7 @@ def _belongs(file: Path, part: str) -> bool:
 
 
 def _held_out(sequences: Sequence[str], share: float | None, patterns: Sequence[str] | None) -> set[str]:
-    """The sequences for validation. Raises ValueError if a pattern matches none, or all or none are chosen."""
+    """The sequences for validation. Raises ValueError if a pattern has no match, or all or none are chosen."""
     if share is not None:
         if not 0 < share < 1:
             raise ValueError(f"dataset.validation_share={share} must lie between 0 and 1.")
@@ -115,10 +112,7 @@ def _held_out(sequences: Sequence[str], share: float | None, patterns: Sequence[
 
 
 def read_sequence(file: Path, part: str = "emdb1") -> Frames:
-    """The person in every frame of a sequence; rows that cannot be used have a reason.
-
-    Raises ValueError that names file and field.
-    """
+    """The person in every frame of a sequence; unusable rows have a reason. Raises ValueError with file and field."""
     content = load_pickle(file)
     camera, smpl, boxes = (_dict(content, file, name) for name in ("camera", "smpl", "bboxes"))
     n = int(take(content, file, "n_frames", ()))

@@ -1,11 +1,7 @@
-"""One table of people in frames, from the raw file to the annotation file.
+"""One table of people in frames, from the raw file to the annotation file and a report of what was kept.
 
-Whatever belongs to one person in one picture stands in one row from the start, and rows are only ever selected as a
-whole. So picture, pose and validity cannot be shifted against one another.
-
-What is known in the world, as a camera sees it; float64 arrays of N frames.
-
-Sequences -> one annotation file, and a report of what was kept of each and why the rest was not.
+Everything that belongs to one person in one picture is one row from the start, and only whole rows are selected. So
+picture, pose and validity cannot be shifted against one another.
 """
 
 from __future__ import annotations
@@ -23,8 +19,8 @@ from tqdm import tqdm
 from mega.bodies.smplh import gender_name
 from mega_common.atomic_io import write_json, write_npz
 
-SIDE_UNIT = 200  # px; `scale` is told in it
-FORMAT_VERSION = 2  # of the files; before it had a number, 3DPW's boxes were 12 % too wide
+SIDE_UNIT = 200  # px, the unit of `scale`
+FORMAT_VERSION = 2  # of the files; in those without a number, 3DPW's boxes are 12 % too wide
 _LETTERS = {"male": "m", "female": "f", "neutral": "neutral"}
 
 
@@ -36,7 +32,7 @@ class Frames:
         sequence: (F,) name.
         person: (F,) index in the sequence.
         frame: (F,) index in the sequence, from 0.
-        imgname: (F,) path of the picture, from the project's root.
+        imgname: (F,) path of the picture, relative to the project.
         gender: (F,) m, f or neutral.
         center: (F, 2) px, of the box.
         side: (F,) px, of the square box.
@@ -47,8 +43,8 @@ class Frames:
         j2d: (F, 24, 3) px and confidence, SMPL's joints.
         cam_int: (F, 3, 3) intrinsics, px.
         cam_ext: (F, 4, 4) world -> camera.
-        trans_cam: (F, 3) SMPL's translation in the camera frame, None where the raw file does not tell.
-        reason: (F,) why the row is not used; empty for the others.
+        trans_cam: (F, 3) SMPL's translation in the camera frame, None if unknown.
+        reason: (F,) why the row is not used; empty if it is.
 
     Raises ValueError if the columns differ in length.
     """
@@ -84,28 +80,28 @@ class Frames:
         return {name: column for name, column in named.items() if column is not None}
 
     def skip(self, rows: np.ndarray, reason: str) -> Frames:
-        """The same table; those of `rows` (F,) bool that have no reason yet get this one."""
+        """The same table, with this reason for those of `rows` (F,) bool that have none yet."""
         return replace(self, reason=np.where(rows & (self.reason == ""), reason, self.reason))
 
     def skip_not_finite(self) -> Frames:
-        """The same table; rows with a number that is not finite are given that as a reason."""
+        """The same table, with a reason for rows that are not finite."""
         numbers = [c.reshape(len(self), -1) for c in self.columns().values() if c.dtype.kind == "f"]
         return self.skip(~np.isfinite(np.concatenate(numbers, axis=1)).all(axis=1), "not finite")
 
     def used(self) -> Frames:
-        """The rows without a reason against them."""
+        """The rows without a reason."""
         rows = self.reason == ""
         return Frames(**{name: column[rows] for name, column in self.columns().items()})
 
     def annotations(self) -> dict[str, np.ndarray]:
-        """The columns of an annotation file in the flavour of the tests: `scale` is stored inverted, 200 / side."""
+        """The columns of an annotation file in the form of the tests: `scale` is stored inverted, 200 / side."""
         columns = self.columns()
         del columns["reason"]
         return columns | {"scale": SIDE_UNIT / columns.pop("side"), "format_version": np.array(FORMAT_VERSION)}
 
 
 def joined(tables: Sequence[Frames]) -> Frames:
-    """One table of all rows. The tables, at least one, know the same columns."""
+    """One table of all rows. The tables, at least one, have the same columns."""
     names = tables[0].columns()
     return Frames(**{name: np.concatenate([getattr(table, name) for table in tables]) for name in names})
 
@@ -116,7 +112,7 @@ def gender_letter(gender: str | bytes) -> str:
 
 
 def repeated(value: object, n: int) -> np.ndarray:
-    """(n, ...): what holds for the whole sequence, once for each of its frames."""
+    """(n, ...): a value of the whole sequence, once for each of its frames."""
     return np.repeat(np.asarray(value)[None], n, axis=0)
 
 
@@ -124,7 +120,7 @@ _TOLERANCE = 1e-2
 
 
 def is_rigid(cam_ext: np.ndarray) -> np.ndarray:
-    """(N,) whether (N, 4, 4) world -> camera are a rotation and a shift, which invalid cameras often are not."""
+    """(N,) whether (N, 4, 4) world -> camera are a rotation and a shift; invalid cameras often are not."""
     rotation = cam_ext[:, :3, :3]
     with np.errstate(invalid="ignore", over="ignore"):
         off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
@@ -144,7 +140,7 @@ def world_to_camera(points: np.ndarray, cam_ext: np.ndarray) -> np.ndarray:
 
 
 def project(points: np.ndarray, cam_int: np.ndarray) -> np.ndarray:
-    """Points (N, J, 3) of the camera frame -> (N, J, 2) px; not finite for those that are not in front of it."""
+    """Points (N, J, 3) of the camera frame -> (N, J, 2) px; NaN for points behind the camera."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ahead = np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
         return (points / ahead @ cam_int.transpose(0, 2, 1))[..., :2]
@@ -155,11 +151,11 @@ NO_PICTURE = "missing picture"
 
 @dataclass
 class Report:
-    """What became of the people in the frames.
+    """How many people were kept, and why the others were not.
 
     Attributes:
         sequences: {name: {"kept": rows, reason: rows, …}}.
-        problems: what should not be, each with the name of its file.
+        problems: one line each, with the name of its file.
     """
 
     sequences: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -171,19 +167,19 @@ class Report:
         self.sequences[name] = {"kept": reasons.pop("kept", 0), **dict(reasons.most_common())}
 
     def totals(self) -> dict[str, int]:
-        """Rows of all sequences by what became of them, "kept" first."""
+        """Numbers of rows over all sequences, "kept" first."""
         totals = Counter(kept=0)
         for counts in self.sequences.values():
             totals.update(counts)
         return dict(totals)
 
     def lines(self) -> list[str]:
-        """A line a sequence."""
+        """One line per sequence."""
         width = max(map(len, self.sequences), default=0)
-        return [f"  {name:<{width}}  {_told(counts)}" for name, counts in self.sequences.items()]
+        return [f"  {name:<{width}}  {_as_text(counts)}" for name, counts in self.sequences.items()]
 
 
-def _told(counts: dict[str, int]) -> str:
+def _as_text(counts: dict[str, int]) -> str:
     kept, *others = [f"{n} {what}" for what, n in counts.items()]
     return f"{kept}, skipped: {', '.join(others)}" if others else kept
 
@@ -191,13 +187,12 @@ def _told(counts: dict[str, int]) -> str:
 def annotate(files: Sequence[Path], read: Callable[[Path], tuple[str, Frames]], output: Path) -> int:
     """Read every sequence, write `output` (.npz) and beside it `*_report.json`, and print what was kept.
 
-    A sequence that cannot be read is named and the others are still written.
+    Unreadable sequences are reported and skipped.
 
     Args:
         read: file -> name of the sequence and its table.
 
-    Returns:
-        How many problems there were: files that cannot be read, sequences with missing pictures, nothing to write.
+    Returns the number of problems: unreadable files, sequences with missing pictures, nothing to write.
     """
     report, tables = Report(), []
     for file in tqdm(files, desc=output.stem, unit="sequence"):
@@ -217,12 +212,12 @@ def annotate(files: Sequence[Path], read: Callable[[Path], tuple[str, Frames]], 
         report.problems.append(f"{output} is not written: no frame can be used.")
     summary = {"kept": report.totals(), "sequences": report.sequences, "problems": report.problems}
     write_json(output.with_name(f"{output.stem}_report.json"), summary)
-    print(*report.lines(), f"{output}: {_told(report.totals())}", *report.problems, sep="\n")
+    print(*report.lines(), f"{output}: {_as_text(report.totals())}", *report.problems, sep="\n")
     return len(report.problems)
 
 
 def skip_missing_pictures(frames: Frames) -> Frames:
-    """The same table; rows without their picture are given that as a reason. Pictures of a folder are listed once."""
+    """The same table, with a reason for rows whose picture is missing. Each folder is listed once."""
     folders = {Path(name).parent for name in frames.imgname.tolist()}
     there = {str(file) for folder in folders if folder.is_dir() for file in folder.iterdir()}
     return frames.skip(np.array([str(Path(name)) not in there for name in frames.imgname.tolist()]), NO_PICTURE)

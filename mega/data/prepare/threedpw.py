@@ -1,6 +1,4 @@
-"""Boxes around people that are followed over time by their 2D joints.
-
-3DPW: `sequenceFiles/{train,validation,test}/*.pkl` -> annotation files.
+"""3DPW: `sequenceFiles/{train,validation,test}/*.pkl` -> annotation files, with boxes smoothed over time.
 
 Source: von Marcard et al., Recovering Accurate 3D Human Pose in The Wild Using IMUs and a Moving Camera, ECCV 2018.
 """
@@ -30,26 +28,26 @@ from mega_common.restricted_pickle import as_numbers, load_pickle, pick, take
 
 _CONFIDENT = 0.3
 _MEDIAN, _SIGMA = 11, 8.0  # frames
-_HEIGHT, _CROP = 150, 200  # px: how high the person is in the crop
-_LEAST_HEIGHT = 0.5  # px, below which there is nobody
+_HEIGHT, _CROP = 150, 200  # px: height of the person in the crop, side of the crop
+_LEAST_HEIGHT = 0.5  # px
 
 
 def smooth_boxes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes in which a person is about 150 of 200 px high, smoothed over time, as in the published annotations of 3DPW.
 
-    In a frame, the centre is the middle of the rectangle around the confident joints, and the height is its diagonal,
-    which lying people have too. Centre and 150 / height are interpolated linearly between two frames with confident
-    joints; then come a median filter of 11 frames and a Gaussian of sigma 8 frames. The track begins at the first frame
-    with confident joints and ends at the last. Beyond its ends, the median filter sees zeros: in the first and the last
-    five frames, it gives a lower rank than the median, as in the published preparation. The Gaussian sees the track
-    reflected. On a track of five frames or fewer, where zeros would be the majority, the median filter is left out.
+    The centre is that of the rectangle around the confident joints of a frame; the height is its diagonal, which also
+    works for people who lie. Centre and 150 / height are interpolated linearly between frames with confident joints,
+    and smoothed by a median filter of 11 frames and a Gaussian of sigma 8 frames. The track goes from the first to the
+    last frame with confident joints. As in the published preparation, the median filter is padded with zeros, so that
+    it gives a lower rank than the median in the first and last five frames; the Gaussian is padded by reflection.
+    Tracks of five frames or fewer, where zeros would be the majority, are not median filtered.
 
     Args:
-        points: (N, K, 3) joints, x, y px and confidence, a row for every frame of the sequence.
+        points: (N, K, 3) joints, x, y px and confidence, for every frame of the sequence.
 
     Returns:
-        center (N, 2) px, side (N,) px, and known (N,) bool: whether the frame lies on the track. Elsewhere, the nearest
-        box of the track is given.
+        center (N, 2) px, side (N,) px, and known (N,) bool: whether the frame is on the track. Other frames get the
+        nearest box of the track.
 
     Source: Kanazawa et al., Learning 3D Human Dynamics from Video, CVPR 2019, for the size and the smoothing.
     """
@@ -84,17 +82,15 @@ def prepare_3dpw(
     """Write `folder/3dpw_{split}.npz`, or with a `subset` one file of that name for all the splits.
 
     Args:
-        folder: with `sequenceFiles/` and `imageFiles/`, from the project's root.
+        folder: with `sequenceFiles/` and `imageFiles/`, relative to the project.
         splits: train, validation, test.
-        sequences: names or patterns of the sequences to take (courtyard_*); None for all.
+        sequences: names or patterns of the sequences to use (courtyard_*); None for all.
         subset: name of the file of chosen sequences.
 
-    Returns:
-        How many problems there were; each is printed.
+    Returns the number of problems; each is printed.
 
-    Raises:
-        FileNotFoundError: if a split is not there.
-        ValueError: for an unknown split, sequences without the name of their subset, or one that matches nothing.
+    Raises FileNotFoundError if a split is missing, ValueError for an unknown split, for sequences without a subset or
+    the reverse, and for a pattern without a match.
     """
     if unknown := [split for split in splits if split not in SPLITS]:
         raise ValueError(f"3DPW has no split {', '.join(unknown)}: its splits are {', '.join(SPLITS)}.")
@@ -128,10 +124,7 @@ def _sequence_files(folder: Path, split: str) -> list[Path]:
 
 
 def read_sequence(file: Path, folder: Path) -> Frames:
-    """Every person in every frame of a sequence; rows that cannot be used have a reason.
-
-    Raises ValueError that names file and field.
-    """
+    """Every person in every frame of a sequence; unusable rows have a reason. Raises ValueError with file and field."""
     content = load_pickle(file)
     people = [_read_person(content, person, file, folder) for person in range(len(_list(content, file, "poses")))]
     if not people:
@@ -161,7 +154,7 @@ def _read_person(content: dict, person: int, file: Path, folder: Path) -> Frames
     cam_int = repeated(take(content, file, "cam_intrinsics", (3, 3)), n)
     center, side, boxed = smooth_boxes(of_person("poses2d", (n, 3, 18)).transpose(0, 2, 1))
     in_camera = world_to_camera(joints, cam_ext)
-    # SMPL turns about its pelvis, which stands where its joint is: J0 + trans. So the raw file tells the rest pelvis.
+    # SMPL rotates about its pelvis, at J0 + trans: so the joints give the rest pelvis J0.
     rest_pelvis = np.nanmedian(joints[:, 0] - trans, axis=0)
     frame = np.arange(n)
     frames = Frames(
@@ -189,10 +182,10 @@ def _read_person(content: dict, person: int, file: Path, folder: Path) -> Frames
 
 
 def _list(content: dict, file: Path, name: str) -> list:
-    """A list with an entry a person."""
+    """A list with one entry per person."""
     value = pick(content, file, name)
     if not isinstance(value, list | tuple | np.ndarray):
         raise ValueError(
-            f"{file}: the field {name} is a {type(value).__name__}, expected a list with an entry a person."
+            f"{file}: the field {name} is a {type(value).__name__}, expected a list with one entry per person."
         )
     return list(value)

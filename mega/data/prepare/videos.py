@@ -1,4 +1,4 @@
-"""Pictures out of videos: the frames that the names in an annotation file ask for."""
+"""Extract from videos the frames that an annotation file names."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from mega_common.restricted_pickle import read_arrays
 
 @dataclass(frozen=True)
 class Naming:
-    """How the name of a picture tells its video and its frame.
+    """How the name of a picture gives its video and its frame.
 
     Attributes:
-        patterns: regular expressions for the whole name, the first that fits counts. Their group `frame` is the number
-            of the frame, all groups may stand in `video`.
-        video: template of the video's path, with {groups}. What holds an underscore in the name may hold a space in the
-            video's file.
+        patterns: regular expressions for the whole name, of which the first match is used. The group `frame` is the
+            number of the frame; `video` may refer to all groups.
+        video: template of the video's path, with {groups}. An underscore in the name may be a space in the path.
         first_frame: number of a video's first frame.
     """
 
@@ -67,22 +66,19 @@ def extract_pictures(
 ) -> int:
     """Write the pictures that `labels` names, as JPEG, and `*_report.json` beside the labels.
 
-    Pictures that are there already are left alone, so a run that was stopped is continued by the same command.
+    Existing pictures are kept, so the same command resumes an interrupted run.
 
     Args:
         labels: annotation file with `imgname`.
         videos: folder of the videos.
         patterns, video, first_frame: see `Naming`.
-        pictures: folder that `imgname` starts from; None for that of the labels.
+        pictures: folder that `imgname` is relative to; None for that of the labels.
         quality: of the JPEGs, up to 100.
 
-    Returns:
-        How many problems there were, each printed with the name of its file: names that do not fit, videos that are
-        missing, cannot be read or end too early.
+    Returns the number of problems, each printed with its file: names that do not match, videos that are missing,
+    unreadable or too short.
 
-    Raises:
-        FileNotFoundError: without labels or the folder of the videos.
-        ValueError: if the labels cannot be read or a pattern is none or has no group `frame`.
+    Raises FileNotFoundError without labels or videos, ValueError if the labels cannot be read or a pattern is invalid.
     """
     _check_patterns(patterns)
     target, naming = Path(pictures or Path(labels).parent), Naming(tuple(patterns), video, first_frame)
@@ -132,7 +128,7 @@ def _read_names(labels: Path) -> list[str]:
 
 
 def _by_video(names: Sequence[str], naming: Naming, folder: Path) -> tuple[dict[Path, dict[int, list[str]]], list[str]]:
-    """{video: {frame from 0: names}} of the pictures that can be had, and what is wrong with the others."""
+    """{video: {frame from 0: names}} of the pictures that can be extracted, and the problems of the others."""
     wanted: dict[Path, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     strange: dict[str, list[str]] = defaultdict(list)
     for name in names:

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from mega.data.prepare.frames import Frames
 from mega.data.prepare.threedpw import smooth_boxes
-from mega.data.smpl_annotations import PublishedAnnotations
+from mega.data.smpl_annotations import SMPLAnnotations
 from tests.helpers.raw_files import angle_of, prepare_data, project, python2_pickle, write_3dpw, write_emdb
 
 
@@ -25,7 +25,7 @@ def raw(path: Path) -> dict:
     return dict(np.load(path, allow_pickle=False))
 
 
-def check_rows_agree(root: Path, annotations: PublishedAnnotations, file: dict, world: dict, first: int) -> None:
+def check_rows_agree(root: Path, annotations: SMPLAnnotations, file: dict, world: dict, first: int) -> None:
     """Picture, pose, joints and camera of every row are those of one and the same frame."""
     for row, imgname in enumerate(annotations.imgname):
         frame = int(Path(imgname).stem[-5:])
@@ -53,7 +53,7 @@ def test_3dpw_rows_agree_when_the_first_frames_are_not_used(tmp_path: Path, prep
     code, printed, _ = prepare("3dpw", "dataset.splits=[test]")
     assert code == 0
     path = folder / "3dpw_test.npz"
-    annotations, file = PublishedAnnotations.load(path), raw(path)
+    annotations, file = SMPLAnnotations.load(path), raw(path)
     check_rows_agree(tmp_path, annotations, file, world, first=7)
     # 20 and 21 lie between frames with joints: their boxes are interpolated.
     used = [i for i in range(7, 39) if i != 30]
@@ -86,7 +86,7 @@ def test_3dpw_boxes_hold_the_person_at_150_of_200_pixels(tmp_path: Path, prepare
     write_3dpw(tmp_path / "datasets" / "3dpw", genders=("m",), frames=60)
     assert prepare("3dpw", "dataset.splits=[test]")[0] == 0
     path = tmp_path / "datasets" / "3dpw" / "3dpw_test.npz"
-    annotations, file = PublishedAnnotations.load(path), raw(path)
+    annotations, file = SMPLAnnotations.load(path), raw(path)
     assert annotations.scale * file["scale"] == pytest.approx(1), "the scale is stored inverted"
     points = annotations.keypoints2d[:, :18, :2]
     low, high = points.min(axis=1), points.max(axis=1)
@@ -204,7 +204,7 @@ def test_emdb_keeps_good_frames_with_a_valid_box(tmp_path: Path, prepare) -> Non
     code, printed, _ = prepare("emdb")
     assert code == 0
     path = folder / "emdb_test.npz"
-    annotations, file = PublishedAnnotations.load(path), raw(path)
+    annotations, file = SMPLAnnotations.load(path), raw(path)
     check_rows_agree(tmp_path, annotations, file, world, first=3)
     assert file["frame"].tolist() == [i for i in range(3, 20) if i not in (7, 10)]
     assert set(annotations.gender) == {"female"}
@@ -220,7 +220,7 @@ def test_emdb_keeps_good_frames_with_a_valid_box(tmp_path: Path, prepare) -> Non
     assert "P3/04_other_part" in printed
     assert prepare("emdb", "dataset.part=emdb2")[0] == 0
     assert set(raw(folder / "emdb2.npz")["sequence"]) == {"P3/04_other_part"}
-    assert len(PublishedAnnotations.load(path)) == 15, "another part has another file"
+    assert len(SMPLAnnotations.load(path)) == 15, "another part has another file"
 
 
 def test_emdb2_is_split_by_whole_sequences(tmp_path: Path, prepare) -> None:
@@ -270,16 +270,16 @@ def test_files_of_earlier_versions_are_refused_with_the_command_that_makes_them_
     }
     emdb = tmp_path / "datasets" / "emdb" / "emdb_test.npz"
     for path in (*commands, emdb):
-        assert len(PublishedAnnotations.load(path)) in (4, 8)
+        assert len(SMPLAnnotations.load(path)) in (4, 8)
         columns = raw(path)
         assert columns.pop("format_version") == 2
         np.savez(path, **columns)
     for path, command in commands.items():
         with pytest.raises(ValueError, match="boxes for 3DPW were 12 % too wide") as error:
-            PublishedAnnotations.load(path)
+            SMPLAnnotations.load(path)
         assert f"{path} was made" in str(error.value)
-        assert f"python prepare_data.py {command} dataset.folder={folder}" in str(error.value)
-    assert len(PublishedAnnotations.load(emdb)) == 4, "the boxes of EMDB have not changed"
+        assert f"python tools/prepare_data.py {command} dataset.folder={folder}" in str(error.value)
+    assert len(SMPLAnnotations.load(emdb)) == 4, "the boxes of EMDB have not changed"
 
 
 def change(file: Path, **fields: object) -> None:
@@ -344,7 +344,7 @@ def test_subsets_of_3dpw_go_over_the_splits(tmp_path: Path, prepare) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "python prepare_data.py 3dpw | emdb"),
+        ((), "python tools/prepare_data.py 3dpw | emdb"),
         (("3dpw",), "Unpack sequenceFiles.zip and imageFiles.zip"),
         (("3dpw", "dataset.splits=[tset]"), "3DPW has no split tset"),
         (("3dpw", "dataset.subset=some"), "Give dataset.sequences and dataset.subset"),

@@ -58,17 +58,17 @@ def test_animations_are_counted_by_gender_and_the_others_named(tmp_path: Path, c
 
 
 BAD_MOTIONS = {
-    "short": ({"poses": np.zeros((7, 63))}, "poses has shape (7, 63) of float64, expected (7, 66) numbers"),
+    "short": ({"poses": np.zeros((7, 63))}, "poses has shape (7, 63) of float64, expected numbers (T, 66)"),
     "empty": ({"poses": np.zeros((0, 165)), "trans": None}, "poses holds no frames"),
     "nan": ({"poses": np.where(np.arange(7)[:, None] == 4, np.nan, np.zeros((7, 165)))}, "in 1 rows, the first is 4"),
     "none": ({"poses": None, "trans": None}, "lacks poses"),
     "betas": ({"betas": np.zeros(9)}, "betas has shape (9,)"),
     "betas_of_frames": ({"betas": np.zeros((7, 10))}, "betas has shape (7, 10)"),
     "two_genders": ({"gender": np.array(["m", "f"])}, "gender has shape (2,), expected one word"),
-    "gender": ({"gender": np.array("x")}, "gender is 'x'"),
+    "gender": ({"gender": np.array("x")}, "The gender 'x' is none of"),
     "no_gender": ({"gender": None}, "lacks gender"),
     "trans": ({"trans": np.zeros((6, 3))}, "trans has shape (6, 3), expected 7 rows"),
-    "object": ({"poses": np.array([{}] * 7)}, "cannot be read as arrays without pickle"),
+    "object": ({"poses": np.array([{}] * 7)}, "the field poses holds objects other than numbers and text"),
 }
 
 
@@ -99,9 +99,10 @@ def test_annotations_are_checked_too(tmp_path: Path, check) -> None:
     code, printed, _ = check("dataset.animations=null", "dataset.annotations=[labels]")
     assert code == 1
     assert "3 files, 1 fine, 0 not motions, 2 wrong" in printed
-    assert "3 people, 1 in pictures stored lying (closeup), 1 neutral, 1 male, 1 female" in printed
-    assert "center is not finite in 3 rows, the first is 0; scale is not above 0 in 2 rows" in printed
-    assert "lacks shape or betas; gtkps has shape (2, 127, 3), expected 3 rows" in printed
+    assert "3 people, 1 in pictures stored rotated (closeup), 1 neutral, 1 male, 1 female" in printed
+    assert "3 of 3 rows cannot be used: row 0 (seq_0/0.png): center is not finite; row 1 (closeup/1.png): " in printed
+    assert "row 2 (seq_0/2.png): scale is -1.0, it must be above 0, center is not finite" in printed
+    assert "lacks the field shape or betas; there are 3 imgnames, but gtkps has shape (2, 127, 3)" in printed
     assert check("dataset.animations=null", "dataset.annotations=[labels/good.npz]")[0] == 0
 
 
