@@ -1,5 +1,6 @@
 """Time by stage, and the table at the end of a run."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,47 @@ class Timings:
             self.seconds[name] += time.perf_counter() - start
 
 
+class Stopwatch:
+    """Seconds by stage: `with stopwatch("loading"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, markdown: bool = False) -> str:
+    """A table whose columns line up: the first `left` columns are aligned left, the others right."""
+    widths = [max(len(row[c]) for row in (header, *rows)) for c in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if c < left else cell.rjust(width)
+            for c, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |" if markdown else "  ".join(padded).rstrip()
+
+    if markdown:
+        rule = "|".join("-" * (w + 2) if c < left else "-" * (w + 1) + ":" for c, w in enumerate(widths))
+        rule = f"|{rule}|"
+    else:
+        rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def format_number(value: float, decimals: int = 1, sign: bool = False) -> str:
+    """A number with fixed decimals; an en dash where it is not known (NaN)."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{round(value, decimals) + 0.0:{'+' if sign else ''}.{decimals}f}"  # + 0.0: no -0.0
+
+
 @dataclass(frozen=True)
 class Done:
     """A picture that was worked through."""
@@ -34,7 +76,7 @@ class Done:
     timings: Timings
 
 
-def format_table(done: Sequence[Done]) -> str:
+def format_timings(done: Sequence[Done]) -> str:
     """Picture, people and milliseconds a person by stage; a last line over all pictures.
 
     A picture without people shows the milliseconds of the picture.

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mega.config import check_choice, check_temperature, check_whole_number, is_positive, read_device, read_precision
-from mega.console import Done, Timings, format_table
+from mega.console import Done, Timings, format_timings
 from mega.convert import load_experiment
 from mega.data.photos import InputError, find_pictures, output_names, read_picture
 from mega.detectors import Detector, GivenBoxes
@@ -97,7 +97,7 @@ def run_demo(config: DictConfig) -> int:
         return 1
     demo.run(paths)
     if demo.done:
-        print(f"\n{format_table(demo.done)}\n\nThe results are in {demo.output}/.")
+        print(f"\n{format_timings(demo.done)}\n\nThe results are in {demo.output}/.")
     if demo.failures:
         print(f"\n{len(demo.failures)} of {len(paths)} pictures failed:", file=sys.stderr)
         for message in demo.failures:
