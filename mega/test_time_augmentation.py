@@ -23,7 +23,7 @@ from mega.sampling import codes_to_decode, predict_deterministic
 from mega.tokenizer import decode_in_parts
 from mesh_vq_vae import MeshVQVAE
 
-AVERAGES = ("none", "flip", "shift", "flip+shift")
+AVERAGES = ("none", "flip", "shift", "flip_shift")
 _SHIFT = 0.04  # of the crop's side
 _AVERAGED = ("canonical", "rotation", "cam")
 
@@ -59,7 +59,7 @@ def predict_mesh(model: CVQMAE, tokenizer: MeshVQVAE, crops: Tensor, decode: str
     Args:
         decode: "argmax" or "soft", see `codes_to_decode`.
         average: the mean over several views of the crop. "flip" looks at it in a mirror, too (2 times the time);
-            "shift" moves it by 4 % of its side to the four sides (5 times); "flip+shift" does both (10 times).
+            "shift" moves it by 4 % of its side to the four sides (5 times); "flip_shift" does both (10 times).
             Canonical vertices and cameras are averaged as numbers, rotations by their mean projected to SO(3).
 
     Raises:
