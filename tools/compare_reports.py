@@ -17,7 +17,6 @@ Reports on other data, or with another definition of a protocol, are refused.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from mega.config import as_list, main
+from mega.config import as_list, as_option, main
 from mega.console import format_number, format_table
 from mega.evaluation.report import SUMMARY
 from mega.evaluation.statistics import PER_SAMPLE, Results, bootstrap_interval, paired_difference
@@ -82,7 +81,7 @@ class Row:
         return "better" if mean < 0 else "worse"
 
 
-@main("compare_reports")
+@main("compare_reports", as_option("reports", many=True))
 def run(config: DictConfig) -> None:
     folders = as_list(config.reports) or []
     names = as_list(config.names) or [Path(folder).resolve().name for folder in folders]
@@ -144,17 +143,18 @@ def compare(
             )
         pairs = [(p, m) for p, m in dict.fromkeys(c[1:] for c in chosen) if all((v, p, m) in first for v in names)]
         blocks = {(p, m, ""): {v: first[v, p, m] for v in names} for p, m in pairs}
-    if str(baseline) not in names:
-        if not isinstance(baseline, int) or not 0 <= baseline < len(names):
+    baseline = str(baseline)
+    if baseline not in names:
+        if not baseline.isdecimal() or int(baseline) >= len(names):
             raise ValueError(f"baseline={baseline} is neither a number below {len(names)} nor one of {names}.")
-        baseline = names[baseline]
+        baseline = names[int(baseline)]
 
     rows = []
     for key, values in blocks.items():
         known = np.isfinite(list(values.values())).all(axis=0)
         values = {name: column[known] for name, column in values.items()}
         for name, own in values.items():
-            difference = None if name == str(baseline) else paired_difference(own, values[str(baseline)])
+            difference = None if name == baseline else paired_difference(own, values[baseline])
             mean = float(own.mean()) if len(own) else np.nan
             rows.append(Row(*key, name, len(own), mean, *bootstrap_interval(own), difference))
     missing = {p for own in errors.values() for _, p, _ in own} - {p for _, p, _ in shared}
@@ -235,32 +235,20 @@ def comparison_table(rows: Sequence[Row]) -> str:
     lines, block = [], None
     for row in rows:
         names = (row.protocol, f"{row.metric}, {'% of the box' if row.protocol == '2d' else 'mm'}", row.variant)
-        first, block = names != block, names
+        left, people = (("", "", ""), "") if names == block else (names, f"{row.people:,}")
+        block = names
+        mean, low, high = row.difference or (None, None, None)
+        difference = ("", "") if mean is None else (format_number(mean, sign=True), _between(low, high, sign=True))
         mark = "*" if row.verdict in ("better", "worse") else ""
-        difference = ("", "") if row.difference is None else (_number(row.difference[0], True), _between(*row.difference[1:], True))
-        lines.append(
-            [*(names if first else ("", "", "")), row.name, f"{row.people:,}" if first else "", _number(row.mean)]
-            + [_between(row.low, row.high), *difference, mark, row.verdict]
-        )
+        interval = _between(row.low, row.high)
+        lines.append([*left, row.name, people, format_number(row.mean), interval, *difference, mark, row.verdict])
     header = ["protocol", "metric", "variant", "report", "people", "mean", "95 % interval", "difference"]
     return format_table([*header, "95 % interval", "", "against baseline"], lines, left=4, markdown=True)
 
 
-def _number(value: float, sign: bool = False) -> str:
-    return format_number(value, sign=sign)
-
-
 def _between(low: float, high: float, sign: bool = False) -> str:
-    return f"[{_number(low, sign)}, {_number(high, sign)}]" if np.isfinite(low) else "–"
-
-
-def name_reports(arguments: Sequence[str]) -> list[str]:
-    """The command line for Hydra: bare words are folders, A B becomes reports=["A","B"]; so are folders with "="."""
-    folders = [w for w in arguments if not w.startswith("-") and ("=" not in w or Path(w).is_dir())]
-    quoted = ",".join('"' + folder.replace('"', '\\"') + '"' for folder in folders)
-    return [*([f"reports=[{quoted}]"] if folders else []), *(w for w in arguments if w not in folders)]
+    return f"[{format_number(low, sign=sign)}, {format_number(high, sign=sign)}]" if np.isfinite(low) else "–"
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = name_reports(sys.argv[1:])
     run()

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from mega.checkpoints import find_weights
 from mega.console import Stopwatch
 from mega.evaluation.plots import draw_person, to_jpeg
 from mega.evaluation.statistics import METRICS, Results
@@ -61,9 +63,7 @@ def draw_samples(
         tokens (B, Q, N) int64.
         score (B, Q): sum over the tokens of their log-probabilities given the image alone.
     """
-    tokens = sample(
-        model, features, options.samples, options.steps, options.temperature, generator, options.rule
-    )
+    tokens = sample(model, features, options.samples, options.steps, options.temperature, generator, options.rule)
     # The first pass sees the image alone. Half of a sample given the other half would score samples that are consistent
     # with themselves, which fit the image worse.
     log_probabilities = predict_deterministic(model, features).logits.log_softmax(-1)  # (B, N, K)
@@ -96,12 +96,13 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(self, batch: dict, group: int) -> dict[str, Tensor]:
-        """Errors of a group of B people whose batch is on the device.
+        """Errors of a group of B people.
 
         Returns:
             {column of `per_sample.csv`: (B,), "joint_error", "joint_spread", "joint_visible": (B, J),
             "vertex_error", "vertex_spread": (V,) sums over the people, mm}.
         """
+        batch = {name: value.to(self.predictor.device) for name, value in batch.items()}
         with self.stage("true meshes"):
             truth = self.people.truth(batch)  # (B, V, 3)
         with self.stage("predicting"):
@@ -189,9 +190,7 @@ def columns_of(protocols: Sequence[str], samples: int) -> list[str]:
     return [*errors, "deterministic/2d/keypoints", *(["spread/apd", "spread/std"] if samples else [])]
 
 
-def gather(
-    found: dict[str, np.ndarray], people: TestSet, protocols: dict[str, Protocol], options: Options
-) -> Results:
+def gather(found: dict[str, np.ndarray], people: TestSet, protocols: dict[str, Protocol], options: Options) -> Results:
     """The results of all groups, from the arrays that `Evaluator` returned for them."""
     return Results(
         images=people.imgname,
@@ -204,28 +203,27 @@ def gather(
 
 
 def describe_run(
-    predictor: Predictor, people: TestSet, protocols: dict[str, Protocol], options: dict, pictures: str | int
+    config: DictConfig, predictor: Predictor, people: TestSet, protocols: dict[str, Protocol], options: Options
 ) -> dict:
-    """What the report says about how its numbers were made; see `mega.evaluation.report.write_report`."""
+    """What the report says about how its numbers were made; see `mega.evaluation.report.write_report`.
+
+    Args:
+        config: of test_mega.py.
+    """
     git = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True)
+    of_model = {"decode": predictor.decode, "tta": predictor.tta, "precision": predictor.precision}
     return {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now().isoformat(timespec="minutes"),
         "commit": commit.stdout.strip() if commit.returncode == 0 else "unknown",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "weights": {str(file): _hash(file) for file in predictor.files},
+        "weights": {str(file): _hash(file) for file in find_weights(config.weights)},
         "data": {"name": people.name, "path": str(people.path), "hash": _hash(people.path), "people": len(people)},
-        "options": options,
-        "pictures": pictures,
+        "options": {**vars(options), **of_model, "mode": str(config.mode), "limit": config.limit},
+        "pictures": config.pictures,
         "protocols": protocols,
     }
-
-
-def settings_of(about: dict) -> dict:
-    """The part of `describe_run` that the numbers and pictures of a group depend on."""
-    protocols = {name: vars(protocol) for name, protocol in about["protocols"].items()}
-    return {"protocols": protocols, **{name: about[name] for name in ("weights", "data", "options", "pictures")}}
 
 
 def _hash(path: Path) -> str:

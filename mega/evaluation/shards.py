@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
@@ -40,14 +39,15 @@ class Groups:
 
     Args:
         n_people: people in the test set.
-        settings: everything the numbers depend on.
+        about: of the evaluation (`describe_run`), with all settings that the numbers and pictures depend on.
 
     Raises ValueError if the folder holds groups of an evaluation with other settings.
     """
 
-    def __init__(self, folder: Path, n_people: int, settings: dict):
+    def __init__(self, folder: Path, n_people: int, about: dict):
         self.folder, self.n_people = folder, n_people
-        text = json.dumps({"group": GROUP, **settings}, indent=2, sort_keys=True)
+        settings = {name: about[name] for name in ("weights", "data", "options", "pictures", "protocols")}
+        text = json.dumps({"group": GROUP, **settings}, indent=2, sort_keys=True, default=vars)
         path = folder / "settings.json"
         if path.is_file() and (before := path.read_text()) != text:
             kept, now = json.loads(before), json.loads(text)
@@ -71,13 +71,11 @@ class Groups:
         """Groups of a process that are not measured yet."""
         return [group for group in range(rank, len(self), world_size) if not self.path(group).is_file()]
 
-    def measure(
-        self, people: TestSet, measure: Callable[[dict, int], dict[str, Tensor]], device: torch.device, stage: Stopwatch
-    ) -> None:
+    def measure(self, people: TestSet, evaluate: Callable[[dict, int], dict[str, Tensor]], stage: Stopwatch) -> None:
         """Measure the missing groups of this process.
 
         Args:
-            measure: (batch of a group on the device, number of the group) -> arrays to keep.
+            evaluate: (batch of a group, number of the group) -> arrays to keep, see `Evaluator`.
         """
         todo = self.missing(*process())
         rows = [row for group in todo for row in self.rows(group)]
@@ -88,7 +86,7 @@ class Groups:
             for group in todo:
                 with stage("reading"):
                     batch = default_collate(list(islice(items, len(self.rows(group)))))
-                found = measure({name: value.to(device) for name, value in batch.items()}, group)
+                found = evaluate(batch, group)
                 with whole_file(self.path(group)) as file:
                     np.savez(file, **{name: value.cpu().numpy() for name, value in found.items()})
                 bar.update()

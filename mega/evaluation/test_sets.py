@@ -197,7 +197,12 @@ def smpl_test(
 
 
 def people_of_file(
-    body: BodyModel, crop: Crop, path: str | Path, root: str | Path | None = None, standard: str | None = None, **options
+    body: BodyModel,
+    crop: Crop,
+    path: str | Path,
+    root: str | Path | None = None,
+    standard: str | None = None,
+    **options,
 ) -> TestSet:
     """The people of any annotation file: one of make_synthetic.py, or one in the form of the released data.
 

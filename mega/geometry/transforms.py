@@ -56,6 +56,6 @@ def sample_spread(samples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def standard_deviation(samples: Tensor) -> Tensor:
-    """Spread of points over samples (..., Q, N, 3) -> (..., N), in their unit: root mean square distance to the mean."""
+    """Root mean square distance of points to their mean over samples (..., Q, N, 3) -> (..., N), in their unit."""
     offsets = samples - samples.mean(dim=-3, keepdim=True)
     return offsets.square().sum(dim=-1).mean(dim=-2).sqrt()
