@@ -41,7 +41,7 @@ import torch
 from omegaconf import DictConfig
 
 import mega
-from mega.config import as_list, build, file_as_testset, main
+from mega.config import build, file_as_testset, main
 from mega.console import Stopwatch
 from mega.data.smpl_images import BadPictureError
 from mega.evaluation.evaluate import Evaluator, Options, PersonPictures, choose_examples, describe_run, gather
@@ -57,7 +57,7 @@ def run(config: DictConfig) -> None:
         model_options = {name: config[name] for name in ("precision", "compile", "decode", "tta")}
         predictor = mega.load(config.weights, local_device(config.device), **model_options)
         people = build(config.testset, body=body, crop=predictor.crop, limit=config.limit)
-        protocols = people.choose_protocols(as_list(config.protocol))
+        protocols = people.choose_protocols(config.protocol)
     options = Options(
         samples=config.samples if config.mode == "stochastic" else 0,
         **{name: config[name] for name in ("steps", "temperature", "rule", "seed")},

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from mega.config import as_list, as_option, main
+from mega.config import as_option, main
 from mega.console import format_number, format_table
 from mega.evaluation.report import SUMMARY
 from mega.evaluation.statistics import PER_SAMPLE, Results, bootstrap_interval, paired_difference
@@ -83,15 +83,14 @@ class Row:
 
 @main("compare_reports", as_option("reports", many=True))
 def run(config: DictConfig) -> None:
-    folders = as_list(config.reports) or []
-    names = as_list(config.names) or [Path(folder).resolve().name for folder in folders]
+    folders = config.reports
+    names = config.names or [Path(folder).resolve().name for folder in folders]
     if config.names is None and len(set(names)) < len(names):
         names = folders
     if len(names) != len(folders):
         raise ValueError(f"names={names} has {len(names)} entries, but there are {len(folders)} reports.")
     reports = [read_report(folder, name) for folder, name in zip(folders, names, strict=True)]
-    chosen = (as_list(config[name]) for name in ("variants", "protocols", "metrics"))
-    rows, notes = compare(reports, *chosen, baseline=config.baseline)
+    rows, notes = compare(reports, config.variants, config.protocols, config.metrics, config.baseline)
     print(comparison_table(rows))
     print("\n" + "\n".join(f"- {note}" for note in [NOTE, *notes]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import re
 import subprocess
@@ -218,7 +219,7 @@ def describe_run(
         "date": datetime.now().isoformat(timespec="minutes"),
         "commit": commit.stdout.strip() if commit.returncode == 0 else "unknown",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "weights": {str(file): _hash(file) for file in find_weights(config.weights)},
+        "weights": {os.path.relpath(file): _hash(file) for file in find_weights(config.weights)},
         "data": {"name": people.name, "path": str(people.path), "hash": _hash(people.path), "people": len(people)},
         "options": {**vars(options), **of_model, "mode": str(config.mode), "limit": config.limit},
         "pictures": config.pictures,
