@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from tools.setup_check import check_setup
 
 from mega.bodies import SMPLHBody
 from mega.data.smpl_annotations import PublishedAnnotations, read_published_rgb
@@ -21,7 +22,6 @@ from mega.evaluation.test_sets import people_of_file, published_test
 from mega.external_files import _say_once
 from tests.golden.golden import GOLDEN_DIR
 from tests.helpers.raw_files import python2_pickle, with_old_names
-from tools.setup_check import check_setup
 
 PEOPLE = 3
 INPUTS = GOLDEN_DIR.parent / "inputs"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from tools.setup_check import check_setup
 
 from mega.bodies import smplh
 from mega.data import smpl_images as published_images
@@ -31,7 +32,6 @@ from tests.helpers.fake_files import (
     write_mixture,
     write_project,
 )
-from tools.setup_check import check_setup
 
 pytestmark = needs_template
 
