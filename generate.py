@@ -74,9 +74,7 @@ def generate(config: DictConfig) -> int:
         else:
             bodies, source = draw(), f"the set drawn with n={config.n} seed={config.seed}"
         if config.person >= len(bodies):
-            raise InputError(
-                f"person={config.person} does not exist: {source} has {len(bodies)} bodies, counted from 0."
-            )
+            raise InputError(f"person={config.person} does not exist: {source} has {len(bodies)} bodies (0, 1, …).")
         given = given_tokens(tokenizer, parts, bodies[config.person])
     tokens = draw(given)
     vertices = decode_bodies(tokens, tokenizer)

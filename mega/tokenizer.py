@@ -21,7 +21,7 @@ _DECODED_AT_ONCE = 8  # meshes; more are not faster on a CPU
 
 
 def build_tokenizer(body: BodyModel, steps: Sequence[Sequence[int]], seeds: Sequence[int], **options) -> MeshVQVAE:
-    """An untrained MeshVQVAE for a body, with a hierarchy built from its faces (`steps`, `seeds`: `build_hierarchy`)."""
+    """An untrained MeshVQVAE for a body; its hierarchy is built from the faces (`steps`, `seeds`)."""
     hierarchy = build_hierarchy(body.faces.cpu().numpy(), len(body.template), [tuple(s) for s in steps], seeds)
     return MeshVQVAE(
         hierarchy,

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from tools.setup_check import check_setup
 
 from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.data import MotionDataset, MotionMeshData, Motions, MotionTokenData
@@ -19,6 +18,7 @@ from mega.data.motions import motion_files, read_motion
 from mega.model import VQMAE
 from tests.helpers.fake_files import ROOT, composed, needs_template, write_animations, write_body, write_released
 from tests.slow.kill_trainings import differences
+from tools.check_setup import check_setup
 
 GOOD = {"poses": np.zeros((3, 72)), "betas": np.zeros(10), "gender": "neutral"}
 SHARES = {"val": 0.2, "test": 0.2}

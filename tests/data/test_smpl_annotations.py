@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from tools.setup_check import check_setup
 
 from mega.bodies import SMPLHBody
 from mega.data.smpl_annotations import PublishedAnnotations, read_published_rgb
@@ -22,6 +21,7 @@ from mega.evaluation.test_sets import people_of_file, published_test
 from mega.external_files import _say_once
 from tests.golden.golden import GOLDEN_DIR
 from tests.helpers.raw_files import python2_pickle, with_old_names
+from tools.check_setup import check_setup
 
 PEOPLE = 3
 INPUTS = GOLDEN_DIR.parent / "inputs"

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from tools.setup_check import check_setup
 
 from mega.bodies import smplh
 from mega.data import smpl_images as published_images
@@ -32,6 +31,7 @@ from tests.helpers.fake_files import (
     write_mixture,
     write_project,
 )
+from tools.check_setup import check_setup
 
 pytestmark = needs_template
 
