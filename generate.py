@@ -67,7 +67,7 @@ def generate(config: DictConfig) -> int:
         with tqdm(total=config.steps, desc="drawing", unit="step", leave=False) as bar:
             return sample_unconditional(model, *options, watch=lambda *_: bar.update(), given=given)
 
-    given = None  # (tokens (N,) of a body, hidden (N,) bool: those to draw)
+    given = None  # (tokens (N,) of a body, masked (N,) bool: those to draw)
     if parts:
         if config.source is not None:
             bodies, source = read_body_tokens(config.source, tokenizer).to(device), config.source

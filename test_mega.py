@@ -18,7 +18,7 @@
                            token undrawn, as the published numbers were made
     decode=null            argmax | soft: the mesh of the likeliest codes, as published, or of the mean codes; null
                            leaves it to the weights
-    average=null           none | flip | shift | flip+shift: mean over crops that are mirrored or moved
+    average=null           none | flip | shift | flip_shift: mean over crops that are mirrored or moved
                            (docs/predictions.md); null leaves it to the weights
     weights=checkpoint/anny_lite                                folder, or with an experiment its released file
     device=auto precision=fp32 compile=false                    as demo.py; with precision=auto errors depend on the

@@ -112,7 +112,7 @@ def check_parts(given: str | Sequence[str] | None) -> list[str]:
 
 
 def given_tokens(tokenizer: MeshVQVAE, parts: Sequence[str], tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """A partly given body for `sample_unconditional`: its tokens (N,), and hidden (N,) bool, those of other parts."""
+    """A partly given body for `sample_unconditional`: its tokens (N,), and masked (N,) bool, those of other parts."""
     part_of_token = token_parts(tokenizer)
     kept = torch.isin(part_of_token, part_of_token.new_tensor([PARTS.index(part) for part in parts]))
     if not 0 < kept.sum() < len(kept):
@@ -185,10 +185,10 @@ def _cross_entropy(tokens: Tensor, model: VQMAE) -> Tensor:
     order = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)).argsort(dim=1).to(tokens.device)
     first = order < tokens.shape[1] // 2
     total = tokens.new_zeros(len(tokens), dtype=torch.float32)
-    for hidden in (first, ~first):
-        logits = model(tokens, hidden)
-        of_bodies = [masked_cross_entropy(*body) for body in zip(logits, tokens, hidden, strict=True)]
-        total += torch.stack(of_bodies) * hidden.sum(dim=1) / tokens.shape[1]
+    for masked in (first, ~first):
+        logits = model(tokens, masked)
+        of_bodies = [masked_cross_entropy(*body) for body in zip(logits, tokens, masked, strict=True)]
+        total += torch.stack(of_bodies) * masked.sum(dim=1) / tokens.shape[1]
     return total
 
 
@@ -218,8 +218,8 @@ def encode_results(
     arrays = {"vertices": vertices.astype(np.float32), "faces": faces, "tokens": tokens.cpu().numpy()}
     bodies = [(body, "") for body in vertices]
     if given is not None:
-        source_tokens, hidden = given
-        arrays |= {"source_tokens": source_tokens.cpu().numpy(), "given": ~hidden.cpu().numpy()}
+        source_tokens, masked = given
+        arrays |= {"source_tokens": source_tokens.cpu().numpy(), "given": ~masked.cpu().numpy()}
         source = tokenizer.decode(source_tokens[None])[0].cpu().numpy()
         bodies = [(source, "source"), *((body, f"{i}") for i, body in enumerate(vertices))]
     is_given = np.isin(vertex_parts(tokenizer).cpu(), [PARTS.index(part) for part in parts])

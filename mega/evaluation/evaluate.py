@@ -54,9 +54,9 @@ from mega.external_files import require
 from mega.geometry import MM_PER_M, crop_camera_to_full, project_weak_perspective, sample_spread
 from mega.metrics import Protocol, best_of, keypoint2d_error, mesh_errors, root_of
 from mega.model import CVQMAE
-from mega.optimize import speed_up
-from mega.sampling import DECODINGS, RULES, predict_deterministic, sample
-from mega.test_time_augmentation import AVERAGES, Predicted, check_average, predict_mesh
+from mega.optimize import optimize_for_inference
+from mega.sampling import DECODINGS, RULES, Prediction, predict_deterministic, sample
+from mega.test_time_augmentation import TTA_CHOICES, check_tta, predict_mesh, stored_tta
 from mega.tokenizer import load_tokenizer
 from mega_common.atomic_io import write_whole
 from mega_common.device import choose_precision
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from mega.bodies import BodyModel
 
 
-def predict(subject: Subject, images: Tensor, decode: str, average: str = "none") -> Predicted:
+def predict(subject: Subject, images: Tensor, decode: str, average: str = "none") -> Prediction:
     """The deterministic prediction for crops (B, 3, S, S), uint8 or float in [0, 255]; see `predict_mesh`.
 
     Raises:
@@ -88,7 +88,7 @@ def draw(
     """Tokens drawn at random for crops, and how likely the model finds them.
 
     Args:
-        features: (B, C, h, w) of the crops, such as `Predicted.features`.
+        features: (B, C, h, w) of the crops, such as `Prediction.features`.
         n: Q, samples for each.
         steps, temperature, rule, generator: see `mega.sampling.sample`.
 
@@ -149,7 +149,7 @@ class Measuring:
         protocols: dict[str, Protocol],
         options: Options,
         stage: Callable,
-        show: Callable[[dict, Predicted, dict[str, Tensor]], None] | None = None,
+        show: Callable[[dict, Prediction, dict[str, Tensor]], None] | None = None,
     ):
         self.subject, self.people, self.protocols, self.options = subject, people, protocols, options
         self.stage, self.show = stage, show
@@ -181,7 +181,7 @@ class Measuring:
                 self.show(batch, predicted, found)
         return {k: v.double().sum(0) if k.startswith("vertex_") else v for k, v in found.items()}
 
-    def _of_prediction(self, batch: dict, predicted: Predicted, truth: Tensor) -> dict[str, Tensor]:
+    def _of_prediction(self, batch: dict, predicted: Prediction, truth: Tensor) -> dict[str, Tensor]:
         found = self._errors("deterministic", predicted.mesh, truth)
         found["deterministic/2d/keypoints"] = self._on_crop(predicted, batch)
         joints, vertices = self._centred(predicted.mesh)
@@ -199,7 +199,7 @@ class Measuring:
             for metric, values in mesh_errors(mesh, truth, self.regressors[protocol.regressor], protocol).items()
         }
 
-    def _on_crop(self, predicted: Predicted, batch: dict) -> Tensor:
+    def _on_crop(self, predicted: Prediction, batch: dict) -> Tensor:
         """Mean distance (B,) of visible keypoints, percent of the box's longer side; NaN where none is visible."""
         on_crop = project_weak_perspective(self.regressor2d @ predicted.mesh, predicted.cam)
         return 100 * keypoint2d_error(on_crop, batch["keypoints2d"], self.people.margin)
@@ -210,7 +210,7 @@ class Measuring:
         root = root_of(mesh, joints, self.first)
         return (joints - root)[..., list(self.first.joints), :], mesh - root
 
-    def _draw(self, predicted: Predicted, group: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, predicted: Prediction, group: int) -> tuple[Tensor, Tensor]:
         """Samples (B, Q, V, 3) in the camera's orientation, and how likely the model finds each (B, Q)."""
         options = self.options
         # The noise follows from the group, not from what was drawn before.
@@ -263,7 +263,7 @@ _TOKENIZER_FILE = "tokenizer.safetensors"
 _MODEL_FILE = "cvqmae.safetensors"
 _DEVICES = ("auto", "cpu", "cuda")
 # What weights ask for that do not say it.
-_PUBLISHED = {"decode": "argmax", "average": "none"}
+_PUBLISHED = {"decode": "argmax", "average": "none"}  # "average": the TTA
 
 
 @dataclass
@@ -317,16 +317,14 @@ class Subject:
                 )
         model = model.eval().to(device, memory_format=torch.channels_last)
         precision = choose_precision(config.precision, device)
-        model = speed_up(model, precision, config.compile)
+        model = optimize_for_inference(model, precision, config.compile)
         decode, average = config.decode or asked["decode"], config.average or asked["average"]
-        check_average(average, tokenizer)
+        check_tta(average, tokenizer)
         return cls(model, tokenizer.eval().to(device), crop, decode, average, device, precision)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Crops (B, 3, S, S), uint8 or float in [0, 255] -> as the backbone wants them, on the device."""
-        mean, std = (torch.tensor(self.crop[name], device=self.device).view(3, 1, 1) for name in ("mean", "std"))
-        normalised = (images.to(self.device).float() / 255 - mean) / std
-        return normalised.contiguous(memory_format=torch.channels_last)
+        """Crops (B, 3, S, S), uint8 or float in [0, 255] -> float on the device."""
+        return images.to(self.device).float()
 
 
 def _of_folder(folder: Path) -> tuple[CVQMAE, MeshVQVAE, dict, dict[str, str]]:
@@ -338,7 +336,7 @@ def _of_folder(folder: Path) -> tuple[CVQMAE, MeshVQVAE, dict, dict[str, str]]:
     crop = config.get("crop", {})
     if lacking := [name for name in ("size", "margin", "mean", "std") if name not in crop]:
         raise ValueError(f"{folder / _MODEL_FILE} does not say how its pictures are cropped: it lacks {lacking}.")
-    return model, tokenizer, crop, {name: config.get(name, published) for name, published in _PUBLISHED.items()}
+    return model, tokenizer, crop, {"decode": config.get("decode", "argmax"), "average": stored_tta(config)}
 
 
 def _of_experiment(config: DictConfig, body: BodyModel) -> tuple[CVQMAE, MeshVQVAE, dict, dict[str, str]]:
@@ -405,7 +403,7 @@ class PersonPictures:
         self.faces = subject.tokenizer.faces.cpu().numpy()
         self.images, self.persons = people.imgname, people.persons()
 
-    def __call__(self, batch: dict, predicted: Predicted, found: dict[str, Tensor]) -> None:
+    def __call__(self, batch: dict, predicted: Prediction, found: dict[str, Tensor]) -> None:
         """See `mega.evaluation.evaluate.Measuring`."""
         shift, camera = _place(predicted.cam, batch["image"].shape[-1])
         spread = found.get("vertex_spread")
@@ -529,7 +527,7 @@ def _checked(config: DictConfig) -> Options:
     for name, choices in (("mode", ("deterministic", "stochastic")), ("sampler", RULES)):
         if config[name] not in choices:
             raise ValueError(f"{name}={config[name]} is not known: choose from {', '.join(choices)}.")
-    for name, choices in (("decode", DECODINGS), ("average", AVERAGES)):
+    for name, choices in (("decode", DECODINGS), ("average", TTA_CHOICES)):
         if config[name] not in (None, *choices):
             raise ValueError(f"{name}={config[name]} is not known: choose from {', '.join(choices)}, or null.")
     for name in ("samples", "steps", "limit"):
