@@ -12,7 +12,7 @@ Our files are safetensors with their configuration as metadata. That of a CVQMAE
      "crop": {"size": px, "margin": …, "mean": [r, g, b], "std": [r, g, b],             how crops were prepared;
               "patch": bool},                                                           false if left out
      "decode": "argmax" | "soft",                                                       of predictions; optional
-     "average": "none" | "flip" | "shift" | "flip+shift"}                               test-time augmentation; optional
+     "tta": "none" | "flip" | "shift" | "flip_shift"}                                   of predictions; optional
 
 and that of a VQMAE (a prior) only has "model". Further entries are kept and returned.
 
@@ -36,7 +36,7 @@ from mega.external_files import SHIPPED_WEIGHTS, locate, missing, require
 from mega.model import CVQMAE, IMAGE_KEYS, VQMAE
 from mega.predictor import Crop, Predictor, check_pair
 from mega.sampling import DECODINGS
-from mega.test_time_augmentation import AVERAGES
+from mega.test_time_augmentation import TTA_CHOICES, stored_tta
 from mega.tokenizer import load_tokenizer
 from mega_common.device import choose_precision
 from mega_common.weights_io import (
@@ -128,7 +128,7 @@ def load(
     device = read_device(device)
     precision = choose_precision(precision, device)
     decode = decode or config.get("decode", "argmax")
-    tta = tta or _read_tta(config)
+    tta = tta or stored_tta(config)
     spoken = load_tokenizer(tokenizer or tokenizer_file, root=root)
     try:
         return Predictor(spoken, model, read_crop(config, model), device, precision, compile, decode, tta)
@@ -293,16 +293,11 @@ def _count_blocks(state: dict[str, Tensor], prefix: str) -> int:
     return 1 + max((int(k[len(prefix) :].split(".")[0]) for k in state if k.startswith(prefix)), default=-1)
 
 
-def _read_tta(config: dict) -> str:
-    """The test-time augmentation that a file asks for; older files have another name and spelling for it."""
-    return config.get("tta", config.get("average", "none")).replace("+", "_")
-
-
 def _check_choices(config: dict) -> None:
     """Raise ValueError if a file asks for predictions of an unknown kind."""
     for name, value, choices in (
         ("decode", config.get("decode", "argmax"), DECODINGS),
-        ("tta", _read_tta(config), AVERAGES),
+        ("tta", stored_tta(config), TTA_CHOICES),
     ):
         if value not in choices:
             raise ValueError(f"{name}={value} is not one of {', '.join(choices)}")

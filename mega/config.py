@@ -5,16 +5,19 @@ Options of the scripts, checked: a wrong one is an InputError that says what is 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
+import hydra
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mega.data.photos import InputError
+from mega.external_files import CONFIGS
 from mega_common.device import choose_precision
 
 
@@ -90,3 +93,26 @@ def read_precision(asked: str, device: torch.device) -> str:
         return choose_precision(asked, device)
     except ValueError as error:
         raise InputError(str(error)) from None
+
+
+def main(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], Callable[[], None]]:
+    """Make a function of the config the entry point of a script; replaced by the typed one of the branch `config`."""
+
+    def decorate(task: Callable[[DictConfig], int | None]) -> Callable[[], None]:
+        @wraps(task)
+        def run() -> None:
+            statuses = []
+
+            @wraps(task)
+            def job(config: DictConfig) -> None:
+                try:
+                    statuses.append(task(config) or 0)
+                except (OSError, ValueError) as error:
+                    sys.exit(str(error))
+
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
+            sys.exit(max(statuses, default=0))
+
+        return run
+
+    return decorate

@@ -12,7 +12,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mega.bodies.parts import PARTS, limb_lengths, token_centres, token_parts, vertex_parts
-from mega.tokenizer import decode_in_parts
 from mesh_vq_vae import MeshVQVAE, vertex_error
 
 MM = 1000.0
@@ -51,7 +50,7 @@ def interpolate(tokenizer: MeshVQVAE, first: Tensor, last: Tensor, steps: int) -
     t = torch.linspace(0, 1, steps, device=first.device)[:, None, None]
     ends = [encode(tokenizer, mesh)[:, None] for mesh in (first, last)]  # (P, 1, N, D)
     codes = nearest_codes(tokenizer, torch.lerp(ends[0], ends[1], t))  # (P, T, N, D)
-    meshes = decode_in_parts(tokenizer, codes)  # (P, T, V, 3)
+    meshes = tokenizer.decode_codes(codes)  # (P, T, V, 3)
     moved = vertex_error(meshes[:, 1:].flatten(0, 1), meshes[:, :-1].flatten(0, 1)).view(len(first), -1)
     straight = torch.lerp(first[:, None], last[:, None], t)
 
@@ -77,12 +76,12 @@ def token_effects(tokenizer: MeshVQVAE, vertices: Tensor) -> Tensor:
             of the next one, a token at a time.
     """
     codes = nearest_codes(tokenizer, encode(tokenizer, vertices))  # (P, N, D)
-    before, others = decode_in_parts(tokenizer, codes), codes.roll(1, dims=0)
+    before, others = tokenizer.decode_codes(codes), codes.roll(1, dims=0)
     effects = []
     for n in tqdm(range(tokenizer.n_tokens), desc="tokens exchanged", unit="token", leave=False):
         changed = codes.clone()
         changed[:, n] = others[:, n]
-        effects.append((decode_in_parts(tokenizer, changed) - before).norm(dim=-1).mean(0))
+        effects.append((tokenizer.decode_codes(changed) - before).norm(dim=-1).mean(0))
     return torch.stack(effects)
 
 
@@ -138,12 +137,12 @@ def exchange_pose_and_shape(tokenizer: MeshVQVAE, quadruples: Tensor) -> tuple[d
     a, b, truth = quadruples[:, 0, 0], quadruples[:, 1, 1], quadruples[:, 0, 1]
     moved_by_shape = latents[:, 0, 0] + latents[:, 1, 1] - latents[:, 1, 0]
     meshes = {"a": a, "b": b, "truth": truth}
-    meshes["by_latents"] = decode_in_parts(tokenizer, nearest_codes(tokenizer, moved_by_shape))
+    meshes["by_latents"] = tokenizer.decode_codes(nearest_codes(tokenizer, moved_by_shape))
     by_tokens = {}
     for share in _SHARES_SWAPPED:
         swapped = torch.zeros_like(shape_share, dtype=torch.bool)
         swapped[shape_share.argsort(descending=True)[: round(share * len(shape_share))]] = True
-        by_tokens[share] = decode_in_parts(tokenizer, torch.where(swapped[:, None], codes[:, 1, 1], codes[:, 0, 0]))
+        by_tokens[share] = tokenizer.decode_codes(torch.where(swapped[:, None], codes[:, 1, 1], codes[:, 0, 0]))
     meshes["by_tokens"] = by_tokens[0.5]
     parts = token_parts(tokenizer)
     numbers = {
@@ -155,7 +154,7 @@ def exchange_pose_and_shape(tokenizer: MeshVQVAE, quadruples: Tensor) -> tuple[d
         "shape_share_by_token_percent": (100 * shape_share).tolist(),
         "V2V_mm_to_truth": {
             "a, unchanged": _v2v(a, truth),
-            "truth, encoded and decoded": _v2v(decode_in_parts(tokenizer, codes[:, 0, 1]), truth),
+            "truth, encoded and decoded": _v2v(tokenizer.decode_codes(codes[:, 0, 1]), truth),
             "by_latents": _v2v(meshes["by_latents"], truth),
             **{f"by_{round(100 * s)}_percent_of_tokens": _v2v(m, truth) for s, m in by_tokens.items()},
             "b": _v2v(b, truth),
@@ -170,7 +169,7 @@ def swap_parts(tokenizer: MeshVQVAE, a: Tensor, b: Tensor, parts: tuple[str, ...
     codes_a, codes_b = (nearest_codes(tokenizer, encode(tokenizer, mesh)) for mesh in (a, b))
     wanted = torch.tensor([PARTS.index(part) for part in parts], device=a.device)
     swapped = torch.isin(token_parts(tokenizer), wanted)
-    return decode_in_parts(tokenizer, torch.where(swapped[:, None], codes_b, codes_a))
+    return tokenizer.decode_codes(torch.where(swapped[:, None], codes_b, codes_a))
 
 
 def _v2v(predicted: Tensor, true: Tensor) -> float:

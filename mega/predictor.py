@@ -12,10 +12,9 @@ from torch import Tensor
 
 from mega.geometry import crop_camera_to_full, default_focal, project_perspective, square_box, square_crop
 from mega.model import CVQMAE
-from mega.optimize import speed_up
-from mega.sampling import sample
-from mega.test_time_augmentation import Predicted, check_average, predict_mesh
-from mega.tokenizer import decode_in_parts
+from mega.optimize import optimize_for_inference
+from mega.sampling import Prediction, sample
+from mega.test_time_augmentation import check_tta, predict_mesh
 from mesh_vq_vae import MeshVQVAE
 
 
@@ -61,7 +60,7 @@ class Predictor:
     """An image model with its tokenizer, ready to predict. `mega.load` makes one.
 
     Args:
-        tokenizer, model: with trained weights. The model is changed for good (`mega.optimize.speed_up`).
+        tokenizer, model: with trained weights. The model is changed for good (`optimize_for_inference`).
         crop: the crops that the model was trained on.
         precision, compile: of the image model; the tokenizer decodes in float32 always.
         decode: "argmax" or "soft": the mesh of the likeliest codes, or of the mean codes.
@@ -86,11 +85,11 @@ class Predictor:
             if getattr(tokenizer, name) is None:
                 raise ValueError(f"The tokenizer was saved without its {name.replace('_', ' ')}.")
         check_pair(model, tokenizer)
-        check_average(tta, tokenizer)
+        check_tta(tta, tokenizer)
         self.device = torch.device(device)
         self.tokenizer = tokenizer.eval().to(device)
         model = model.eval().to(device, memory_format=torch.channels_last)
-        self.model = speed_up(model, precision, compile)
+        self.model = optimize_for_inference(model, precision, compile)
         self.crop, self.precision, self.decode, self.tta = crop, precision, decode, tta
         self.faces = tokenizer.faces.cpu().numpy().astype(np.int32)
 
@@ -108,7 +107,10 @@ class Predictor:
             focal: px; None assumes the published 1000 px on a crop of 224 px, scaled to the picture.
         """
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-        prediction = self.predict(self.crops(image, boxes)) if len(boxes) else self._nobody()
+        prediction = self._nobody()
+        if len(boxes):
+            crops = self.crops(image, boxes).to(self.device)
+            prediction = predict_mesh(self.model, self.tokenizer, crops, self.decode, self.tta)
         image_size = torch.tensor(image.shape[1::-1], dtype=torch.float32)
         focal = float(default_focal(image_size)) if focal is None else float(focal)
         squares = np.array([square_box(box, self.crop.margin) for box in boxes], np.float32).reshape(-1, 4)
@@ -121,7 +123,7 @@ class Predictor:
         samples = uncertainty = None
         if sampling is not None:
             tokens = self._draw(prediction.features, sampling)  # (P, Q, N)
-            canonical = decode_in_parts(self.tokenizer, self.tokenizer.vq_vae.lookup(tokens))  # (P, Q, V, 3)
+            canonical = self.tokenizer.decode_codes(self.tokenizer.vq_vae.lookup(tokens))  # (P, Q, V, 3)
             samples = _place(canonical, prediction.rotation[:, None], translation[:, None])
             uncertainty = spread(samples).cpu().numpy()
             samples = samples.cpu().numpy()
@@ -139,12 +141,9 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def predict(self, crops: Tensor) -> Predicted:
+    def predict(self, crops: Tensor) -> Prediction:
         """The deterministic prediction for crops (B, 3, S, S) RGB in [0, 255]."""
-        backbone = self.model.backbone
-        mean, std = (torch.tensor(x, device=self.device).view(3, 1, 1) for x in (backbone.mean, backbone.std))
-        crops = (crops.to(self.device).float() / 255 - mean) / std
-        return predict_mesh(self.model, self.tokenizer, crops, self.decode, self.tta)
+        return predict_mesh(self.model, self.tokenizer, crops.to(self.device), self.decode, self.tta)
 
     def crops(self, image: np.ndarray, boxes: np.ndarray) -> Tensor:
         """Square crops (P, 3, S, S) float32 RGB in [0, 255] of the boxes (P, 4) in a picture (h, w, 3)."""
@@ -171,17 +170,25 @@ class Predictor:
     def _draw(self, features: Tensor, sampling: Sampling) -> Tensor:
         """Tokens (P, Q, N) drawn from features (P, C, h, w), each person with a generator of the same seed."""
         drawn = [torch.zeros(0, sampling.samples, self.tokenizer.n_tokens, dtype=torch.int64, device=self.device)]
-        for person in features.split(1):
+        for p in range(len(features)):
             generator = torch.Generator(self.device).manual_seed(sampling.seed)
             options = (sampling.samples, sampling.steps, sampling.temperature, generator)
-            drawn.append(sample(self.model, person, *options))
+            drawn.append(sample(self.model, features[p : p + 1], *options))
         return torch.cat(drawn)
 
-    def _nobody(self) -> Predicted:
-        shapes = {"canonical": (self.tokenizer.n_vertices, 3), "rotation": (3, 3), "cam": (3,), "features": (0, 0, 0)}
-        empty = {name: torch.zeros(0, *shape, device=self.device) for name, shape in shapes.items()}
-        tokens = torch.zeros(0, self.tokenizer.n_tokens, dtype=torch.int64, device=self.device)
-        return Predicted(tokens=tokens, **empty)
+    def _nobody(self) -> Prediction:
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(0, *shape, dtype=dtype, device=self.device)
+
+        n_tokens, n_codes, n_vertices = self.model.n_tokens, self.model.codebook_size, self.tokenizer.n_vertices
+        return Prediction(
+            tokens=empty(n_tokens, dtype=torch.int64),
+            logits=empty(n_tokens, n_codes),
+            rotation=empty(3, 3),
+            cam=empty(3),
+            features=empty(1, 1, 1),
+            canonical=empty(n_vertices, 3),
+        )
 
 
 def check_pair(model: torch.nn.Module, tokenizer: MeshVQVAE) -> None:

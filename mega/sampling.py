@@ -1,11 +1,11 @@
-"""From logits to tokens: in one deterministic pass, or by unmasking a few more tokens at every step.
+"""From logits to tokens: all at once (deterministic), or a few more at every step (stochastic).
 
-Step k of n, with H tokens hidden before the first (all N, unless some are given):
-    1. choose   ids = argmax(logits + tau * Gumbel) at the hidden places, visible ones keep theirs
-    2. score    confidence = logit of the chosen id + tau * Gumbel at the hidden places
-    3. hide     the floor(H cos(pi k / 2n)) least confident again, always fewer than before
-tau anneals to zero. The rules differ in the end only: "published" hides one token even after the last step, written as
-code 0 (as the paper's numbers were made); "default" leaves nothing hidden.
+Step k of n, where H tokens are masked before the first step (all N, unless some are given):
+    1. choose   ids = argmax(logits + tau * Gumbel) at the masked positions; visible tokens stay
+    2. score    confidence = logit of the chosen id + tau * Gumbel, at the masked positions
+    3. mask     the floor(H cos(pi k / 2n)) least confident ones again, always fewer than before
+tau anneals to zero. The rules differ at the end only: "default" leaves no token masked; "published" masks one token
+even after the last step and writes it as code 0 (the paper's numbers were made this way).
 
 Source: Chang et al., MaskGIT: Masked Generative Image Transformer, CVPR 2022; annealing from the published MEGA.
 """
@@ -18,39 +18,47 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from mega.geometry import rot6d_to_matrix
 from mega.model import CVQMAE, VQMAE
 from mesh_vq_vae import MeshVQVAE
 
 Rule = Literal["default", "published"]
 RULES = get_args(Rule)
 DECODINGS = ("argmax", "soft")
-# (what for: "ids" or "confidence"; step, from 0; shape) -> standard Gumbel noise
+# (purpose: "ids" or "confidence"; step, from 0; shape) -> standard Gumbel noise
 Noise = Callable[[str, int, torch.Size], Tensor]
-# (tokens, hidden) after a step, both (B, Q, N)
+# Called after each step with tokens and masked, both (B, Q, N)
 Watcher = Callable[[Tensor, Tensor], None]
 
 
 @dataclass
 class Prediction:
-    """What one deterministic pass says about B people."""
+    """The deterministic prediction for B people."""
 
-    tokens: Tensor  # (B, N) int64
+    tokens: Tensor  # (B, N) int64, the likeliest ones
     logits: Tensor  # (B, N, K)
-    rot6d: Tensor  # (B, 6)
-    cam: Tensor  # (B, 3)
+    rotation: Tensor  # (B, 3, 3), canonical -> camera
+    cam: Tensor  # (B, 3), weak perspective (s, tx, ty) on a crop in [-1, 1]
+    features: Tensor  # (B, C, h, w) of the image, for drawing samples
+    canonical: Tensor | None = None  # (B, V, 3) m; None until it is decoded (`predict_mesh`)
+
+    @property
+    def mesh(self) -> Tensor:
+        """(B, V, 3) m in the camera's orientation, centred as the canonical mesh is."""
+        return self.canonical @ self.rotation.mT
 
 
 @torch.no_grad()
 def predict_deterministic(model: CVQMAE, features: Tensor) -> Prediction:
-    """The likeliest token at every place from the picture's features (B, C, h, w) alone, in one pass."""
+    """The likeliest token at every position given the features (B, C, h, w) alone, in one pass. Nothing is decoded."""
     rot6d, cam = model.rotcam(features)
-    logits = model(features, *_all_hidden(len(features), model.n_tokens, features.device)).float()
-    return Prediction(logits.argmax(dim=-1), logits, rot6d.float(), cam.float())
+    logits = model(features, *_all_masked(len(features), model.n_tokens, features.device)).float()
+    return Prediction(logits.argmax(dim=-1), logits, rot6d_to_matrix(rot6d.float()), cam.float(), features)
 
 
 @torch.no_grad()
-def codes_to_decode(tokenizer: MeshVQVAE, prediction: Prediction, decode: str) -> Tensor:
-    """Codes (B, N, D) for `tokenizer.decode_latents`: "argmax" the likeliest ones (published), "soft" the mean ones."""
+def select_codes(tokenizer: MeshVQVAE, prediction: Prediction, decode: str) -> Tensor:
+    """Codes (B, N, D) for the tokenizer's decoder: "argmax" the likeliest (published), "soft" the expected ones."""
     if decode not in DECODINGS:
         raise ValueError(f"decode={decode} is not known; choose from {', '.join(DECODINGS)}.")
     if decode == "argmax":
@@ -68,35 +76,35 @@ def sample(
     generator: torch.Generator | None = None,
     rule: Rule = "default",
     noise: Noise | None = None,
-    max_rows: int = 512,
+    max_batch: int = 512,
     watch: Watcher | None = None,
 ) -> Tensor:
-    """Draw meshes for people in pictures; rotation and camera do not depend on the draw (`model.rotcam`).
+    """Draw meshes for the people in images. Rotation and camera are not drawn (`model.rotcam`).
 
     Args:
-        model: in evaluation mode.
-        features: (B, C, h, w) from `model.features`, computed once a picture.
-        n_samples: Q, draws for each.
-        steps: n; more steps, more coherent draws.
+        model: in eval mode.
+        features: (B, C, h, w) from `model.features`.
+        n_samples: Q per image.
+        steps: n; samples are more coherent with more steps.
         temperature: T; at step k the noise is scaled by tau = T (1 - k/n).
         generator: source of the noise, on any device.
-        rule: see the module's docstring.
-        noise: takes the generator's place.
-        max_rows: how many of the B * Q rows go through the model at once (memory).
-        watch: is told the state after every step.
+        rule: "default" or "published", see above.
+        noise: replaces the generator.
+        max_batch: how many of the B * Q samples go through the model at once (memory).
+        watch: called with the state after every step.
 
     Returns:
         tokens (B, Q, N) int64.
     """
     condition = model.embed_condition(features)  # (B, L, D)
-    state = _all_hidden(len(features), model.n_tokens, features.device)
-    first = model.predict(condition, *state).float()
+    state = _all_masked(len(features), model.n_tokens, features.device)
+    first = model.predict(condition, *state).float()  # (B, N, K)
 
-    def predict(rows: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
-        return model.predict(condition[rows // n_samples], tokens, hidden, only_hidden=True)
+    def predict(index: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
+        return model.predict(condition[index // n_samples], tokens, masked, only_masked=True)
 
     taus = [temperature * (1 - step / steps) for step in range(1, steps + 1)]
-    return _unmask(first, *state, predict, n_samples, taus, noise or gumbel(generator), rule, max_rows, watch)
+    return _unmask(first, *state, predict, n_samples, taus, noise or gumbel(generator), rule, max_batch, watch)
 
 
 @torch.no_grad()
@@ -108,43 +116,42 @@ def sample_unconditional(
     generator: torch.Generator | None = None,
     rule: Rule = "default",
     noise: Noise | None = None,
-    max_rows: int = 512,
+    max_batch: int = 512,
     watch: Watcher | None = None,
     given: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Draw `n` random meshes, or `n` completions of one: tokens (n, N) int64.
 
-    Arguments as in `sample`, but tau = (1 - k/n) (T (1 - k/n))^5.
+    Arguments as in `sample`, except for tau = (1 - k/n) (T (1 - k/n))^5 and
 
-    Args:
-        given: tokens (N,) of a body and hidden (N,) bool, its places to draw anew; the others keep their tokens.
+        given: tokens (N,) of a body and masked (N,) bool: the positions to draw anew; the other tokens stay.
 
-    Raises ValueError when no place of `given` is hidden.
+    Raises ValueError when no token of `given` is masked.
     """
     device = model.decoder.mask_token.device
-    state = _all_hidden(1, model.n_tokens, device) if given is None else [x[None].to(device) for x in given]
-    first = model(*state).float()
+    state = _all_masked(1, model.n_tokens, device) if given is None else [x[None].to(device) for x in given]
+    first = model(*state).float()  # (1, N, K)
 
-    def predict(rows: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
-        return model(tokens, hidden, only_hidden=True)
+    def predict(index: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
+        return model(tokens, masked, only_masked=True)
 
     left = [1 - step / steps for step in range(1, steps + 1)]
     taus = [share * (temperature * share) ** 5 for share in left]
-    return _unmask(first, *state, predict, n, taus, noise or gumbel(generator), rule, max_rows, watch)[0]
+    return _unmask(first, *state, predict, n, taus, noise or gumbel(generator), rule, max_batch, watch)[0]
 
 
 def gumbel(generator: torch.Generator | None = None) -> Noise:
-    """Standard Gumbel noise from a generator, as the samplers ask for it."""
+    """Standard Gumbel noise from a generator."""
     device = generator.device if generator is not None else None
 
-    def draw(_what: str, _step: int, shape: torch.Size) -> Tensor:
+    def draw(_purpose: str, _step: int, shape: torch.Size) -> Tensor:
         return torch.empty(shape, device=device).exponential_(generator=generator).log_().neg_()
 
     return draw
 
 
-def _all_hidden(batch: int, n_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens and hidden (B, N) where no token is known."""
+def _all_masked(batch: int, n_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens and masked (B, N) where no token is known."""
     tokens = torch.zeros(batch, n_tokens, dtype=torch.int64, device=device)
     return tokens, torch.ones_like(tokens, dtype=torch.bool)
 
@@ -152,51 +159,51 @@ def _all_hidden(batch: int, n_tokens: int, device: torch.device) -> tuple[Tensor
 def _unmask(
     first: Tensor,
     tokens: Tensor,
-    hidden: Tensor,
+    masked: Tensor,
     predict: Callable[[Tensor, Tensor, Tensor], Tensor],
     n_samples: int,
     taus: list[float],
     noise: Noise,
     rule: Rule,
-    max_rows: int,
+    max_batch: int,
     watch: Watcher | None,
 ) -> Tensor:
-    """Run the steps from tokens and hidden (B, N) and the logits (B, N, K) to them, with one tau a step.
+    """Run the steps, one for each tau, from tokens and masked (B, N) with the same number masked in each row.
 
-    All samples of a picture start alike, so `first` is computed once for them. Every row hides equally many.
-    `predict` maps row numbers (R,) below B * Q and the rows' tokens and hidden (R, N) to logits (R, N, K), of which
-    those of hidden places are read.
+    `first` (B, N, K) are the logits of the first step, which all samples of an image share. `predict` maps indices (M,)
+    into the B * Q samples and their tokens and masked (M, N) to logits (M, N, K), of which the masked ones are read.
     """
     if rule not in RULES:
         raise ValueError(f"There is no rule {rule!r}: choose 'default' or 'published'.")
-    n_drawn = int(hidden[0].sum())
+    n_drawn = int(masked[0].sum())
     if n_drawn == 0:
-        raise ValueError("There is nothing to draw: no token is hidden.")
-    logits, tokens, hidden = (x[:, None].expand(-1, n_samples, *x.shape[1:]) for x in (first, tokens, hidden))
-    rows = torch.arange(tokens.shape[0] * n_samples, device=first.device)
+        raise ValueError("There is nothing to draw: no token is masked.")
+    logits, tokens, masked = (x[:, None].expand(-1, n_samples, *x.shape[1:]) for x in (first, tokens, masked))
+    index = torch.arange(tokens.shape[0] * n_samples, device=first.device)
 
     for step, tau in enumerate(taus):
         if step > 0:
-            parts = zip(*(x.split(max_rows) for x in (rows, tokens.flatten(0, 1), hidden.flatten(0, 1))), strict=True)
+            parts = zip(*(x.split(max_batch) for x in (index, tokens.flatten(0, 1), masked.flatten(0, 1))), strict=True)
             logits = torch.cat([predict(*part).float() for part in parts]).unflatten(0, tokens.shape[:2])
         noisy = logits + tau * noise("ids", step, logits.shape).to(logits) if tau > 0 else logits
-        tokens = torch.where(hidden, noisy.argmax(dim=-1), tokens)
+        tokens = torch.where(masked, noisy.argmax(dim=-1), tokens)  # (B, Q, N)
         if rule == "default" and step == len(taus) - 1:
-            hidden = torch.zeros_like(hidden)
+            masked = torch.zeros_like(masked)
         else:
-            confidence = logits.gather(-1, tokens[..., None])[..., 0].where(hidden, math.inf)  # (B, Q, N)
+            confidence = logits.gather(-1, tokens[..., None])[..., 0].where(masked, math.inf)  # (B, Q, N)
             if tau > 0:
                 confidence = confidence + tau * noise("confidence", step, confidence.shape).to(confidence)
             share = math.cos(math.pi / 2 * (step + 1) / len(taus))
-            hidden = _least_confident(confidence, hidden, most=math.floor(n_drawn * share))
-        tokens = tokens.masked_fill(hidden, 0)
+            masked = _least_confident(confidence, masked, most=math.floor(n_drawn * share))
+        tokens = tokens.masked_fill(masked, 0)
         if watch is not None:
-            watch(tokens, hidden)
+            watch(tokens, masked)
     return tokens
 
 
-def _least_confident(confidence: Tensor, hidden: Tensor, most: int) -> Tensor:
-    """Hide (..., N) again: `most` of them, one at least, fewer than before; with the last one, its ties."""
-    again = (hidden.sum(dim=-1, keepdim=True) - 1).clamp(max=most).clamp(min=1)  # (..., 1)
+def _least_confident(confidence: Tensor, masked: Tensor, most: int) -> Tensor:
+    """The next mask (..., N): the `most` least confident tokens and ties of the last of them; at least one token, and
+    without ties fewer than are masked now."""
+    again = (masked.sum(dim=-1, keepdim=True) - 1).clamp(max=most).clamp(min=1)  # (..., 1)
     threshold = confidence.sort(dim=-1).values.gather(-1, again - 1)
     return confidence <= threshold

@@ -1,14 +1,12 @@
-"""The deterministic prediction of a person's mesh from a crop, averaged over several views of the crop if so wished.
+"""The deterministic prediction of meshes from crops, with or without test-time augmentation (TTA).
 
-predicted = predict_mesh(model, tokenizer, crops, decode="soft", average="flip")
+prediction = predict_mesh(model, tokenizer, crops, decode="soft", tta="flip")
 
-The mean of different postures lies closer to the truth, and is less of a body than each. Not published: MEGA looks at
-the crop alone, average="none".
+TTA averages the predictions for several views of a crop. The mean of different poses is closer to the truth on average,
+but less plausible as a body than each of them. It is not part of the published method (tta="none").
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import product
 from typing import NamedTuple
 
@@ -17,35 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mega.geometry import rot6d_to_matrix
 from mega.model import CVQMAE
-from mega.sampling import codes_to_decode, predict_deterministic
-from mega.tokenizer import decode_in_parts
+from mega.sampling import Prediction, predict_deterministic, select_codes
 from mesh_vq_vae import MeshVQVAE
 
-AVERAGES = ("none", "flip", "shift", "flip_shift")
-_SHIFT = 0.04  # of the crop's side
-_AVERAGED = ("canonical", "rotation", "cam")
-
-
-@dataclass
-class Predicted:
-    """One mesh for each of B people."""
-
-    canonical: Tensor  # (B, V, 3) m
-    rotation: Tensor  # (B, 3, 3) canonical -> camera
-    cam: Tensor  # (B, 3) weak perspective (s, tx, ty) on the crop
-    tokens: Tensor  # (B, N) the likeliest ones, of the crop itself
-    features: Tensor  # (B, C, h, w) of the crop itself, for samples
-
-    @property
-    def mesh(self) -> Tensor:
-        """(B, V, 3) m in the camera's orientation, not moved to its place."""
-        return self.canonical @ self.rotation.mT
+TTA_CHOICES = ("none", "flip", "shift", "flip_shift")
+_SHIFT = 0.04  # in sides of the crop
 
 
 class _View(NamedTuple):
-    """A crop changed a little: its content moved by whole pixels, then seen in a mirror."""
+    """A crop whose content is moved by whole pixels, and then mirrored."""
 
     right: int = 0
     down: int = 0
@@ -53,63 +32,74 @@ class _View(NamedTuple):
 
 
 @torch.no_grad()
-def predict_mesh(model: CVQMAE, tokenizer: MeshVQVAE, crops: Tensor, decode: str, average: str = "none") -> Predicted:
-    """The deterministic prediction for crops (B, 3, S, S), normalised as the backbone wants them.
+def predict_mesh(model: CVQMAE, tokenizer: MeshVQVAE, crops: Tensor, decode: str, tta: str = "none") -> Prediction:
+    """The deterministic prediction for RGB crops (B, 3, S, S) in [0, 255], decoded.
 
     Args:
-        decode: "argmax" or "soft", see `codes_to_decode`.
-        average: the mean over several views of the crop. "flip" looks at it in a mirror, too (2 times the time);
-            "shift" moves it by 4 % of its side to the four sides (5 times); "flip_shift" does both (10 times).
-            Canonical vertices and cameras are averaged as numbers, rotations by their mean projected to SO(3).
+        decode: "argmax" or "soft", see `select_codes`.
+        tta: "none"; "flip": the crop and its mirror image (2 times the work); "shift": the crop, and the crop moved by
+            4 % of its side to each of the four sides (5 times); "flip_shift": both (10 times). Vertices and cameras are
+            averaged as numbers, rotations are averaged and projected to SO(3); tokens, logits and features are those
+            of the crop itself.
 
     Raises:
-        ValueError: if `decode` or `average` is not known, or the mesh cannot be mirrored.
+        ValueError: if `decode` or `tta` is not known, or the mesh cannot be mirrored.
     """
-    check_average(average, tokenizer)
-    seen = [_predict_view(model, tokenizer, crops, decode, view) for view in _views(average, crops.shape[-1])]
-    itself = seen[0]
-    if len(seen) == 1:
-        return itself
-    canonical, rotation, cam = (sum(getattr(p, name) for p in seen) / len(seen) for name in _AVERAGED)
-    return Predicted(canonical, roma.special_procrustes(rotation), cam, itself.tokens, itself.features)
+    check_tta(tta, tokenizer)
+    crops = crops.float()
+    prediction, *others = (_predict_view(model, tokenizer, crops, decode, v) for v in _views(tta, crops.shape[-1]))
+    if others:
+        for name in ("canonical", "rotation", "cam"):
+            values = [getattr(p, name) for p in (prediction, *others)]
+            setattr(prediction, name, sum(values) / len(values))
+        prediction.rotation = roma.special_procrustes(prediction.rotation)
+    return prediction
 
 
-def check_average(average: str, tokenizer: MeshVQVAE) -> None:
-    """Raise ValueError if an average is not known, or the tokenizer's mesh cannot be mirrored as it asks for."""
-    if average not in AVERAGES:
-        raise ValueError(f"average={average} is not known; choose from {', '.join(AVERAGES)}.")
-    if "flip" in average:
+def check_tta(tta: str, tokenizer: MeshVQVAE) -> None:
+    """Raise ValueError if `tta` is not known, or needs a mesh with a left and a right side and this one has none."""
+    if tta not in TTA_CHOICES:
+        raise ValueError(f"tta={tta} is not known; choose from {', '.join(TTA_CHOICES)}.")
+    if "flip" in tta:
         _ = tokenizer.mirrored
 
 
-def _views(average: str, size: int) -> list[_View]:
-    """The views of a crop of `size` px to average over, the crop itself first."""
+def stored_tta(config: Mapping) -> str:
+    """The TTA that the config of a weights file asks for: "none" if it says nothing.
+
+    Files of earlier versions have it under "average", with "flip+shift" for "flip_shift".
+    """
+    return str(config.get("tta", config.get("average", "none"))).replace("+", "_")
+
+
+def _views(tta: str, size: int) -> list[_View]:
+    """The views of a crop of `size` px, the crop itself first."""
     step = max(1, round(_SHIFT * size))
-    shifts = [(0, 0), (step, 0), (-step, 0), (0, step), (0, -step)] if "shift" in average else [(0, 0)]
-    sides = (False, True) if "flip" in average else (False,)
+    shifts = [(0, 0), (step, 0), (-step, 0), (0, step), (0, -step)] if "shift" in tta else [(0, 0)]
+    sides = (False, True) if "flip" in tta else (False,)
     return [_View(*shift, mirrored) for shift, mirrored in product(shifts, sides)]
 
 
-def _predict_view(model: CVQMAE, tokenizer: MeshVQVAE, crops: Tensor, decode: str, view: _View) -> Predicted:
-    """The prediction from a view of the crops, carried back to the crops themselves."""
+def _predict_view(model: CVQMAE, tokenizer: MeshVQVAE, crops: Tensor, decode: str, view: _View) -> Prediction:
+    """The prediction for a view of the crops, transformed back to the crops themselves."""
     features = model.features(_look(crops, view).contiguous(memory_format=torch.channels_last))
     prediction = predict_deterministic(model, features)
-    canonical = decode_in_parts(tokenizer, codes_to_decode(tokenizer, prediction, decode))
-    rotation, cam = rot6d_to_matrix(prediction.rot6d), prediction.cam
+    prediction.canonical = tokenizer.decode_codes(select_codes(tokenizer, prediction, decode))
     if view.mirrored:
-        across = canonical.new_tensor([-1.0, 1.0, 1.0])  # x, in the body's frame and in the camera's
-        canonical = canonical[:, tokenizer.mirrored.to(canonical.device)] * across
-        rotation = across[:, None] * rotation * across
-        cam = cam * cam.new_tensor([1.0, -1.0, 1.0])
+        across = prediction.canonical.new_tensor([-1.0, 1.0, 1.0])  # x, in the body's frame and in the camera's
+        prediction.canonical = prediction.canonical[:, tokenizer.mirrored.to(across.device)] * across
+        prediction.rotation = across[:, None] * prediction.rotation * across
+        prediction.cam = prediction.cam * prediction.cam.new_tensor([1.0, -1.0, 1.0])
     if view.right or view.down:
-        # On the crop, whose side is 2, x2d = s (X + tx): what moves the content by d moves tx by d / s.
-        moved = cam.new_tensor([view.right, view.down]) * 2 / crops.shape[-1]
-        cam = torch.cat([cam[:, :1], cam[:, 1:] - moved / cam[:, :1]], dim=1)
-    return Predicted(canonical, rotation, cam, prediction.tokens, features)
+        # On the crop, whose side is 2, x2d = s (X + tx): moving the content by d moves tx by d / s.
+        scale, shift = prediction.cam[:, :1], prediction.cam[:, 1:]
+        moved = shift.new_tensor([view.right, view.down]) * 2 / crops.shape[-1]
+        prediction.cam = torch.cat([scale, shift - moved / scale], dim=1)
+    return prediction
 
 
 def _look(crops: Tensor, view: _View) -> Tensor:
-    """A view of crops (B, 3, S, S); where the content has moved away from, the edge's pixels are repeated."""
+    """A view of crops (B, 3, S, S); the pixels of the edge are repeated where the content has moved away from it."""
     reach = max(abs(view.right), abs(view.down))
     if reach:
         size = crops.shape[-1]

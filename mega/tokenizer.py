@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from mega.external_files import CONFIGS, locate, require
 from mega_common.weights_io import is_released
@@ -17,11 +16,8 @@ if TYPE_CHECKING:  # trained weights of ours need no body model
     from mega.bodies import BodyModel
 
 
-_DECODED_AT_ONCE = 8  # meshes; more are not faster on a CPU
-
-
 def build_tokenizer(body: BodyModel, steps: Sequence[Sequence[int]], seeds: Sequence[int], **options) -> MeshVQVAE:
-    """An untrained MeshVQVAE for a body; its hierarchy is built from the faces (`steps`, `seeds`: `build_hierarchy`)."""
+    """An untrained MeshVQVAE for a body; its hierarchy is built from the faces (`steps`, `seeds`)."""
     hierarchy = build_hierarchy(body.faces.cpu().numpy(), len(body.template), [tuple(s) for s in steps], seeds)
     return MeshVQVAE(
         hierarchy,
@@ -32,9 +28,7 @@ def build_tokenizer(body: BodyModel, steps: Sequence[Sequence[int]], seeds: Sequ
     )
 
 
-def load_tokenizer(
-    path: str | Path, build: Callable[[], MeshVQVAE] | None = None, root: str | Path = "."
-) -> MeshVQVAE:
+def load_tokenizer(path: str | Path, build: Callable[[], MeshVQVAE] | None = None, root: str | Path = ".") -> MeshVQVAE:
     """The tokenizer in a file, in eval mode.
 
     Args:
@@ -59,13 +53,3 @@ def _published_tokenizer(root: str | Path) -> MeshVQVAE:
     layers = OmegaConf.to_container(OmegaConf.load(CONFIGS / "tokenizer" / "smpl_54.yaml"))
     options = {name: value for name, value in layers.items() if not name.startswith("_")}
     return build_tokenizer(SMPLHBody(locate(Path(root) / "body_models")), **options)
-
-
-def decode_in_parts(tokenizer: MeshVQVAE, codes: Tensor) -> Tensor:
-    """Codes (..., N, D), any number of them, -> canonical vertices (..., V, 3) m, in the memory of a few meshes."""
-    vertices = codes.new_empty((*codes.shape[:-2], tokenizer.n_vertices, 3))
-    flat_codes, flat_vertices = codes.flatten(0, -3), vertices.flatten(0, -3)
-    for start in range(0, len(flat_codes), _DECODED_AT_ONCE):
-        part = slice(start, start + _DECODED_AT_ONCE)
-        flat_vertices[part] = tokenizer.decode_latents(flat_codes[part])
-    return vertices

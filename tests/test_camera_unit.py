@@ -26,7 +26,7 @@ from mega.geometry.smpl_crops import annotated_crop, patch_crop
 from mega.metrics import COCO17
 from mega.model import CVQMAE
 from mega.predictor import Crop, Predictor
-from mega.test_time_augmentation import AVERAGES, predict_mesh
+from mega.test_time_augmentation import TTA_CHOICES, predict_mesh
 from mega.training.cvqmae import _keypoint_terms
 from tests.helpers.fake_files import SMALL, SMALL_VIT, composed, needs_template, write_data_sets, write_project
 from tests.helpers.toy import toy_model, toy_tokenizer
@@ -58,7 +58,7 @@ def published_projection(points: Tensor) -> Tensor:
 # One place converts
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("average", TTA_CHOICES)
 def test_the_unit_of_the_head_is_seen_by_nobody(average: str) -> None:
     """A head in the other unit, its scale halved, gives the same cameras, whatever is averaged."""
     tokenizer = toy_tokenizer()

@@ -13,13 +13,13 @@ from mega import model as transformer
 from mega.model import (
     CVQMAE,
     VQMAE,
-    draw_hidden,
     load_pretrained_vqmae,
     masked_cross_entropy,
+    sample_mask,
     scheduled_visible_count,
     sinusoidal_positions,
 )
-from mega.optimize import speed_up
+from mega.optimize import optimize_for_inference
 from mega.sampling import gumbel, predict_deterministic, sample, sample_unconditional
 
 N, K, C = 20, 32, 6
@@ -59,12 +59,12 @@ def _randomised(model: nn.Module) -> nn.Module:
 
 def test_mask_has_the_exact_count() -> None:
     for seed in range(20):
-        hidden = draw_hidden(16, N, gen(seed))
-        counts = hidden.sum(dim=1)
+        masked = sample_mask(16, N, gen(seed))
+        counts = masked.sum(dim=1)
         u = torch.rand((), generator=gen(seed)).item()
         assert (counts == N - int(N * (1 - math.cos(math.pi * u / 2)))).all()
-    assert not torch.equal(hidden, hidden[:1].expand_as(hidden)), "places are chosen anew for every sample"
-    torch.testing.assert_close(draw_hidden(16, N, gen(3)), draw_hidden(16, N, gen(3)))
+    assert not torch.equal(masked, masked[:1].expand_as(masked)), "places are chosen anew for every sample"
+    torch.testing.assert_close(sample_mask(16, N, gen(3)), sample_mask(16, N, gen(3)))
 
 
 def test_mask_never_hides_nothing() -> None:
@@ -72,15 +72,15 @@ def test_mask_never_hides_nothing() -> None:
     assert scheduled_visible_count(N, 1.0 - 1e-9) == N - 1
 
 
-def test_masked_cross_entropy_looks_at_hidden_places_only() -> None:
+def test_masked_cross_entropy_looks_at_masked_places_only() -> None:
     logits = torch.randn(2, N, K, generator=gen(), requires_grad=True)
-    tokens, hidden = torch.randint(K, (2, N), generator=gen()), draw_hidden(2, N, gen())
-    loss = masked_cross_entropy(logits, tokens, hidden)
-    byhand = -logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0][hidden].mean()
+    tokens, masked = torch.randint(K, (2, N), generator=gen()), sample_mask(2, N, gen())
+    loss = masked_cross_entropy(logits, tokens, masked)
+    byhand = -logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0][masked].mean()
     torch.testing.assert_close(loss, byhand)
     loss.backward()
-    assert logits.grad[~hidden].abs().max() == 0
-    nothing = masked_cross_entropy(logits, tokens, torch.zeros_like(hidden))
+    assert logits.grad[~masked].abs().max() == 0
+    nothing = masked_cross_entropy(logits, tokens, torch.zeros_like(masked))
     nothing.backward()
     assert nothing == 0
 
@@ -88,24 +88,24 @@ def test_masked_cross_entropy_looks_at_hidden_places_only() -> None:
 # Models
 
 
-def test_hidden_tokens_are_not_seen(vqmae: VQMAE, cvqmae: CVQMAE, features: Tensor) -> None:
-    tokens, hidden = torch.randint(K, (3, N), generator=gen()), draw_hidden(3, N, gen(4))
-    others = torch.where(hidden, torch.randint(K, (3, N), generator=gen(5)), tokens)
-    assert torch.equal(vqmae(tokens, hidden), vqmae(others, hidden))
-    assert torch.equal(cvqmae(features, tokens, hidden), cvqmae(features, others, hidden))
-    seen = torch.where(hidden, tokens, (tokens + 1) % K)
-    assert not torch.allclose(vqmae(tokens, hidden), vqmae(seen, hidden))
+def test_masked_tokens_are_not_seen(vqmae: VQMAE, cvqmae: CVQMAE, features: Tensor) -> None:
+    tokens, masked = torch.randint(K, (3, N), generator=gen()), sample_mask(3, N, gen(4))
+    others = torch.where(masked, torch.randint(K, (3, N), generator=gen(5)), tokens)
+    assert torch.equal(vqmae(tokens, masked), vqmae(others, masked))
+    assert torch.equal(cvqmae(features, tokens, masked), cvqmae(features, others, masked))
+    seen = torch.where(masked, tokens, (tokens + 1) % K)
+    assert not torch.allclose(vqmae(tokens, masked), vqmae(seen, masked))
 
 
 def test_rows_may_hide_different_numbers(vqmae: VQMAE, cvqmae: CVQMAE, features: Tensor) -> None:
     """A batch gives what its rows give one by one."""
     tokens = torch.randint(K, (3, N), generator=gen())
-    hidden = torch.zeros(3, N, dtype=torch.bool)
-    hidden[0], hidden[1, :7], hidden[2, 3:10] = True, True, True
-    alone = torch.cat([cvqmae(features[i : i + 1], tokens[i : i + 1], hidden[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(cvqmae(features, tokens, hidden), alone, atol=1e-4, rtol=1e-4)
-    alone = torch.cat([vqmae(tokens[i : i + 1], hidden[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(vqmae(tokens, hidden), alone, atol=1e-4, rtol=1e-4)
+    masked = torch.zeros(3, N, dtype=torch.bool)
+    masked[0], masked[1, :7], masked[2, 3:10] = True, True, True
+    alone = torch.cat([cvqmae(features[i : i + 1], tokens[i : i + 1], masked[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(cvqmae(features, tokens, masked), alone, atol=1e-4, rtol=1e-4)
+    alone = torch.cat([vqmae(tokens[i : i + 1], masked[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(vqmae(tokens, masked), alone, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("grid", [(7, 7), (5, 5), (16, 12), (1, 1)])
@@ -114,7 +114,7 @@ def test_condition_follows_the_feature_map(cvqmae: CVQMAE, grid: tuple[int, int]
     assert cvqmae.embed_condition(features).shape == (2, grid[0] * grid[1], 32)
     prediction = predict_deterministic(cvqmae, features)
     assert prediction.logits.shape == (2, N, K)
-    assert prediction.rot6d.shape == (2, 6)
+    assert prediction.rotation.shape == (2, 3, 3)
     assert prediction.cam.shape == (2, 3)
 
 
@@ -134,23 +134,23 @@ def test_condition_dropout_takes_whole_tokens_in_training_only(features: Tensor)
 
 def test_gradients_reach_every_parameter(features: Tensor) -> None:
     model = CVQMAE(nn.Conv2d(C, C, 1), cond_dim=C, **SIZES)
-    tokens, hidden = torch.randint(K, (3, N), generator=gen()), draw_hidden(3, N, gen(4))
+    tokens, masked = torch.randint(K, (3, N), generator=gen()), sample_mask(3, N, gen(4))
     maps = model.features(features)
     rot6d, cam = model.rotcam(maps)
-    (masked_cross_entropy(model(maps, tokens, hidden), tokens, hidden) + rot6d.sum() + cam.sum()).backward()
+    (masked_cross_entropy(model(maps, tokens, masked), tokens, masked) + rot6d.sum() + cam.sum()).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 def test_bfloat16_is_close(features: Tensor) -> None:
     model = CVQMAE(nn.Identity(), cond_dim=C, **SIZES).eval()
-    tokens, hidden = torch.randint(K, (3, N), generator=gen()), draw_hidden(3, N, gen(4))
-    exact = masked_cross_entropy(model(features, tokens, hidden), tokens, hidden)
+    tokens, masked = torch.randint(K, (3, N), generator=gen()), sample_mask(3, N, gen(4))
+    exact = masked_cross_entropy(model(features, tokens, masked), tokens, masked)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = masked_cross_entropy(model(features, tokens, hidden), tokens, hidden)
+        rough = masked_cross_entropy(model(features, tokens, masked), tokens, masked)
         everything = predict_deterministic(model, features)
     rough.backward()
     torch.testing.assert_close(rough, exact, rtol=0.02, atol=0)
-    assert everything.rot6d.dtype == torch.float32
+    assert everything.rotation.dtype == torch.float32
 
 
 def test_untrained_body_stands_upright(features: Tensor) -> None:
@@ -166,35 +166,35 @@ def test_untrained_body_stands_upright(features: Tensor) -> None:
 
 
 @pytest.mark.parametrize("alike", [True, False])
-def test_logits_of_hidden_places_alone(vqmae: VQMAE, cvqmae: CVQMAE, features: Tensor, alike: bool) -> None:
-    tokens, hidden = torch.randint(K, (3, N), generator=gen()), draw_hidden(3, N, gen(4))
+def test_logits_of_masked_places_alone(vqmae: VQMAE, cvqmae: CVQMAE, features: Tensor, alike: bool) -> None:
+    tokens, masked = torch.randint(K, (3, N), generator=gen()), sample_mask(3, N, gen(4))
     if not alike:
-        hidden[1] = True
-    assert 0 < (~hidden).sum() < hidden.numel()
+        masked[1] = True
+    assert 0 < (~masked).sum() < masked.numel()
     condition = cvqmae.embed_condition(features)
     pairs = [
-        (cvqmae.predict(condition, tokens, hidden, only_hidden=True), cvqmae.predict(condition, tokens, hidden)),
-        (vqmae(tokens, hidden, only_hidden=True), vqmae(tokens, hidden)),
+        (cvqmae.predict(condition, tokens, masked, only_masked=True), cvqmae.predict(condition, tokens, masked)),
+        (vqmae(tokens, masked, only_masked=True), vqmae(tokens, masked)),
     ]
     for some, everything in pairs:
-        torch.testing.assert_close(some[hidden], everything[hidden], atol=1e-4, rtol=1e-4)
-        assert some[~hidden].isnan().all()
+        torch.testing.assert_close(some[masked], everything[masked], atol=1e-4, rtol=1e-4)
+        assert some[~masked].isnan().all()
         assert not everything.isnan().any()
 
 
 def test_last_block_is_timms_block(features: Tensor, monkeypatch) -> None:
     """Same logits and gradients as of the whole block, whose other rows are thrown away."""
     model = _randomised(CVQMAE(nn.Identity(), cond_dim=C, **SIZES)).double()
-    tokens, hidden = torch.randint(K, (3, N), generator=gen()), draw_hidden(3, N, gen(4))
+    tokens, masked = torch.randint(K, (3, N), generator=gen()), sample_mask(3, N, gen(4))
 
     def logits_and_gradients() -> tuple[Tensor, dict[str, Tensor]]:
         model.zero_grad()
-        logits = model(features.double(), tokens, hidden)
-        masked_cross_entropy(logits, tokens, hidden).backward()
+        logits = model(features.double(), tokens, masked)
+        masked_cross_entropy(logits, tokens, masked).backward()
         return logits, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     ours = logits_and_gradients()
-    monkeypatch.setattr(transformer, "block_at", lambda block, x, rows: block(x)[:, -rows.shape[1] :])
+    monkeypatch.setattr(transformer, "block_at", lambda block, x, wanted: block(x)[:, -wanted.shape[1] :])
     timms = logits_and_gradients()
     assert ours[1]["decoder.transformer.1.attn.qkv.weight"].abs().max() > 0
     torch.testing.assert_close(ours, timms)
@@ -203,14 +203,14 @@ def test_last_block_is_timms_block(features: Tensor, monkeypatch) -> None:
 def test_samples_do_not_depend_on_what_is_left_out(cvqmae: CVQMAE, features: Tensor, monkeypatch) -> None:
     quick = sample(cvqmae, features, 4, 6, generator=gen())
 
-    monkeypatch.setattr(cvqmae, "predict", lambda *state, only_hidden=False: CVQMAE.predict(cvqmae, *state))
+    monkeypatch.setattr(cvqmae, "predict", lambda *state, only_masked=False: CVQMAE.predict(cvqmae, *state))
     assert torch.equal(sample(cvqmae, features, 4, 6, generator=gen()), quick)
 
 
 def test_a_frozen_model_gives_the_same_and_needs_no_encoder_for_it(features: Tensor) -> None:
     model = _randomised(CVQMAE(nn.Identity(), cond_dim=C, **SIZES))
     before, keys = predict_deterministic(model, features).logits, list(model.state_dict())
-    speed_up(model)
+    optimize_for_inference(model)
     model.encoder.transformer.register_forward_hook(lambda *_: pytest.fail("cls went through the encoder again"))
     assert torch.equal(predict_deterministic(model, features).logits, before)
     assert list(model.state_dict()) == keys
@@ -219,7 +219,7 @@ def test_a_frozen_model_gives_the_same_and_needs_no_encoder_for_it(features: Ten
 def test_bfloat16_weights_give_nearly_the_same(features: Tensor) -> None:
     exact = CVQMAE(nn.Conv2d(C, C, 1), cond_dim=C, **SIZES).eval()
     nn.init.normal_(exact.decoder.head.weight, generator=gen(3))
-    rough = speed_up(copy.deepcopy(exact), "bf16")
+    rough = optimize_for_inference(copy.deepcopy(exact), "bf16")
     assert rough.state_dict().keys() == exact.state_dict().keys()
     assert rough.backbone.weight.dtype == rough.decoder.transformer[1].attn.qkv.weight.dtype == torch.bfloat16
     maps = rough.features(features)
@@ -227,8 +227,8 @@ def test_bfloat16_weights_give_nearly_the_same(features: Tensor) -> None:
     for ours, theirs in zip(rough.rotcam(maps), exact.rotcam(maps), strict=True):
         assert torch.equal(ours, theirs), "the heads stay exact"
 
-    tokens, hidden = torch.randint(K, (3, N), generator=gen()), draw_hidden(3, N, gen(4))
-    for state in ((tokens, hidden), (tokens, torch.ones_like(hidden))):
+    tokens, masked = torch.randint(K, (3, N), generator=gen()), sample_mask(3, N, gen(4))
+    for state in ((tokens, masked), (tokens, torch.ones_like(masked))):
         ours, theirs = rough(maps, *state), exact(maps, *state)
         assert ours.dtype == torch.float32
         assert 0 < (ours - theirs).abs().max() < 0.05 * theirs.std()
@@ -241,14 +241,14 @@ def test_compiled_blocks_give_the_same(features: Tensor, monkeypatch) -> None:
     model = _randomised(CVQMAE(nn.Conv2d(C, C, 1), cond_dim=C, **SIZES))
     exact = sample(model, model.features(features), 4, 6, generator=gen())
     keys = list(model.state_dict())
-    speed_up(model, compile=True)
+    optimize_for_inference(model, compile=True)
     assert list(model.state_dict()) == keys
     assert torch.equal(sample(model, model.features(features), 4, 6, generator=gen()), exact)
 
 
 def test_unknown_precision_is_refused(cvqmae: CVQMAE) -> None:
     with pytest.raises(ValueError, match="choose from fp32, bf16"):
-        speed_up(cvqmae, "fp17")
+        optimize_for_inference(cvqmae, "fp17")
 
 
 # Starting from the pre-trained prior
@@ -301,7 +301,7 @@ def test_together_is_as_one_by_one(cvqmae: CVQMAE, features: Tensor, rule: str) 
     together = sample(cvqmae, features, 4, 5, rule=rule, noise=noise.part())
     assert together.shape == (3, 4, N)
     assert len(together.flatten(0, 1).unique(dim=0)) > 6, "the draws should differ for this test to say anything"
-    split = sample(cvqmae, features, 4, 5, rule=rule, noise=noise.part(), max_rows=5)
+    split = sample(cvqmae, features, 4, 5, rule=rule, noise=noise.part(), max_batch=5)
     assert torch.equal(split, together)
     for b in range(3):
         for q in range(4):
@@ -312,16 +312,16 @@ def test_together_is_as_one_by_one(cvqmae: CVQMAE, features: Tensor, rule: str) 
 
 @pytest.mark.parametrize("rule", ["default", "published"])
 @pytest.mark.parametrize("steps", [1, 2, 5, 3 * N])
-def test_what_stays_hidden(cvqmae: CVQMAE, vqmae: VQMAE, features: Tensor, rule: str, steps: int) -> None:
+def test_what_stays_masked(cvqmae: CVQMAE, vqmae: VQMAE, features: Tensor, rule: str, steps: int) -> None:
     states = []
     tokens = sample(cvqmae, features, 2, steps, generator=gen(), rule=rule, watch=lambda *state: states.append(state))
-    counts = [hidden.sum(dim=-1) for _, hidden in states]
+    counts = [masked.sum(dim=-1) for _, masked in states]
     assert len(states) == steps
     assert (counts[-1] == (1 if rule == "published" else 0)).all()
     assert all((after <= before).all() for before, after in itertools.pairwise(counts))
     # What is visible stays as it is.
-    for (before, was_hidden), (after, _) in itertools.pairwise(states):
-        assert torch.equal(before[~was_hidden], after[~was_hidden])
+    for (before, was_masked), (after, _) in itertools.pairwise(states):
+        assert torch.equal(before[~was_masked], after[~was_masked])
     assert tokens.min() >= 0
     assert tokens.max() < K
     assert sample_unconditional(vqmae, 3, steps, generator=gen(), rule=rule).shape == (3, N)
@@ -339,7 +339,7 @@ def test_same_seed_same_samples(cvqmae: CVQMAE, vqmae: VQMAE, features: Tensor) 
 def test_samplers_leave_the_global_random_state_alone(cvqmae: CVQMAE, features: Tensor) -> None:
     before = torch.get_rng_state()
     sample(cvqmae, features, 3, generator=gen(1))
-    draw_hidden(3, N, gen())
+    sample_mask(3, N, gen())
     assert torch.equal(before, torch.get_rng_state())
 
 

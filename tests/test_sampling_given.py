@@ -21,29 +21,29 @@ def toy_prior(n_tokens: int) -> VQMAE:
 
 
 @pytest.mark.parametrize("rule", ["default", "published"])
-@pytest.mark.parametrize("n_hidden", [1, 2, 7, 12])
+@pytest.mark.parametrize("n_masked", [1, 2, 7, 12])
 @pytest.mark.parametrize("steps", [1, 4, 30])
-def test_given_tokens_never_change(rule: str, n_hidden: int, steps: int) -> None:
+def test_given_tokens_never_change(rule: str, n_masked: int, steps: int) -> None:
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(1, N_CODES, (12,), generator=generator)
-    hidden = torch.randperm(12, generator=generator) < n_hidden
+    masked = torch.randperm(12, generator=generator) < n_masked
     states = []
 
-    def watch(now: Tensor, still_hidden: Tensor) -> None:
-        states.append((now[0].clone(), still_hidden[0].clone()))
+    def watch(now: Tensor, still_masked: Tensor) -> None:
+        states.append((now[0].clone(), still_masked[0].clone()))
 
     model = toy_prior(12)
-    drawn = sample_unconditional(model, 5, steps, 1.0, generator, rule, watch=watch, given=(tokens, hidden))
+    drawn = sample_unconditional(model, 5, steps, 1.0, generator, rule, watch=watch, given=(tokens, masked))
     assert len(states) == steps
-    for now, still_hidden in states:
-        assert (now[:, ~hidden] == tokens[~hidden]).all()
-        assert not still_hidden[:, ~hidden].any()
-    # The schedule is that of the hidden tokens: after step k a share cos(pi k / 2n) of them, always fewer than before.
-    left = n_hidden
-    for step, (_, still_hidden) in enumerate(states, start=1):
-        left = max(1, min(left - 1, int(n_hidden * np.cos(np.pi / 2 * step / steps))))
+    for now, still_masked in states:
+        assert (now[:, ~masked] == tokens[~masked]).all()
+        assert not still_masked[:, ~masked].any()
+    # The schedule is that of the masked tokens: after step k a share cos(pi k / 2n) of them, always fewer than before.
+    left = n_masked
+    for step, (_, still_masked) in enumerate(states, start=1):
+        left = max(1, min(left - 1, int(n_masked * np.cos(np.pi / 2 * step / steps))))
         last = step == steps and rule == "default"
-        assert (still_hidden.sum(dim=1) == (0 if last else left)).all()
+        assert (still_masked.sum(dim=1) == (0 if last else left)).all()
     assert torch.equal(states[-1][0], drawn)
 
 
@@ -59,5 +59,5 @@ def test_nothing_given_is_unconditional() -> None:
 
 def test_nothing_to_draw_is_refused() -> None:
     given = torch.zeros(12, dtype=torch.int64), torch.zeros(12, dtype=torch.bool)
-    with pytest.raises(ValueError, match="no token is hidden"):
+    with pytest.raises(ValueError, match="no token is masked"):
         sample_unconditional(toy_prior(12), 1, given=given)

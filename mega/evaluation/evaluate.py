@@ -29,11 +29,11 @@ from mega.geometry import MM_PER_M, project_weak_perspective, sample_spread, sta
 from mega.metrics import Protocol, best_of, keypoint2d_error, mesh_errors, root_of
 from mega.model import CVQMAE
 from mega.rendering import far_camera
-from mega.sampling import predict_deterministic, sample
+from mega.sampling import Prediction, sample
 from mega_common.atomic_io import write_whole
 
 if TYPE_CHECKING:
-    from mega.predictor import Prediction, Predictor
+    from mega.predictor import Predictor
 
 #: Best and mean are reported for the first so many samples of one draw.
 SAMPLE_COUNTS = (1, 5, 10, 25)
@@ -56,18 +56,19 @@ class Options:
 
 @torch.no_grad()
 def draw_samples(
-    model: CVQMAE, features: Tensor, options: Options, generator: torch.Generator
+    model: CVQMAE, prediction: Prediction, options: Options, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Random tokens for crops with features (B, C, h, w), and how likely the model finds them.
+    """Random tokens for crops with a deterministic prediction, and how likely the model finds them.
 
     Returns:
         tokens (B, Q, N) int64.
         score (B, Q): sum over the tokens of their log-probabilities given the image alone.
     """
-    tokens = sample(model, features, options.samples, options.steps, options.temperature, generator, options.rule)
-    # The first pass sees the image alone. Half of a sample given the other half would score samples that are consistent
-    # with themselves, which fit the image worse.
-    log_probabilities = predict_deterministic(model, features).logits.log_softmax(-1)  # (B, N, K)
+    drawing = (options.samples, options.steps, options.temperature, generator, options.rule)
+    tokens = sample(model, prediction.features, *drawing)
+    # Not given a part of the sample: that would favour samples that are consistent with themselves, which fit the image
+    # worse.
+    log_probabilities = prediction.logits.log_softmax(-1)  # (B, N, K)
     return tokens, log_probabilities.gather(-1, tokens.mT).sum(1)
 
 
@@ -153,7 +154,7 @@ class Evaluator:
         """Samples (B, Q, V, 3) in the camera's orientation, and the model's score of each (B, Q)."""
         # Seeded by the group, so that the noise does not depend on what was drawn before.
         generator = torch.Generator(self.predictor.device).manual_seed(self.options.seed * 2**32 + group)
-        tokens, score = draw_samples(self.predictor.model, prediction.features, self.options, generator)
+        tokens, score = draw_samples(self.predictor.model, prediction, self.options, generator)
         rotation = prediction.rotation.transpose(1, 2)
         meshes = [self.predictor.tokenizer.decode(drawn) @ rotation for drawn in tokens.unbind(1)]
         return torch.stack(meshes, 1), score

@@ -21,9 +21,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mega.geometry import rot6d_to_matrix
 from mega.rendering import draw_body, draw_people, far_camera, panel
-from mega.sampling import codes_to_decode, predict_deterministic
+from mega.sampling import predict_deterministic, select_codes
 from mega_common.atomic_io import whole_file
 
 
@@ -231,8 +230,8 @@ class PicturePanels(L.Callback):
             return
         images = batch["image"][: self.n_pictures]
         prediction = predict_deterministic(module.model, module.features(images))
-        rotation = rot6d_to_matrix(prediction.rot6d)
-        codes = codes_to_decode(module.tokenizer, prediction, module.decode)
+        rotation = prediction.rotation
+        codes = select_codes(module.tokenizer, prediction, module.decode)
         meshes = {
             "truth": batch["vertices"][: len(images)] @ batch["rotmat"][: len(images)].transpose(1, 2),
             "prediction": module.tokenizer.decode_latents(codes) @ rotation.transpose(1, 2),

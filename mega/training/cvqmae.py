@@ -20,9 +20,9 @@ from mega.checkpoints import load_cvqmae, load_into, read_state, save_model
 from mega.config import build, say_missing_files
 from mega.geometry import mean_distance, procrustes_align, project_weak_perspective, rot6d_to_matrix
 from mega.metrics import COCO17, PROTOCOLS, Protocol, keypoint2d_error, mesh_errors
-from mega.model import CVQMAE, draw_hidden, load_pretrained_vqmae
-from mega.sampling import Prediction, codes_to_decode, predict_deterministic, sample
-from mega.test_time_augmentation import check_average
+from mega.model import CVQMAE, load_pretrained_vqmae, sample_mask
+from mega.sampling import Prediction, predict_deterministic, sample, select_codes
+from mega.test_time_augmentation import check_tta
 from mega.tokenizer import load_tokenizer
 from mega.training.auxiliary_head import Readout
 from mega.training.callbacks import PicturePanels
@@ -138,8 +138,6 @@ class CVQMAETraining(L.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         model.backbone.to(memory_format=self.memory_format)
         self.register_buffer("targets", neighbour_targets(tokenizer.codebook, softness), persistent=False)
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(crop[name]).view(3, 1, 1), persistent=False)
         self.register_buffer("points", points, persistent=False)
         self.readout = None
         if self.weights.readout > 0:
@@ -161,8 +159,7 @@ class CVQMAETraining(L.LightningModule):
         """Pictures (B, 3, H, W) uint8 -> features (B, C, h, w). The backbone stays in float32: depthwise convolutions
         gain nothing from less."""
         with self._exact():
-            normalised = (images.float() / 255 - self.mean) / self.std
-            return self.model.features(normalised.contiguous(memory_format=self.memory_format))
+            return self.model.features(images.contiguous(memory_format=self.memory_format))
 
     def _exact(self) -> torch.autocast:
         """Reduced precision is for the transformer alone: half a percent of a metre is 5 mm."""
@@ -172,7 +169,7 @@ class CVQMAETraining(L.LightningModule):
         hidden = None
         if self.global_step >= self.backbone_steps:
             tokens = batch["tokens"]
-            hidden = draw_rows(lambda n: draw_hidden(n, tokens.shape[1]), len(tokens)).to(tokens.device)
+            hidden = draw_rows(lambda n: sample_mask(n, tokens.shape[1]), len(tokens)).to(tokens.device)
             if torch.rand(()) < self.all_hidden:
                 hidden = torch.ones_like(hidden)
         return self._loss(self.features(batch["image"]), batch, hidden, "train")
@@ -244,7 +241,7 @@ class CVQMAETraining(L.LightningModule):
         features = self._measure(batch, "val")
         # The same masks every time, so that two validations can be compared.
         generator = torch.Generator().manual_seed(batch_idx)
-        hidden = draw_hidden(*batch["tokens"].shape, generator).to(features.device)
+        hidden = sample_mask(*batch["tokens"].shape, generator).to(features.device)
         self._loss(features, batch | {"points": batch["vertices"][:, self.points]}, hidden, "val")
         if self.readout is not None:
             with self._exact():
@@ -268,9 +265,9 @@ class CVQMAETraining(L.LightningModule):
         return features
 
     def _report(self, batch: dict, prediction: Prediction, split: str) -> None:
-        rotation = rot6d_to_matrix(prediction.rot6d)
+        rotation = prediction.rotation
         truth = batch["vertices"] @ batch["rotmat"].transpose(1, 2)
-        codes = codes_to_decode(self.tokenizer, prediction, self.decode)
+        codes = select_codes(self.tokenizer, prediction, self.decode)
         mesh = self.tokenizer.decode_latents(codes) @ rotation.transpose(1, 2)
         errors = mesh_errors(mesh, truth, self.tokenizer.keypoint_regressor, self.protocol)
         accuracy = (prediction.tokens == batch["tokens"]).float().mean()
@@ -412,7 +409,7 @@ def _export(config: DictConfig, module: CVQMAETraining) -> None:
         raise ValueError(
             f"{config.weights} is a released file and is not overwritten: say where to write, weights=FILE."
         )
-    check_average(config.average, module.tokenizer)
+    check_tta(config.average, module.tokenizer)
     load_run_weights(module, config.output, config.export_from)
     model = module.model
     description = {
@@ -421,7 +418,7 @@ def _export(config: DictConfig, module: CVQMAETraining) -> None:
         "backbone_args": {k: v for k, v in config.backbone.items() if k not in ("_target_", *TRAINING_ONLY)},
         "crop": module.crop,
         "decode": module.decode,
-        "average": config.average,
+        "tta": config.average,
     }
     save_model(model, config.weights, description, dtype=export_dtype(config))
     print(f"wrote {config.weights}")

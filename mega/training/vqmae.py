@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mega.checkpoints import load_into, load_vqmae, save_model
 from mega.config import build, say_missing_files
-from mega.model import VQMAE, draw_hidden, masked_cross_entropy
+from mega.model import VQMAE, masked_cross_entropy, sample_mask
 from mega.rendering import draw_body, panel
 from mega.sampling import sample_unconditional
 from mega.tokenizer import load_tokenizer
@@ -58,7 +58,7 @@ class VQMAETraining(L.LightningModule):
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         tokens = batch["tokens"]
-        hidden = draw_rows(lambda n: draw_hidden(n, tokens.shape[1]), len(tokens)).to(tokens.device)
+        hidden = draw_rows(lambda n: sample_mask(n, tokens.shape[1]), len(tokens)).to(tokens.device)
         loss = masked_cross_entropy(self.model(tokens, hidden), tokens, hidden, self.label_smoothing)
         self.log("train/cross_entropy", loss, prog_bar=True, sync_dist=True)
         return loss

@@ -16,7 +16,7 @@ from mega.bodies import AnnyBody, SMPLHBody
 from mega.evaluation.evaluate import Subject, draw, predict, sampled_canonical
 from mega.geometry import project_weak_perspective
 from mega.predictor import Predictor
-from mega.test_time_augmentation import AVERAGES
+from mega.test_time_augmentation import TTA_CHOICES
 from mesh_vq_vae import mirrored_vertices
 from tests.helpers.fake_files import SMALL, TEMPLATE, composed, needs_template, write_project
 from tests.helpers.toy import toy_tokenizer
@@ -100,7 +100,7 @@ def test_plain_prediction_is_the_demo_s(subject, images, toy_weights) -> None:
     torch.testing.assert_close(found.cam, estimate.cam, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("average", ["flip", "flip+shift"])
+@pytest.mark.parametrize("average", ["flip", "flip_shift"])
 @pytest.mark.parametrize("decode", ["argmax", "soft"])
 def test_who_is_seen_in_a_mirror_is_predicted_in_a_mirror(subject, images, average, decode) -> None:
     """With the mirror among the views, an untrained model too knows no left and right, in body, rotation and place."""
@@ -115,7 +115,7 @@ def test_who_is_seen_in_a_mirror_is_predicted_in_a_mirror(subject, images, avera
     assert (without.cam * torch.tensor([1.0, -1.0, 1.0]) - predict(subject, images, decode).cam).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("average", TTA_CHOICES)
 def test_averages_are_rotations_and_the_same_again(subject, images, average) -> None:
     found = predict(subject, images, "soft", average)
     assert roma.is_rotation_matrix(found.rotation, epsilon=1e-5)

@@ -29,18 +29,18 @@ def build_cvqmae(config: dict) -> CVQMAE:
     return CVQMAE(nn.Identity(), **sizes(config), cond_dim=config["cond_dim"], cond_dropout=config["cond_dropout"])
 
 
-def published_mask(hidden: Tensor, backward_indexes: Tensor) -> Tensor:
-    """The published mask (B, N): 1 where hidden, except for the first hidden token in the published random order.
+def published_mask(masked: Tensor, backward_indexes: Tensor) -> Tensor:
+    """The published mask (B, N): 1 where masked, except for the first masked token in the published random order.
 
     `backward_indexes` (N, B) is the place of every token in that order, which has the visible tokens first.
     """
-    n_visible = (~hidden).sum(dim=1, keepdim=True)
+    n_visible = (~masked).sum(dim=1, keepdim=True)
     return (n_visible < backward_indexes.T).float()
 
 
-def assert_order_fits(hidden: Tensor, backward_indexes: Tensor) -> None:
+def assert_order_fits(masked: Tensor, backward_indexes: Tensor) -> None:
     """`backward_indexes` (N, B) holds one order of the tokens for each sample, the visible ones first."""
     order = backward_indexes.T
     assert torch.equal(order.sort(dim=1).values, torch.arange(order.shape[1]).expand_as(order))
-    n_visible = (~hidden).sum(dim=1, keepdim=True)
-    assert torch.equal(order >= n_visible, hidden)
+    n_visible = (~masked).sum(dim=1, keepdim=True)
+    assert torch.equal(order >= n_visible, masked)

@@ -20,17 +20,17 @@ def test_same_numbers(path: Path) -> None:
 
     counts = arrays["visible_masks"].sum(dim=2)
     assert_same(counts, counts[:, :1].expand_as(counts), name="visible_masks: the same number in every row")
-    hidden_of = {str(i): visible == 0 for i, visible in enumerate(arrays["visible_masks"])}
-    hidden_of["fixed1"] = torch.ones_like(tokens, dtype=torch.bool)
-    for name, hidden in hidden_of.items():
+    mask_of = {str(i): visible == 0 for i, visible in enumerate(arrays["visible_masks"])}
+    mask_of["fixed1"] = torch.ones_like(tokens, dtype=torch.bool)
+    for name, masked in mask_of.items():
         if f"logits_{name}" not in arrays:
             continue
-        assert_close(model(tokens, hidden), arrays[f"logits_{name}"], name=f"logits_{name}")
+        assert_close(model(tokens, masked), arrays[f"logits_{name}"], name=f"logits_{name}")
         order = arrays[f"backward_indexes_{name}"]
-        assert_order_fits(hidden, order)
-        assert_same(published_mask(hidden, order), arrays[f"mask_{name}"], name=f"mask_{name}")
+        assert_order_fits(masked, order)
+        assert_same(published_mask(masked, order), arrays[f"mask_{name}"], name=f"mask_{name}")
         if f"cls_feature_{name}" in arrays:
-            cls = model.encoder(tokens, hidden)[:, 0]
+            cls = model.encoder(tokens, masked)[:, 0]
             assert_close(cls, arrays[f"cls_feature_{name}"], name=f"cls_feature_{name}")
         if f"shuffle_noise_{name}" in arrays:
             # How much the published logits differ with the order of the visible tokens: rounding, as it should be.
