@@ -55,8 +55,8 @@ def write(
     return folder
 
 
-def compare_reports(folder: Path, *arguments: str) -> int | str:
-    """Run the real script in `folder`; its exit status, or the message it exits with."""
+def compare_reports(folder: Path, *arguments: str) -> int:
+    """Run the real script in `folder`; its exit status."""
     argv = patch.object(sys, "argv", [SCRIPT.name, *arguments])
     with contextlib.chdir(folder), argv, pytest.raises(SystemExit) as end:
         runpy.run_path(str(SCRIPT), run_name="__main__")
