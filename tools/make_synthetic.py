@@ -1,21 +1,24 @@
-"""Make the synthetic pictures: clothed people in everyday poses, with everything known about them.
+"""Make the synthetic images: clothed people in everyday poses, with full annotations.
 
-    python make_synthetic.py                                # datasets/synthetic: test 2,000, val 500, train 40,000
-    python make_synthetic.py splits.train=100000 seed=1 folder=datasets/more
-    python make_synthetic.py processes=8 scene.occluded=0.5
+    python tools/make_synthetic.py                          # datasets/synthetic: test 2,000, val 500, train 40,000
+    python tools/make_synthetic.py splits.train=100000 seed=1 folder=datasets/more
+    python tools/make_synthetic.py processes=8 scene.occluded=0.5
 
-The same seed gives the same pictures with any number of processes. Stopped or killed, the same command goes on where it
-was. The fields of `annotations.npz` are told in datasets/README.md.
+The same seed gives the same images with any number of processes. Rerunning the command resumes an interrupted run.
+datasets/README.md describes the fields of `annotations.npz`.
 """
 
-import hydra
 from omegaconf import DictConfig
 
+from mega.config import build, main
+from mega.synthetic import build_dataset
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="make_synthetic")
-def main(config: DictConfig) -> None:
-    hydra.utils.call(config, _convert_="all")
+
+@main("make_synthetic")
+def run(config: DictConfig) -> None:
+    scene = build(config.scene, _convert_="all")
+    build_dataset(config.folder, dict(config.splits), config.seed, config.processes, scene, config.overwrite)
 
 
 if __name__ == "__main__":
-    main()
+    run()

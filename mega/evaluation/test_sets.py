@@ -111,14 +111,15 @@ def synthetic_test(
     split: str,
     n_pictures: int | None = None,
     limit: int | None = None,
-    **reading: int,
+    batch_size: int = 16,
+    workers: int = 1,
 ) -> TestSet:
     """A split of the images of make_synthetic.py.
 
     Args:
         n_pictures: size of the split if it has to be made first; None never makes it.
         limit: only the first so many people.
-        reading: batch_size, workers.
+        batch_size, workers: how images are read.
     """
     path = Path(folder) / split / "annotations.npz"
     if n_pictures is not None and not path.is_file():
@@ -149,7 +150,8 @@ def synthetic_test(
         regressor2d=body.keypoint_regressor,
         first_visible={"body": 0},
         margin=crop.margin,
-        **reading,
+        batch_size=batch_size,
+        workers=workers,
     )
 
 
@@ -160,7 +162,8 @@ def smpl_test(
     root: str | Path | None = None,
     standard: str | None = None,
     limit: int | None = None,
-    **reading: int,
+    batch_size: int = 16,
+    workers: int = 1,
 ) -> TestSet:
     """The people of an annotation file in the form of the released MEGA data.
 
@@ -192,7 +195,8 @@ def smpl_test(
         regressor2d=keypoint_regressor(body),
         first_visible={"smpl": len(body.h36m_regressor)} if items.annotations.smpl_joints else {},
         margin=1.0,
-        **reading,
+        batch_size=batch_size,
+        workers=workers,
     )
 
 
@@ -202,7 +206,9 @@ def people_of_file(
     path: str | Path,
     root: str | Path | None = None,
     standard: str | None = None,
-    **options,
+    limit: int | None = None,
+    batch_size: int = 16,
+    workers: int = 1,
 ) -> TestSet:
     """The people of any annotation file: one of make_synthetic.py, or one in the form of the released data.
 
@@ -216,9 +222,10 @@ def people_of_file(
             is_synthetic = "body" in file.files
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an annotation file (.npz): {error}") from error
+    reading = (limit, batch_size, workers)
     if is_synthetic:
-        return synthetic_test(body, crop, path.parents[1], path.parent.name, **options)
-    return smpl_test(body, crop, path, root, standard, **options)
+        return synthetic_test(body, crop, path.parents[1], path.parent.name, None, *reading)
+    return smpl_test(body, crop, path, root, standard, *reading)
 
 
 def _check_images(path: Path, places: Sequence[Path], root: Path, names: np.ndarray) -> None:
