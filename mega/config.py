@@ -296,6 +296,9 @@ def main(
                 if in_full == "1" or not _can_be_corrected(error):
                     raise
                 sys.exit(describe(error))
+            finally:
+                if in_full is None:
+                    del os.environ["HYDRA_FULL_ERROR"]
             sys.exit(max(statuses, default=0))
 
         return run

@@ -1,8 +1,8 @@
 """The same wrong body under each protocol of 3DPW: `python -m tests.evaluation.protocol_example` prints the table of
 docs/evaluation.md.
 
-The body is a stick figure: the 17 H36M joints of a person 1.75 m tall, and 9 points along each bone between them for its
-surface. Its errors are made on purpose; how large those of a model are, only a model on real pictures can tell.
+The body is a stick figure: the 17 H36M joints of a person 1.75 m tall, and 9 points along each bone for its surface.
+Its errors are made on purpose; only a real model on real images can show how large those of a model are.
 """
 
 import roma

@@ -72,7 +72,8 @@ def started(*overrides: str, killed_at: int | None = None, **environment: str) -
     """In a process of its own, see `evaluate_killed` for `killed_at`."""
     command = [sys.executable, "test_mega.py", *overrides]
     if killed_at is not None:
-        program = "import sys; from tests.evaluation.test_evaluation import *; evaluate_killed(int(sys.argv[1]), *sys.argv[2:])"
+        program = "import sys; from tests.evaluation.test_evaluation import evaluate_killed as run; "
+        program += "run(int(sys.argv[1]), *sys.argv[2:])"
         command = [sys.executable, "-c", program, str(killed_at), *overrides]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -228,12 +228,14 @@ def test_the_shipped_weights_say_how_they_predict(toy_weights) -> None:
 
 
 def test_missing_and_damaged_weights_are_named(toy_weights, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"cvqmae\.safetensors is missing"):
+        mega.load(tmp_path, "cpu")
+    os.link(toy_weights / "cvqmae.safetensors", tmp_path / "cvqmae.safetensors")
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.safetensors is missing"):
         mega.load(tmp_path, "cpu")
     os.link(toy_weights / "tokenizer.safetensors", tmp_path / "tokenizer.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"cvqmae\.safetensors is missing"):
-        mega.load(tmp_path, "cpu")
     whole = (toy_weights / "cvqmae.safetensors").read_bytes()
+    (tmp_path / "cvqmae.safetensors").unlink()
     (tmp_path / "cvqmae.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"cvqmae\.safetensors"):
         mega.load(tmp_path, "cpu")

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mega.evaluation.plots import draw_errors_on_body, draw_person
 from mega.console import format_table
+from mega.evaluation.plots import draw_errors_on_body, draw_person
 from mega.evaluation.report import describe, write_report
 from mega.evaluation.statistics import Results, variants_of
 from mega.metrics import COCO17, HIPS, MEGA

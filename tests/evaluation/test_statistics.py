@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mega.evaluation.report import verdict
 from mega.evaluation.statistics import (
     Results,
     bootstrap_interval,
@@ -12,7 +13,6 @@ from mega.evaluation.statistics import (
     paired_difference,
     summarise,
 )
-from mega.evaluation.report import verdict
 from tests.helpers.results import JOINTS, made_up
 
 # Intervals

@@ -11,8 +11,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from mega.evaluation.statistics import PER_SAMPLE, Results
 from mega.evaluation.report import describe
+from mega.evaluation.statistics import PER_SAMPLE, Results
 from mega.metrics import COCO17, Protocol
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "compare_reports.py"
