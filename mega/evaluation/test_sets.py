@@ -122,6 +122,10 @@ def synthetic_test(
         batch_size, workers: how images are read.
     """
     path = Path(folder) / split / "annotations.npz"
+    if n_pictures is not None and body.name != "anny":
+        raise ValueError(
+            f"testset=synthetic is for the body anny, not {body.name}: choose testset=3dpw, emdb or FILE.npz."
+        )
     if n_pictures is not None and not path.is_file():
         from mega.synthetic import build_dataset
 
