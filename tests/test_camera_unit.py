@@ -33,7 +33,6 @@ from tests.helpers.toy import toy_model, toy_tokenizer
 
 SIZE = 256
 CENTER, SCALE = np.array([170.3, 118.8]), 0.9  # a box of 180 px
-CROP = {"size": SIZE, "margin": 1.0, "patch": True, "mean": [0.5] * 3, "std": [0.5] * 3}
 PUBLISHED_CAM = (0.31, 0.22, -0.13)  # on [-0.5, 0.5]
 
 
@@ -74,8 +73,8 @@ def test_the_unit_of_the_head_is_seen_by_nobody(average: str) -> None:
     torch.testing.assert_close(other.mesh, ours.mesh)
 
     image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    crop, box = Crop(size=64, margin=1.0, mean=[0.5] * 3, std=[0.5] * 3), np.array([[60.0, 40, 260, 200]])
-    tight = [Predictor(tokenizer, m, crop, average=average).tighten(image, box) for m in (usual, halved)]
+    crop, box = Crop(size=64, margin=1.0), np.array([[60.0, 40, 260, 200]])
+    tight = [Predictor(tokenizer, m, crop, tta=average).tighten(image, box) for m in (usual, halved)]
     np.testing.assert_allclose(*tight, rtol=1e-4)
     assert np.abs(tight[0] - box).max() > 1, "the box should have moved"
 
