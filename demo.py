@@ -3,61 +3,139 @@
     python demo.py                                     demo_data/ -> demo_out/
     python demo.py input=photos output=results         a folder; also a file or a pattern: 'input=photos/*.jpg'
     python demo.py boxes=boxes.json                    {"name.jpg": [[x0, y0, x1, y1], …], …}, px
-    python demo.py detector=torchvision                find the people (its weights are fetched at first use)
-    python demo.py mode=stochastic samples=25          several meshes a person, and how far they spread
-    python demo.py experiment=mega_hrnet               the published model, from your files (python check_setup.py)
+    python demo.py detector=torchvision                find the people (fetches the detector's weights once)
+    python demo.py mode=stochastic samples=25          several meshes per person, and the uncertainty of each vertex
+    python demo.py experiment=mega_hrnet               the published model, from your files (tools/check_setup.py)
 
     input=demo_data        folder, file or glob pattern
-    output=demo_out        folder for the results, made if need be
-    boxes=null             JSON file; if null, boxes.json of the input folder is taken if there is one
-    detector=boxes         boxes | whole_image | torchvision. A picture without boxes is taken whole: its box is
-                           tightened around the first prediction, then it is predicted again
-    mode=deterministic     deterministic | stochastic; the latter adds samples and their spread to the former
+    output=demo_out        folder for the results; created if it does not exist
+    boxes=null             JSON file; null reads boxes.json in the input folder if it exists
+    detector=boxes         boxes | whole_image | torchvision. In a picture without boxes one person is expected; the box
+                           is tightened around the predicted mesh before the final prediction
+    mode=deterministic     deterministic | stochastic, which adds samples and their uncertainty
     samples=25 steps=5 temperature=1 seed=0            of the stochastic mode
-    decode=null            argmax | soft: the mesh of the likeliest codes, as published, or of the mean codes;
-                           null leaves it to the weights
-    average=null           none | flip | shift | flip_shift: of a crop as it is, as published, or the mean over it and
-                           crops that are mirrored (2 times the time of a prediction), moved (5) or both (10); null
+    decode=null            argmax | soft: the mesh of the likeliest codes, as published, or of the mean codes; null
                            leaves it to the weights
-    focal=null             of the camera, px; null assumes 1000/224 of the picture's longer side
+    tta=null               none | flip | shift | flip_shift: test-time augmentation, the mean prediction over the crop
+                           and its mirror image (2 times the time), shifted crops (5 times), or both (10 times); null
+                           leaves it to the weights
+    focal=null             focal length of the camera, px; null assumes 1000/224 of the picture's longer side
     export=glb             glb | obj
     device=auto            auto | cpu | cuda | cuda:1 …
-    precision=fp32         fp32 | bf16 | auto: products of backbone and transformer in bfloat16, about twice as fast on
-                           CPUs that have it and far slower on others; about one token in a hundred differs. Rotation,
-                           camera and mesh stay in fp32. auto takes bf16 where the device has it; the default does not,
-                           so that the same picture gives the same mesh everywhere
-    compile=false          true | false: torch.compile for backbone and transformer. Takes minutes before the first
-                           picture and, on a CPU, a C++ compiler: for many pictures only
-    weights=checkpoint/anny_lite   folder with tokenizer.safetensors and cvqmae.safetensors
+    precision=fp32         fp32 | bf16 | auto: bf16 computes the products of backbone and transformer in bfloat16: about
+                           twice as fast on CPUs that support it, far slower on others; about one token in a hundred
+                           differs. auto takes bf16 where the device supports it. With fp32 the same picture gives the
+                           same mesh on every machine
+    compile=false          true | false: torch.compile; takes minutes before the first picture and needs a C++ compiler
+                           on a CPU, so it only pays for many pictures
+    weights=anny_lite      anny_lite | mega_hrnet | mega_resnet | mega_vit | a folder with tokenizer.safetensors and
+                           cvqmae.safetensors | the file of an image model
+    tokenizer_weights=null                             another tokenizer than the one that belongs to the weights
     tighten_passes=2 max_side=1024                     passes of the tightening; longer side of drawn pictures, px
 
-For NAME.jpg the output folder gets, all of them or none:
+For NAME.jpg the following files are written to the output folder, all of them or none:
 
-    NAME_overlay.png       input, people in place, from the side; in stochastic mode also a heat map of the spread
-    NAME_p0.glb …          a mesh a person, metres, y up, the camera in the origin
+    NAME_overlay.png       the picture, the meshes in place and from the side, and in stochastic mode the uncertainty
+    NAME_p0.glb …          the mesh of each person, metres, y up, the camera at the origin
     NAME.npz               vertices (P, V, 3) float32 in the camera frame of the full picture: metres, x right,
                            y down, z forward; faces (F, 3); boxes (P, 4) px; focal px; principal_point (2,) px;
-                           tokens (P, N); keypoints3d (P, 23, 3) metres; keypoints2d (P, 23, 2) px
-                           (SMPL's 24 joints with experiment=mega_*)
+                           tokens (P, N); keypoints3d (P, J, 3) metres; keypoints2d (P, J, 2) px: 23 keypoints, or
+                           SMPL's 24 joints with the published models;
                            in stochastic mode samples (P, Q, V, 3) and uncertainty (P, V), metres: the standard
-                           deviation of where the samples put each vertex
+                           deviation of each vertex's position over the samples
 
-Pictures of the same name (a.jpg, a.png) get results of different names (a_jpg, a_png). A picture that cannot be used is
-named with the reason and the others are still done; the exit status is then 1.
+Pictures with the same name (a.jpg, a.png) get results with different names (a_jpg, a_png). Pictures that cannot be
+used are reported and skipped; the exit status is then 1.
 """
 
+import logging
 import sys
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
-import hydra
 from omegaconf import DictConfig
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mega.demo_run import run_demo
+import mega
+from mega.config import build, main
+from mega.console import Stopwatch, format_table
+from mega.data.photos import InputError, find_pictures, output_names, read_picture
+from mega.detectors import GivenBoxes
+from mega.export import draw_sheet, encode_results, make_output_folder, write_together
+from mega.predictor import Sampling
+
+STAGES = ("read", "detect", "predict", "draw", "write")
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="demo")
-def main(config: DictConfig) -> None:
-    sys.exit(run_demo(config))
+@main("demo")
+def demo(config: DictConfig) -> int:
+    """Predict the people in every picture; the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    paths = find_pictures(config.input)
+    output = make_output_folder(config.output)
+    if len(paths) > 1 and output.resolve() in {path.parent.resolve() for path in paths}:
+        raise InputError(f"The output folder {output} holds the input: results would be taken for input the next time.")
+    detector = build(config.detector)
+    if config.boxes and isinstance(detector, GivenBoxes):
+        detector.warn_unmatched_boxes(paths)
+    predictor = mega.load(
+        config.weights,
+        config.device,
+        config.precision,
+        config.compile,
+        config.decode,
+        config.tta,
+        tokenizer=config.tokenizer_weights,
+    )
+    sampling = None
+    if config.mode == "stochastic":
+        sampling = Sampling(config.samples, config.steps, config.temperature, config.seed)
+
+    done, failures = [], []
+    named = list(zip(paths, output_names(paths), strict=True))
+    with logging_redirect_tqdm(), tqdm(named, unit="picture", disable=None, file=sys.stderr) as bar:
+        for path, name in bar:
+            bar.set_postfix_str(path.name)
+            watch = Stopwatch()
+            try:
+                with watch("read"):
+                    image = read_picture(path)
+                with watch("detect"):
+                    found = detector(path, image)
+                    boxes = predictor.tighten(image, found.boxes, config.tighten_passes) if found.rough else found.boxes
+                with watch("predict"):
+                    people = predictor(image, boxes, sampling, config.focal)
+                with watch("draw"):
+                    sheet = draw_sheet(image, people, config.max_side)
+                with watch("write"):
+                    write_together(output, name, encode_results(name, people, sheet, config.export))
+                done.append((path.name, len(people), watch.seconds))
+                continue
+            except InputError as error:
+                message = str(error) if str(path) in str(error) else f"{path}: {error}"
+            except Exception as error:  # a bug, or out of memory: the other pictures are still processed
+                message = f"{path} failed unexpectedly: {error!r}.\n{traceback.format_exc()}"
+            failures.append(message.splitlines()[0])
+            tqdm.write(message, file=sys.stderr)
+
+    if done:
+        print(f"\nMilliseconds per person:\n\n{timing_table(done)}\n\nThe results are in {output}/.")
+    if failures:
+        print(f"\n{len(failures)} of {len(paths)} pictures failed:", *failures, sep="\n  ", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def timing_table(done: Sequence[tuple[str, int, Mapping[str, float]]]) -> str:
+    """One row per (picture, people, seconds by stage), and one for all; pictures without people count as one person."""
+    total = sum((Counter(seconds) for _, _, seconds in done), Counter())
+    rows = []
+    for name, people, seconds in [*done, (f"all {len(done)}", sum(people for _, people, _ in done), total)]:
+        spent = [1000 * seconds[stage] / max(people, 1) for stage in STAGES]
+        rows.append([name, str(people), *(f"{ms:.0f}" for ms in [*spent, sum(spent)])])
+    return format_table(["picture", "people", *STAGES, "total"], rows)
 
 
 if __name__ == "__main__":
-    main()
+    demo()

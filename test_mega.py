@@ -1,51 +1,111 @@
-"""Evaluation of an image model on a test set, with a report.
+"""Evaluate an image model on a test set and write a report.
 
     python test_mega.py                                         the shipped weights on datasets/synthetic/test
-    python test_mega.py mode=stochastic samples=25              several hypotheses a person, and what they are worth
-    python test_mega.py experiment=mega_hrnet data=3dpw_test    the published model on your files
-    python test_mega.py data=datasets/mine/test/annotations.npz limit=500
-    torchrun --nproc-per-node=4 test_mega.py …                  on several GPUs, every person exactly once
+    python test_mega.py mode=stochastic samples=25              several hypotheses per person, and their calibration
+    python test_mega.py experiment=mega_hrnet testset=3dpw      the published model on your files
+    python test_mega.py testset=datasets/mine/test/annotations.npz limit=500
+    torchrun --nproc-per-node=4 test_mega.py …                  on several GPUs, each person exactly once
 
-    data=synthetic_test    synthetic_test | 3dpw_test | 3dpw_occ | 3dpw_pc | emdb_test | FILE.npz, of either form of
-                           annotations; its picture names start from its own folder or from the project's, or
-                           data.root=DIR. data.batch_size=16 data.workers=1: how pictures are read, which changes no
-                           number
+    testset=synthetic      synthetic | 3dpw | 3dpw_occ | 3dpw_pc | emdb | FILE.npz, of make_synthetic.py or in the form
+                           of the released data; its image names start from its own folder or the current one, or from
+                           testset.root=DIR. testset.batch_size=16 testset.workers=1: how images are read, which changes
+                           no number
     protocol=null          mega | standard | hips | coco17 or a list; null takes all that the test set has
                            (docs/evaluation.md)
     limit=null             only the first so many people
     mode=deterministic     deterministic | stochastic, which adds samples to it
-    samples=25 steps=5 temperature=1 sampler=default seed=0     of the stochastic mode; sampler=published leaves one
-                           token undrawn, as the published numbers were made
-    decode=null            argmax | soft: the mesh of the likeliest codes, as published, or of the mean codes; null
-                           leaves it to the weights
-    average=null           none | flip | shift | flip_shift: mean over crops that are mirrored or moved
-                           (docs/predictions.md); null leaves it to the weights
-    weights=checkpoint/anny_lite                                folder, or with an experiment its released file
+    samples=25 steps=5 temperature=1 rule=default seed=0        of the stochastic mode; with rule=published one token
+                           stays masked, as for the published numbers
+    decode=null            argmax | soft: mesh of the likeliest codes (published) or of the mean codes; null takes what
+                           the weights ask for
+    tta=null               test-time augmentation: none | flip | shift | flip_shift (docs/predictions.md); null takes
+                           what the weights ask for
+    weights=anny_lite      name of a published setup, or a folder
     device=auto precision=fp32 compile=false                    as demo.py; with precision=auto errors depend on the
                            machine
-    output=null            folder of the report; null is outputs/test/WEIGHTS_DATA_MODE
-    examples=4             of the best, the median and the worst people so many are drawn each
-    pictures=0             all, or of the first so many people: a picture of each, named pictures/000123_NAME_p0.jpg in
-                           the report's folder: the crop, the prediction in place and from the side, its errors, and
-                           in mode=stochastic the standard deviation of the samples at each vertex, in colours
+    output=null            folder of the report; null is outputs/test/WEIGHTS_TESTSET_MODE
+    examples=4             so many of the best, the median and the worst people are drawn
+    pictures=0             all, or a number of people, from the first: one picture for each, pictures/000123_NAME_p0.jpg
+                           in the report's folder, with the crop, the prediction in place and from the side, its errors,
+                           and with mode=stochastic the standard deviation of the samples at each vertex
 
-The output folder gets report.md with its pictures, summary.json and per_sample.csv (a row a person, a column an error).
-An interrupted evaluation goes on by the same command. `python compare_reports.py A B` compares two.
+The output folder gets report.md with its pictures, summary.json and per_sample.csv (one row per person, one column per
+error). Rerunning the command resumes an interrupted evaluation. `python tools/compare_reports.py A B` compares two.
 """
 
-import sys
+import os
+import shutil
+from pathlib import Path
 
-import hydra
+import torch
 from omegaconf import DictConfig
 
-from mega.evaluation.evaluate import name_file, run_evaluation
+import mega
+from mega.config import build, file_as_testset, main
+from mega.console import Stopwatch
+from mega.data.smpl_images import BadPictureError
+from mega.evaluation.evaluate import Evaluator, Options, PersonPictures, choose_examples, describe_run, gather
+from mega.evaluation.report import REPORT, write_report
+from mega.evaluation.shards import Groups, process
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="test_mega")
-def main(config: DictConfig) -> None:
-    sys.exit(run_evaluation(config))
+@main("test_mega", file_as_testset)
+def run(config: DictConfig) -> None:
+    stopwatch = Stopwatch()
+    with stopwatch("loading"):
+        body = build(config.body)
+        model_options = {name: config[name] for name in ("precision", "compile", "decode", "tta")}
+        predictor = mega.load(config.weights, local_device(config.device), **model_options)
+        people = build(config.testset, body=body, crop=predictor.crop, limit=config.limit)
+        protocols = people.choose_protocols(config.protocol)
+    options = Options(
+        samples=config.samples if config.mode == "stochastic" else 0,
+        **{name: config[name] for name in ("steps", "temperature", "rule", "seed")},
+    )
+    output = Path(config.output or f"outputs/test/{Path(config.weights).stem}_{people.name}_{config.mode}")
+    about = describe_run(config, predictor, people, protocols, options)
+
+    # Measure the groups of people that are not measured yet; their settings must be those of the others.
+    groups = Groups(output / "partial", len(people), about)
+    if done := len(groups) - len(groups.missing()):
+        print(f"Resuming: {done} of {len(groups)} groups are done.")
+    drawn, show = groups.folder / "pictures", None  # pictures of other settings must not be mixed in either
+    if config.pictures:
+        count = len(people) if config.pictures == "all" else config.pictures
+        show = PersonPictures(drawn, predictor, people, next(iter(protocols)), count)
+    try:
+        groups.measure(people, Evaluator(predictor, people, protocols, options, stopwatch, show), stopwatch)
+    except BadPictureError as error:
+        raise ValueError(f"{error} The groups measured so far are kept: rerunning the command resumes.") from error
+    if process()[0] != 0:
+        return
+    groups.wait()
+
+    # Write the report.
+    with stopwatch("pictures of examples"):
+        results = gather(groups.load(), people, protocols, options)
+        examples = choose_examples(predictor, people, results, config.examples)
+    mesh = (predictor.tokenizer.faces.cpu().numpy(), predictor.tokenizer.template.cpu().numpy())
+    write_report(output, results, about | {"seconds": dict(stopwatch.seconds)}, *mesh, examples)
+    if drawn.is_dir():
+        for unfinished in drawn.glob(".*.tmp"):  # of a process that was killed
+            unfinished.unlink()
+        shutil.rmtree(output / "pictures", ignore_errors=True)
+        drawn.rename(output / "pictures")
+    groups.remove()
+
+    print(f"{len(results)} people; the report is {output / REPORT}")
+    for name in protocols:
+        errors = {m: results.columns[f"deterministic/{name}/{m}"].mean() for m in ("PVE", "MPJPE", "PA-MPJPE")}
+        print(f"{name:<10}" + "".join(f"{metric:>10} {error:7.1f} mm" for metric, error in errors.items()))
+
+
+def local_device(name: str) -> str:
+    """The device of this process: under torchrun, one GPU for each."""
+    if name in ("auto", "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return name
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = name_file(sys.argv[1:])
-    main()
+    run()

@@ -1,62 +1,54 @@
-"""Time by stage, and the table at the end of a run."""
+"""Tables and times on the console, for every script."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-
-STAGES = ("read", "detect", "predict", "decode", "draw", "write")
 
 
-@dataclass
-class Timings:
-    """Seconds by stage of one picture."""
+class Stopwatch:
+    """Seconds by stage: `with watch("read"): …` adds the time spent inside to `watch.seconds["read"]`."""
 
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    def __init__(self):
+        self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
+    def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            self.seconds[stage] += time.perf_counter() - start
 
 
-@dataclass(frozen=True)
-class Done:
-    """A picture that was worked through."""
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, markdown: bool = False) -> str:
+    """Cells in aligned columns.
 
-    picture: str
-    people: int
-    timings: Timings
-
-
-def format_table(done: Sequence[Done]) -> str:
-    """Picture, people and milliseconds a person by stage; a last line over all pictures.
-
-    A picture without people shows the milliseconds of the picture.
+    Args:
+        header: the columns' titles.
+        rows: cells of each row, as many as there are columns.
+        left: how many columns are aligned to the left; the others are aligned to the right.
+        markdown: as a Markdown table instead of plain text.
     """
-    rows = [_cells(d.picture, d.people, d.timings.seconds) for d in done]
-    total = {stage: sum(d.timings.seconds.get(stage, 0) for d in done) for stage in STAGES}
-    footer = _cells(f"all {len(done)}", sum(d.people for d in done), total)
-    header = ["picture", "people", *STAGES, "total"]
-    widths = [max(len(row[c]) for row in [header, footer, *rows]) for c in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
-        first, *others = (
-            cell.ljust(width) if c == 0 else cell.rjust(width)
+        aligned = [
+            cell.ljust(width) if c < left else cell.rjust(width)
             for c, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join([first, *others])
+        ]
+        return f"| {' | '.join(aligned)} |" if markdown else "  ".join(aligned)
 
     rule = "─" * len(line(header))
-    title = " " * (widths[0] + widths[1] + 4) + "ms a person"
-    return "\n".join([title, line(header), rule, *map(line, rows), rule, line(footer)])
+    if markdown:
+        marks = ("-" * (width + 2) if c < left else "-" * (width + 1) + ":" for c, width in enumerate(widths))
+        rule = f"|{'|'.join(marks)}|"
+    return "\n".join([line(header), rule, *map(line, rows)])
 
 
-def _cells(name: str, people: int, seconds: dict[str, float]) -> list[str]:
-    spent = [1000 * seconds.get(stage, 0) / max(people, 1) for stage in STAGES]
-    return [name, str(people), *(f"{ms:.0f}" for ms in [*spent, sum(spent)])]
+def format_number(value: float, decimals: int = 1, sign: bool = False) -> str:
+    """A number with fixed decimals; an en dash where it is not known (NaN)."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{round(value, decimals) + 0.0:{'+' if sign else ''}.{decimals}f}"  # + 0.0: no -0.0

@@ -1,7 +1,4 @@
-"""Where the people are: boxes that the user gives, the whole picture, or torchvision's detector.
-
-A detector is called with a picture's path and pixels and returns `Found`.
-"""
+"""Person detectors: boxes given by the user, the whole picture, or torchvision's Faster R-CNN."""
 
 import json
 import logging
@@ -15,6 +12,7 @@ import numpy as np
 import torch
 
 from mega.data.photos import InputError
+from mega.external_files import locate
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +21,14 @@ PERSON = 1  # torchvision's label in COCO
 
 @dataclass(frozen=True)
 class Found:
-    """boxes (P, 4) = (x0, y0, x1, y1) px; `rough` says that they only bound the person and should be tightened."""
+    """The people in a picture."""
 
-    boxes: np.ndarray
-    rough: bool = False
+    boxes: np.ndarray  # (P, 4) = (x0, y0, x1, y1) px
+    rough: bool = False  # whether the boxes should be tightened around the people
 
 
 class Detector(Protocol):
-    """What the demo asks of a detector. Raises InputError if the picture's boxes cannot be used."""
+    """Called with a picture's path and pixels (h, w, 3). Raises InputError if the picture's boxes cannot be used."""
 
     def __call__(self, path: Path, image: np.ndarray) -> Found: ...
 
@@ -46,15 +44,15 @@ class WholeImage:
 class GivenBoxes:
     """Boxes from a JSON file `{"name.jpg": [[x0, y0, x1, y1], …], …}`, px of the upright picture.
 
-    Pictures that it does not name are taken whole.
+    In pictures that are not in the file, one person is expected anywhere.
 
     Args:
-        path: the file; None takes `boxes.json` of the input folder if there is one.
+        path: the file; None reads `boxes.json` in the input folder if it exists.
         source: the demo's input: a folder, file or pattern.
     """
 
     def __init__(self, path: str | None = None, source: str = ""):
-        beside = Path(source).expanduser()
+        beside = locate(source)
         beside = (beside if beside.is_dir() else beside.parent) / "boxes.json"
         self.path = Path(path).expanduser() if path else beside if beside.is_file() else None
         self.boxes = _read_boxes(self.path) if self.path else {}
@@ -70,18 +68,18 @@ class GivenBoxes:
                 raise InputError(f"{path}: the box {json.dumps(box)} in {self.path} {fault}.")
         return Found(np.array(boxes, np.float64).reshape(-1, 4))
 
-    def warn_of_strangers(self, pictures: Sequence[Path]) -> None:
-        """Say which boxes belong to none of the pictures: a misspelt name would otherwise go unnoticed."""
-        if strangers := sorted(self.boxes.keys() - {path.name for path in pictures}):
-            log.warning("%s has boxes for pictures that are not in the input: %s.", self.path, ", ".join(strangers))
+    def warn_unmatched_boxes(self, pictures: Sequence[Path]) -> None:
+        """Warn about boxes that belong to none of the pictures: a misspelt name would otherwise go unnoticed."""
+        if unmatched := sorted(self.boxes.keys() - {path.name for path in pictures}):
+            log.warning("%s has boxes for pictures that are not in the input: %s.", self.path, ", ".join(unmatched))
 
 
 class TorchvisionDetector:
-    """torchvision's Faster R-CNN; its weights are fetched at first use. Without them, a warning and the whole picture.
+    """torchvision's Faster R-CNN. Its weights are fetched once; if that fails, it warns and takes the whole picture.
 
     Args:
-        threshold: least score of a person.
-        max_side: larger pictures are looked at in this size, px.
+        threshold: smallest score of a person.
+        max_side: larger pictures are scaled to this size for the detection, px.
     """
 
     def __init__(self, threshold: float = 0.7, max_side: int = 800):
@@ -113,7 +111,7 @@ class TorchvisionDetector:
         found = self.model([pixels])[0]
         keep = (found["labels"] == PERSON) & (found["scores"] >= self.threshold)
         if not keep.any():
-            log.warning("%s: the detector sees nobody.", path)
+            log.warning("%s: the detector found nobody.", path)
         return Found(found["boxes"][keep].double().numpy())
 
 

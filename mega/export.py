@@ -1,7 +1,4 @@
-"""Results on disk: arrays, meshes and the drawing of a picture, all of them or none.
-
-The drawing of a picture's people: input, in place, from the side and, of samples, their spread.
-"""
+"""Results on disk: the arrays, meshes and drawing of a picture, written together or not at all."""
 
 import io
 import os
@@ -24,7 +21,7 @@ _TO_UPRIGHT = np.array([1, -1, -1], np.float32)  # camera frame -> x right, y up
 
 
 def make_output_folder(folder: str | Path) -> Path:
-    """The folder, made if need be and tried out by writing to it. Raises InputError if that fails."""
+    """The folder, created if needed. Raises InputError if it cannot be written to."""
     folder = Path(folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +33,7 @@ def make_output_folder(folder: str | Path) -> Path:
 
 
 def encode_results(name: str, people: People, sheet: np.ndarray, mesh_format: str = "glb") -> dict[str, bytes]:
-    """The files of one picture: {file name: content}. `sheet` is the drawing (h, w, 3) uint8 RGB."""
+    """The files of one picture, {file name: content}; `sheet` is the drawing (h, w, 3) uint8 RGB."""
     files = {f"{name}_overlay.png": encode_png(sheet)}
     colors = palette_colors(len(people))
     for p, vertices in enumerate(people.vertices):
@@ -46,13 +43,12 @@ def encode_results(name: str, people: People, sheet: np.ndarray, mesh_format: st
 
 
 def write_together(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
-    """Write a picture's files into `folder` so that they appear together or not at all.
+    """Write the files of a picture to `folder` so that they appear together or not at all.
 
-    They are first written to a hidden folder beside their place, then moved, the .npz last. Meshes of an earlier run
-    for people who are not there any more are removed.
+    They are written to a hidden folder in `folder` and then moved, in their order. Meshes of people whom only an
+    earlier run found are removed.
 
-    Raises:
-        InputError: if the disk is full or the folder cannot be written; nothing of these files is left then.
+    Raises InputError if the disk is full or the folder cannot be written to; none of the files is left then.
     """
     partial = None
     try:
@@ -73,7 +69,7 @@ def write_together(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
 
 
 def encode_npz(people: People) -> bytes:
-    """The arrays of `People` as .npz; `samples` and `uncertainty` only if there are any."""
+    """The arrays of `People` as .npz; `samples` and `uncertainty` only if they exist."""
     arrays = {
         "vertices": people.vertices.astype(np.float32),
         "faces": people.faces,
@@ -92,14 +88,14 @@ def encode_npz(people: People) -> bytes:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """(h, w, 3) uint8 RGB -> PNG, packed lightly: three times faster than tightly, hardly larger."""
+    """(h, w, 3) uint8 RGB -> PNG, with light compression: three times faster than strong, hardly larger."""
     return cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 2])[1].tobytes()
 
 
 def encode_mesh(vertices: np.ndarray, faces: np.ndarray, color: np.ndarray, mesh_format: str) -> bytes:
-    """A mesh (V, 3) of the camera frame as glTF binary or Wavefront OBJ, turned to stand upright there.
+    """A mesh (V, 3) m of the camera frame as glTF binary or Wavefront OBJ.
 
-    Both formats have y up, so the axes are (x, -y, -z) of the camera's; metres; the camera is the origin.
+    Both formats have y up, so their axes are the camera's (x, -y, -z). The camera is at the origin.
     """
     import trimesh  # slow to import, and only needed here
     from trimesh.visual.material import PBRMaterial
@@ -107,7 +103,7 @@ def encode_mesh(vertices: np.ndarray, faces: np.ndarray, color: np.ndarray, mesh
 
     linear = np.append(color**2.2, 1.0)  # glTF colours are linear
     material = PBRMaterial(name="body", baseColorFactor=linear, metallicFactor=0.0, roughnessFactor=0.7)
-    # Turning about the x axis keeps the faces' outside outside.
+    # This is a rotation about the x axis, so the faces keep their orientation.
     mesh = trimesh.Trimesh(vertices * _TO_UPRIGHT, faces, process=False)
     if mesh_format == "obj":
         return mesh.export(file_type="obj", include_normals=False, header=None).encode()
@@ -115,15 +111,15 @@ def encode_mesh(vertices: np.ndarray, faces: np.ndarray, color: np.ndarray, mesh
     return mesh.export(file_type="glb", include_normals=True)
 
 
-MIN_DRAWN_SIDE = 512  # px, longer side; smaller pictures are enlarged, so that the bodies are drawn well
+MIN_DRAWN_SIDE = 512  # px, longer side; smaller pictures are enlarged, so that details of the bodies are visible
 
 
 def draw_sheet(image: np.ndarray, people: People, max_side: int = 1024) -> np.ndarray:
-    """Input | in place | from the side | uncertainty, as one picture (h, w, 3) uint8 RGB.
+    """Input, meshes in place, from the side and, with samples, uncertainty, in one picture (h, w, 3) uint8 RGB.
 
     Args:
         image: (h, w, 3) uint8.
-        max_side: of the longer side of the input in the drawing, px.
+        max_side: largest longer side of the input in the drawing, px.
     """
     picture, focal, centre = scale_to_draw(image, people, max_side)
     light = people_openness(people.vertices, people.faces)
@@ -135,17 +131,17 @@ def draw_sheet(image: np.ndarray, people: People, max_side: int = 1024) -> np.nd
     ]
     if people.uncertainty is not None:
         heat = draw_uncertainty(picture, people.vertices, people.faces, focal, centre, people.uncertainty, light)
-        cells.append((heat, f"uncertainty: spread of {people.samples.shape[1]} samples"))
+        cells.append((heat, f"uncertainty over {people.samples.shape[1]} samples"))
     return panel([cells])
 
 
 def scale_to_draw(image: np.ndarray, people: People, max_side: int) -> tuple[np.ndarray, float, np.ndarray]:
-    """The picture in the size it is drawn in, the focal length and the principal point (2,) to go with it, px."""
+    """The picture at the size of the drawing, with its focal length px and principal point (2,) px."""
     longer = max(image.shape[:2])
     scale = float(np.clip(longer, min(MIN_DRAWN_SIDE, max_side), max_side)) / longer
     if scale == 1:
         return image, people.focal, people.principal_point
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
     picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    # Pixel centres lie at whole numbers, so the corner at -0.5 is what stays in place.
+    # Pixel centres are at whole numbers, so the fixed point of the scaling is the corner at -0.5.
     return picture, people.focal * scale, (people.principal_point + 0.5) * scale - 0.5

@@ -1,6 +1,7 @@
-"""The files of the published setups, which their users hold and this repository cannot ship: where each comes from.
+"""Where files are: what the project or the installed package holds, and what users of the published setups fetch.
 
-What is said of a missing file is said here, so that a script that lacks one and `check_setup.py` use the same words.
+The published files cannot be shipped here. The table FILES says where each comes from; every error about a missing one,
+and `tools/check_setup.py`, read it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,26 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
+PROJECT = Path(__file__).resolve().parents[1]  # the checkout; of an installed package, the folder it is in
+
+
+def _bundled(in_package: str, in_project: str) -> Path:
+    """A folder that the wheel holds inside the package `mega`, and a checkout beside it."""
+    packaged = PROJECT / "mega" / in_package
+    return packaged if packaged.is_dir() else PROJECT / in_project
+
+
+CONFIGS = _bundled("configs", "configs")
+SHIPPED_WEIGHTS = _bundled("weights/anny_lite", "checkpoint/anny_lite")
+
+
+def locate(path: str | Path) -> Path:
+    """A path as it is given, from the current folder; if nothing is there, the same path from the project's folder."""
+    path = Path(path).expanduser()
+    inside = PROJECT / path
+    return inside if not path.exists() and inside.exists() else path
+
 
 _MANO = (
     'https://mano.is.tue.mpg.de (free account), page Downloads, "Extended SMPL+H model (used in AMASS)", smplh.tar.xz'
@@ -26,16 +47,16 @@ class UserFile:
     """A file or folder of the published setups.
 
     Attributes:
-        path: where it belongs, from the project's root; or in torch.hub's folder of weights.
-        what: it is.
+        path: its place, from the project's root, or in torch.hub's folder of weights.
+        what: description.
         source: site, page and file name.
-        how: what to do with what was fetched.
-        kind: what it is checked as: smplh, regressor24, regressor17, tokenizer, vqmae, cvqmae, backbone, annotations,
+        how: what to do after the download.
+        kind: how it is checked: smplh, regressor24, regressor17, tokenizer, vqmae, cvqmae, backbone, annotations,
             test_annotations, motions.
-        needed_for: the steps that cannot do without: demo, pretraining, training, evaluation. What the demo needs, all
-            others but the pre-training need too.
-        experiments: that need it; empty for all.
-        in_hub: it belongs in torch.hub's folder of weights, which all projects share.
+        needed_for: steps that need it: demo, pretraining, training, evaluation. What the demo needs, evaluation and
+            training on pictures need as well.
+        experiments: those that need it; empty for all.
+        in_hub: whether its place is in torch.hub's folder of weights, which all projects share.
     """
 
     path: str
@@ -48,7 +69,7 @@ class UserFile:
     in_hub: bool = False
 
     def place(self, root: str | Path = ".") -> Path:
-        """Where it belongs, for a project in the folder `root`."""
+        """Its path, for a project in the folder `root`."""
         return (Path(torch.hub.get_dir()) / "checkpoints" if self.in_hub else Path(root)) / self.path
 
 
@@ -163,9 +184,9 @@ _PUBLISHED_PLACES = {
 
 
 def find_annotations(path: str | Path) -> Path:
-    """Where the annotation file `path` is: there, or else where the published instructions put 3DPW's and EMDB's.
+    """The annotation file `path`, or, if it is missing, the place of 3DPW's and EMDB's in the published instructions.
 
-    If it is elsewhere or in both places, one line that is printed once says which file is read.
+    If only the other file or both exist, a line that is printed once says which one is read.
     """
     path = Path(path)
     for ours, published in _PUBLISHED_PLACES.items():
@@ -191,17 +212,24 @@ def describe(file: UserFile) -> str:
     return f"{file.what}, from {file.source}; {file.how}"
 
 
-def require(path: str | Path) -> None:
-    """Raise FileNotFoundError if a file is not there, with where it comes from if it is one of the published setups.
-
-    Raises ValueError if a folder is in its place.
-    """
+def missing(path: str | Path) -> str:
+    """A sentence for a file that is not there, with its source if it belongs to the published setups."""
     path = Path(path)
-    if path.is_file():
-        return
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, but a file is expected (has an archive been unpacked?).")
     for file in FILES:
         if path.as_posix().endswith(file.path.split("/", 1)[-1]):
-            raise FileNotFoundError(f"{path} is missing: {describe(file)}. (python check_setup.py lists every file.)")
-    raise FileNotFoundError(f"{path} is missing.")
+            return f"{path} is missing: {describe(file)}. (python tools/check_setup.py lists every file.)"
+    return f"{path} is missing."
+
+
+def require(path: str | Path) -> None:
+    """Check that a file is there.
+
+    Raises:
+        FileNotFoundError: if it is not, see `missing`.
+        ValueError: if there is a folder in its place.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, but a file is expected (has an archive been unpacked?).")
+    if not path.is_file():
+        raise FileNotFoundError(missing(path))

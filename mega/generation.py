@@ -1,74 +1,79 @@
-"""Bodies from a file, as the tokens of a tokenizer.
+"""Random bodies: their tokens from a file, figures about them, and the files of `generate.py`.
 
-How different bodies are, and how much they look like bodies: figures that need no body model.
+The figures need no body model:
 
-    apart_mm                 mean distance of the same vertex in two of the bodies; also over each part's vertices
-    limb_spread_percent      deviation of a limb's length over the bodies, in percent of its mean; mean of 4 limbs
-    asymmetry_percent        difference of a left limb and the right one, in percent of their mean; mean of 4 limbs
-    stretched_edges_percent  share of the edges that are more than twice as long as the template's: torn surface
-    reencoding_mm            mean distance of a vertex to where it comes back when the body is encoded and decoded:
-                             the tokenizer was trained on true bodies, so what is none comes back changed
-    surprise_nats            the prior's cross-entropy of half the tokens, given the other half: the number that
+    mean_pairwise_mm         mean distance of the same vertex in two of the bodies; also over the vertices of each part
+    limb_spread_percent      standard deviation of a limb's length over the bodies, in percent of its mean
+    asymmetry_percent        difference between a left limb and the right one, in percent of their mean
+    stretched_edges_percent  share of edges that are more than twice as long as the template's: torn surface
+    reencoding_mm            mean vertex error when a body is encoded and decoded; the tokenizer was trained on true
+                             bodies and changes others more
+    cross_entropy_nats       the prior's cross-entropy of half the tokens given the other half, which
                              `pretrain_mega.py mode=test` measures on unseen bodies
 
-Limbs are upper arm, forearm, thigh and shin. The last four are low for good bodies; of the first two none is better in
-itself: they should be near those of true bodies (`reference` of generate.py). Bodies that all stand still surprise
-little, too, and make no good prior: read `surprise_nats` beside `apart_mm`.
-
-Random bodies and completions of bodies out of the masked transformer's prior, on disk. What `generate.py` runs.
+Limbs are upper arm, forearm, thigh and shin; their mean is taken. The last four are low for good bodies. The first two
+should be near those of true bodies (`reference` of generate.py). Bodies that all stand still have a low cross-entropy
+as well, and are no good prior: read `cross_entropy_nats` together with `mean_pairwise_mm`.
 """
 
 from __future__ import annotations
 
-import inspect
 import io
 import json
 import math
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
 from mega.bodies.parts import PARTS, limb_lengths, token_parts, vertex_parts
-from mega.checkpoints import load_into, load_vqmae
-from mega.config import check_choice, check_temperature, check_whole_number, read_device
-from mega.convert import build_body
+from mega.console import format_table
 from mega.data.photos import InputError
-from mega.export import MESH_FORMATS, encode_mesh, encode_png, make_output_folder, write_together
+from mega.export import encode_mesh, encode_png
+from mega.external_files import require
 from mega.geometry import mean_distance, sample_spread
 from mega.model import VQMAE, masked_cross_entropy
 from mega.rendering import draw_side_view, panel
 from mega.rendering.shading import palette_colors
-from mega.sampling import RULES, sample_unconditional
-from mega.tokenizer import load_tokenizer
+from mega_common.restricted_pickle import read_arrays
 from mesh_vq_vae import MeshVQVAE
+from mesh_vq_vae.mesh_ops import unique_edges
 
-_ENCODED_AT_ONCE = 16
+REFERENCE_BODIES = 256  # as many bodies of a reference are measured
+_AT_ONCE = 16  # bodies that are encoded or decoded together
+_COLUMNS, _HEIGHT = 8, 256  # bodies in a row of the picture; px
+_CANONICAL_TO_CAMERA = np.array([1, -1, -1], np.float32)
+_LABELS = {
+    "mean_pairwise_mm": ("mean pairwise distance", "mm"),
+    **{f"mean_pairwise_{part}_mm": (f"  {part.replace('_', ' ')}", "mm") for part in PARTS},
+    "limb_spread_percent": ("spread of limb lengths", "%"),
+    "asymmetry_percent": ("left and right limbs differ", "%"),
+    "stretched_edges_percent": ("edges stretched twice", "%"),
+    "reencoding_mm": ("re-encoding error", "mm"),
+    "cross_entropy_nats": ("cross-entropy", "nats"),
+}
 
 
 def read_body_tokens(path: str | Path, tokenizer: MeshVQVAE, limit: int | None = None) -> Tensor:
     """Tokens (P, N) int64 of the bodies in an .npz, on the CPU.
 
     Args:
-        path: with `tokens` (P, N) of this tokenizer, as demo.py, generate.py and the pre-training write them; or, if it
-            has none, with `vertices` (P, V, 3) m of canonical meshes, which are encoded: y up, facing +z (root rotation
-            zero); they are centred here.
-        tokenizer: of these tokens.
-        limit: how many bodies at most, the first ones.
+        path: file with `tokens` (P, N) of this tokenizer, as demo.py, generate.py and the pre-training write them, or
+            with `vertices` (P, V, 3) m of canonical meshes (root rotation zero, y up, facing +z), which are centred and
+            encoded.
+        limit: read only the first ones.
 
-    Raises InputError that names the file and what is wrong with it.
+    Raises FileNotFoundError, or ValueError that names the file and what is wrong with it.
     """
     rows = slice(limit)
-    arrays = _read(Path(path).expanduser())
+    path = Path(path).expanduser()
+    require(path)
+    arrays = read_arrays(path, ("tokens", "vertices"))
+    if not arrays:
+        raise InputError(f"{path} holds neither tokens nor vertices.")
     if "tokens" in arrays:
         tokens = arrays["tokens"][rows]
         if tokens.ndim != 2 or tokens.shape[1] != tokenizer.n_tokens or not np.issubdtype(tokens.dtype, np.integer):
@@ -90,92 +95,82 @@ def read_body_tokens(path: str | Path, tokenizer: MeshVQVAE, limit: int | None =
         )
     vertices = torch.from_numpy(vertices - vertices.mean(axis=1, keepdims=True)).float()
     device = tokenizer.template.device
-    encoded = [tokenizer.encode(part.to(device)).cpu() for part in vertices.split(_ENCODED_AT_ONCE)]
-    return torch.cat(encoded)
+    return torch.cat([tokenizer.encode(part.to(device)).cpu() for part in vertices.split(_AT_ONCE)])
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """`tokens` or else `vertices` of a file."""
-    if not path.is_file():
-        raise InputError(f"The file {path} does not exist.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            name = next((n for n in ("tokens", "vertices") if n in file.files), None)
-            if name is not None:
-                return {name: file[name]}
-            held = ", ".join(file.files)
-    except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
-        raise InputError(f"{path} cannot be read as an .npz file: {error}.") from error
-    raise InputError(f"{path} holds neither tokens nor vertices, but: {held}.")
+def check_parts(given: str | Sequence[str] | None) -> list[str]:
+    """The parts named by the option `given`; a single one needs no brackets.
+
+    Raises InputError if one is not in PARTS, or all are named.
+    """
+    parts = [given] if isinstance(given, str) else [str(part) for part in given or ()]
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise InputError(f"given={', '.join(unknown)} is not a part of the body; choose from {', '.join(PARTS)}.")
+    if set(parts) == set(PARTS):
+        raise InputError("given names every part, so there is nothing to draw: leave one out.")
+    return parts
 
 
-_BODIES_AT_ONCE = 16
-_LABELS = {
-    "apart_mm": ("apart", "mm"),
-    **{f"apart_{part}_mm": (f"  {part.replace('_', ' ')}", "mm") for part in PARTS},
-    "limb_spread_percent": ("spread of limb lengths", "%"),
-    "asymmetry_percent": ("left and right limbs differ", "%"),
-    "stretched_edges_percent": ("edges stretched twice", "%"),
-    "reencoding_mm": ("re-encoding distance", "mm"),
-    "surprise_nats": ("surprise of a token", "nats"),
-}
+def given_tokens(tokenizer: MeshVQVAE, parts: Sequence[str], tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """A partly given body for `sample_unconditional`: its tokens (N,), and masked (N,) bool, those of other parts."""
+    part_of_token = token_parts(tokenizer)
+    kept = torch.isin(part_of_token, part_of_token.new_tensor([PARTS.index(part) for part in parts]))
+    if not 0 < kept.sum() < len(kept):
+        raise InputError(f"{int(kept.sum())} of the {len(kept)} tokens belong to {', '.join(parts)}: name other parts.")
+    return tokens, ~kept
+
+
+def decode_bodies(tokens: Tensor, tokenizer: MeshVQVAE) -> Tensor:
+    """Tokens (P, N) -> vertices (P, V, 3) m."""
+    return torch.cat([tokenizer.decode(part) for part in tokens.split(_AT_ONCE)])
 
 
 def measure_bodies(
     tokens: Tensor, vertices: Tensor, tokenizer: MeshVQVAE, model: VQMAE
 ) -> dict[str, float | int | None]:
-    """The figures of bodies, by the names of the module's docstring; None where a single body has none.
+    """The figures in the module's docstring, `mean_pairwise_{part}_mm` for each of PARTS, and `bodies`, their number.
 
-    Besides them `apart_{part}_mm` for each of `PARTS`, and `bodies`, their number.
+    Those that need two bodies are None for a single one.
 
     Args:
         tokens: (P, N).
-        vertices: (P, V, 3) m, the tokens decoded.
-        tokenizer, model: of the tokens; the prior.
+        vertices: (P, V, 3) m, the decoded tokens.
+        model: the prior.
     """
-    reencoding, surprise = [], []
-    batches = list(zip(tokens.split(_BODIES_AT_ONCE), vertices.split(_BODIES_AT_ONCE), strict=True))
+    reencoding, cross_entropy = [], []
+    batches = list(zip(tokens.split(_AT_ONCE), vertices.split(_AT_ONCE), strict=True))
     for codes, bodies in tqdm(batches, desc="figures", unit="batch", leave=False):
         reencoding.append(mean_distance(tokenizer.decode(tokenizer.encode(bodies)), bodies))
-        surprise.append(_surprise(codes, model))
+        cross_entropy.append(_cross_entropy(codes, model))
     limbs = limb_lengths(tokenizer, vertices)  # (P, 4, 2)
     parts = vertex_parts(tokenizer)
-    apart = {f"apart_{name}_mm": _apart(vertices[:, parts == i]) for i, name in enumerate(PARTS)}
+    by_part = {f"mean_pairwise_{name}_mm": sample_spread(vertices[:, parts == i])[0] for i, name in enumerate(PARTS)}
     figures = {
-        "apart_mm": _apart(vertices),
-        **apart,
+        "mean_pairwise_mm": sample_spread(vertices)[0],
+        **by_part,
         "limb_spread_percent": (100 * limbs.std(dim=0) / limbs.mean(dim=0)).mean() if len(limbs) > 1 else math.nan,
         "asymmetry_percent": (100 * (limbs[..., 0] - limbs[..., 1]).abs() / limbs.mean(dim=-1)).mean(),
-        "stretched_edges_percent": 100 * _stretched(vertices, tokenizer),
+        "stretched_edges_percent": 100 * _stretched_share(vertices, tokenizer),
         "reencoding_mm": torch.cat(reencoding).mean(),
-        "surprise_nats": torch.cat(surprise).mean(),
+        "cross_entropy_nats": torch.cat(cross_entropy).mean(),
     }
-    numbers = {name: float(value) for name, value in figures.items()}
-    return {"bodies": len(tokens)} | {k: None if math.isnan(v) else v for k, v in numbers.items()}
+    figures = {name: float(value) for name, value in figures.items()}
+    return {"bodies": len(tokens)} | {k: None if math.isnan(v) else v for k, v in figures.items()}
 
 
 def figures_table(columns: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Figures of `measure_bodies` side by side, as text: a line each, a column for every set of bodies."""
-    widths = [max(len(title), 8) for title in columns]
-    titles = "  ".join(f"{title:>{w}}" for title, w in zip(columns, widths, strict=True))
-    lines = [f"{'':34}{titles}"]
+    """The figures of `measure_bodies` as text, with one column for each set of bodies."""
+    rows = []
     for name, (label, unit) in _LABELS.items():
         values = [figures[name] for figures in columns.values()]
-        said = ["-" if value is None else f"{value:.{2 if unit == 'nats' else 1}f}" for value in values]
-        cells = "  ".join(f"{text:>{w}}" for text, w in zip(said, widths, strict=True))
-        lines.append(f"{label:28}{unit:>5} {cells}")
-    return "\n".join(lines)
+        cells = ["-" if value is None else f"{value:.{2 if unit == 'nats' else 1}f}" for value in values]
+        rows.append([label, unit, *cells])
+    return format_table(["", "", *columns], rows)
 
 
-def _apart(vertices: Tensor) -> Tensor:
-    """Mean pairwise distance () mm in bodies (P, V, 3); NaN of one body or of no vertices."""
-    return sample_spread(vertices)[0]
-
-
-def _stretched(vertices: Tensor, tokenizer: MeshVQVAE) -> Tensor:
+def _stretched_share(vertices: Tensor, tokenizer: MeshVQVAE) -> Tensor:
     """The share () of the edges of bodies (P, V, 3) that are more than twice as long as in the template."""
-    corners = tokenizer.faces
-    edges = torch.cat([corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [2, 0]]]).sort(dim=1).values.unique(dim=0)
+    edges = unique_edges(tokenizer.faces)
 
     def lengths(mesh: Tensor) -> Tensor:
         return (mesh[..., edges[:, 0], :] - mesh[..., edges[:, 1], :]).norm(dim=-1)
@@ -185,191 +180,62 @@ def _stretched(vertices: Tensor, tokenizer: MeshVQVAE) -> Tensor:
 
 
 @torch.no_grad()
-def _surprise(tokens: Tensor, model: VQMAE) -> Tensor:
-    """Cross-entropy (P,) nats of a token, given the half of the tokens (P, N) that it does not belong to."""
+def _cross_entropy(tokens: Tensor, model: VQMAE) -> Tensor:
+    """Cross-entropy (P,) nats per token of tokens (P, N), each given the half that it does not belong to."""
     order = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)).argsort(dim=1).to(tokens.device)
     first = order < tokens.shape[1] // 2
-    surprise = tokens.new_zeros(len(tokens), dtype=torch.float32)
-    for hidden in (first, ~first):
-        logits = model(tokens, hidden)
-        of_rows = [masked_cross_entropy(*row) for row in zip(logits, tokens, hidden, strict=True)]
-        surprise += torch.stack(of_rows) * hidden.sum(dim=1) / tokens.shape[1]
-    return surprise
+    total = tokens.new_zeros(len(tokens), dtype=torch.float32)
+    for masked in (first, ~first):
+        logits = model(tokens, masked)
+        of_bodies = [masked_cross_entropy(*body) for body in zip(logits, tokens, masked, strict=True)]
+        total += torch.stack(of_bodies) * masked.sum(dim=1) / tokens.shape[1]
+    return total
 
 
-_COLUMNS = 8
-_DRAWN_HEIGHT = 256  # px
-_DECODED_AT_ONCE = 16
-_REFERENCE_BODIES = 256
-_CANONICAL_TO_CAMERA = np.array([1, -1, -1], np.float32)
-
-
-@dataclass
-class _Partial:
-    """A body of which some parts are given."""
-
-    parts: list[str]
-    tokens: Tensor  # (N,)
-    hidden: Tensor  # (N,) bool, what is to be drawn
-
-
-def run_generation(config: DictConfig) -> int:
-    """Draw bodies as `configs/generate.yaml` says; the exit status."""
-    try:
-        output, device = _checked(config)
-        tokenizer, model = _load(config, device)
-        reference = None
-        if config.reference is not None:
-            reference = read_body_tokens(config.reference, tokenizer, _REFERENCE_BODIES).to(device)
-        generator = torch.Generator(device).manual_seed(config.seed)
-        given = _partial_body(config, tokenizer, model, generator) if config.given else None
-    except (InputError, OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    tokens = _draw(config, model, generator, given)
-    vertices = _decode(tokens, tokenizer)
-    figures = {"drawn": measure_bodies(tokens, vertices, tokenizer, model)}
-    if reference is not None:
-        figures["reference"] = measure_bodies(reference, _decode(reference, tokenizer), tokenizer, model)
-    try:
-        write_together(output, "bodies", _files(tokens, vertices, tokenizer, given, figures, config.export))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    what = f"{config.n} bodies" if given is None else f"{config.n} bodies with {', '.join(given.parts)} given"
-    apart = figures["drawn"]["apart_mm"]
-    print(f"{what} in {output}/" + ("" if apart is None else f", {apart:.0f} mm apart on average"))
-    print(figures_table(figures))
-    return 0
-
-
-def _draw(config: DictConfig, model: VQMAE, generator: torch.Generator, given: _Partial | None = None) -> Tensor:
-    """Tokens (n, N) as the config says."""
-    with tqdm(total=config.steps, desc="drawing", unit="step", leave=False) as bar:
-        return sample_unconditional(
-            model,
-            config.n,
-            config.steps,
-            config.temperature,
-            generator,
-            config.rule,
-            watch=lambda *_: bar.update(),
-            given=None if given is None else (given.tokens, given.hidden),
-        )
-
-
-def _decode(tokens: Tensor, tokenizer: MeshVQVAE) -> Tensor:
-    """Tokens (P, N) -> vertices (P, V, 3)."""
-    return torch.cat([tokenizer.decode(part) for part in tokens.split(_DECODED_AT_ONCE)])
-
-
-def _checked(config: DictConfig) -> tuple[Path, torch.device]:
-    for name, least in (("n", 1), ("steps", 1), ("seed", 0)):
-        check_whole_number(config, name, least)
-    check_temperature(config.temperature)
-    check_choice(config, "export", MESH_FORMATS)
-    check_choice(config, "rule", RULES)
-    check_whole_number(config, "person", 0)
-    _check_given(config)
-    return make_output_folder(config.output), read_device(config.device)
-
-
-def _load(config: DictConfig, device: torch.device) -> tuple[MeshVQVAE, VQMAE]:
-    """Files of ours say themselves what they are; an experiment's are as its config describes them."""
-    if "model" not in config:
-        model, _ = load_vqmae(config.pretrained)
-        tokenizer = MeshVQVAE.load(config.tokenizer_weights)
-    else:
-        build = partial(instantiate(config.tokenizer), body=build_body(config))
-        tokenizer = load_tokenizer(config.tokenizer_weights, build)
-        # The image model's sizes are the prior's.
-        sizes = {name: config.model[name] for name in inspect.signature(VQMAE).parameters if name in config.model}
-        model = load_into(VQMAE(**sizes), config.pretrained)
-    ours, theirs = ((m.n_tokens, m.codebook_size) for m in (model, tokenizer))
-    if ours != theirs:
-        raise ValueError(
-            f"{config.pretrained} speaks {ours[0]} tokens of {ours[1]} codes, but those of "
-            f"{config.tokenizer_weights} are {theirs[0]} of {theirs[1]}: they are not a pair."
-        )
-    return tokenizer.eval().to(device), model.eval().to(device)
-
-
-def _check_given(config: DictConfig) -> None:
-    """`given` must be some of the parts, not all; `source` makes sense with them only."""
-    given = _given_parts(config)
-    if unknown := [part for part in given if part not in PARTS]:
-        raise InputError(
-            f"given={', '.join(map(str, unknown))} is no part of the body; choose from {', '.join(PARTS)}."
-        )
-    if set(given) == set(PARTS):
-        raise InputError("given names every part, so there is nothing to draw: leave one out.")
-    if config.source is not None and not given:
-        raise InputError("source needs to know which of its parts to keep, for example given=head.")
-
-
-def _given_parts(config: DictConfig) -> list[str]:
-    """One part may be given without brackets."""
-    return [config.given] if isinstance(config.given, str) else list(config.given or [])
-
-
-def _partial_body(config: DictConfig, tokenizer: MeshVQVAE, model: VQMAE, generator: torch.Generator) -> _Partial:
-    """Body number `person` of the file `source`, or of those that are drawn when no part is given."""
-    if config.source is None:
-        bodies, where = _draw(config, model, generator), f"the n={config.n} bodies drawn at seed={config.seed}"
-    else:
-        bodies, where = read_body_tokens(config.source, tokenizer).to(tokenizer.template.device), str(config.source)
-    if config.person >= len(bodies):
-        raise InputError(f"person={config.person} is not there: {where} has {len(bodies)}, counted from 0.")
-    parts, part_of_token = _given_parts(config), token_parts(tokenizer)
-    kept = torch.isin(part_of_token, part_of_token.new_tensor([PARTS.index(part) for part in parts]))
-    if not 0 < kept.sum() < len(kept):
-        raise InputError(f"{int(kept.sum())} of the {len(kept)} tokens belong to {', '.join(parts)}: name other parts.")
-    return _Partial(parts, bodies[config.person], ~kept)
-
-
-def _files(
+def encode_results(
     tokens: Tensor,
     vertices: Tensor,
     tokenizer: MeshVQVAE,
-    given: _Partial | None,
+    parts: Sequence[str],
+    given: tuple[Tensor, Tensor] | None,
     figures: dict,
     mesh_format: str,
 ) -> dict[str, bytes]:
-    """{file name: content}: a mesh each, a sheet with all, the figures, the arrays."""
+    """The files of `generate.py`, {file name: content}: meshes, a picture of all, the figures, the arrays.
+
+    Args:
+        tokens: (P, N); vertices: (P, V, 3) m.
+        parts, given: the given parts, see `check_parts`, and their body, see `given_tokens`.
+    """
     vertices = vertices.cpu().numpy()
     faces = tokenizer.faces.cpu().numpy().astype(np.int32)
+    drawn_color, given_color = palette_colors(2)
     digits = max(2, len(str(len(vertices) - 1)))
-    files = {
-        f"body_{i:0{digits}}.{mesh_format}": encode_mesh(
-            body * _CANONICAL_TO_CAMERA, faces, palette_colors(1)[0], mesh_format
-        )
-        for i, body in enumerate(vertices)
-    }
+    files = {}
+    for i, body in enumerate(vertices):
+        mesh = encode_mesh(body * _CANONICAL_TO_CAMERA, faces, palette_colors(1)[0], mesh_format)
+        files[f"body_{i:0{digits}}.{mesh_format}"] = mesh
     arrays = {"vertices": vertices.astype(np.float32), "faces": faces, "tokens": tokens.cpu().numpy()}
-    sheet = [(body, "") for body in vertices]
+    bodies = [(body, "") for body in vertices]
     if given is not None:
-        arrays |= {"source_tokens": given.tokens.cpu().numpy(), "given": ~given.hidden.cpu().numpy()}
-        source = tokenizer.decode(given.tokens[None])[0].cpu().numpy()
-        sheet = [(source, "source"), *((body, f"{i}") for i, body in enumerate(vertices))]
-    files["bodies.png"] = encode_png(_draw_sheet(sheet, faces, _vertex_colors(tokenizer, given)))
+        source_tokens, masked = given
+        arrays |= {"source_tokens": source_tokens.cpu().numpy(), "given": ~masked.cpu().numpy()}
+        source = tokenizer.decode(source_tokens[None])[0].cpu().numpy()
+        bodies = [(source, "source"), *((body, f"{i}") for i, body in enumerate(vertices))]
+    is_given = np.isin(vertex_parts(tokenizer).cpu(), [PARTS.index(part) for part in parts])
+    colors = np.where(is_given[:, None], given_color, drawn_color)  # (V, 3)
+    files["bodies.png"] = encode_png(_draw_bodies(bodies, faces, colors))
     files["figures.json"] = (json.dumps(figures, indent=2) + "\n").encode()
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return files | {"bodies.npz": buffer.getvalue()}
 
 
-def _vertex_colors(tokenizer: MeshVQVAE, given: _Partial | None) -> np.ndarray:
-    """(V, 3) sRGB in [0, 1]: another colour for the parts that are given."""
-    drawn, kept = palette_colors(2)
-    is_given = np.isin(vertex_parts(tokenizer).cpu(), [PARTS.index(part) for part in given.parts] if given else [])
-    return np.where(is_given[:, None], kept, drawn)
-
-
-def _draw_sheet(bodies: list[tuple[np.ndarray, str]], faces: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Canonical bodies (V, 3) with captions, seen from in front, in rows: (h, w, 3) uint8 RGB."""
+def _draw_bodies(bodies: list[tuple[np.ndarray, str]], faces: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Front views of canonical bodies (V, 3) with captions, in rows: (h, w, 3) uint8 RGB."""
     cells = []
     for body, caption in tqdm(bodies, desc="pictures", unit="body", leave=False):
         x, y, z = body.T
-        facing_right = np.stack([z, -y, x], axis=1)  # in a camera's axes; the side view looks from the right
-        cells.append((draw_side_view(facing_right[None], faces, _DRAWN_HEIGHT, colors[None]), caption))
+        facing_right = np.stack([z, -y, x], axis=1)  # in the axes of a camera; the side view is from the right
+        cells.append((draw_side_view(facing_right[None], faces, _HEIGHT, colors[None]), caption))
     return panel([cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)])

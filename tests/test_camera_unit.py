@@ -4,23 +4,23 @@ Also where the crops come from: the kind of crop belongs to the model, whatever 
 """
 
 import copy
-from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from mega.bodies import SMPLHBody
-from mega.checkpoints import load_cvqmae, save_model
+from mega.checkpoints import PUBLISHED_SETUPS, load_cvqmae, save_model
+from mega.config import build, compose
+from mega.console import Stopwatch
 from mega.data import Augmentation, SMPLImages
 from mega.data.smpl_annotations import read_smpl_picture
 from mega.data.smpl_images import Source
-from mega.evaluation.evaluate import Measuring, Options, Subject, _test_set
+from mega.evaluation.evaluate import Evaluator, Options
 from mega.evaluation.test_sets import TestSet
 from mega.geometry.smpl_crops import annotated_crop, patch_crop
 from mega.metrics import COCO17
@@ -33,7 +33,6 @@ from tests.helpers.toy import toy_model, toy_tokenizer
 
 SIZE = 256
 CENTER, SCALE = np.array([170.3, 118.8]), 0.9  # a box of 180 px
-CROP = {"size": SIZE, "margin": 1.0, "patch": True, "mean": [0.5] * 3, "std": [0.5] * 3}
 PUBLISHED_CAM = (0.31, 0.22, -0.13)  # on [-0.5, 0.5]
 
 
@@ -74,8 +73,8 @@ def test_the_unit_of_the_head_is_seen_by_nobody(average: str) -> None:
     torch.testing.assert_close(other.mesh, ours.mesh)
 
     image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    crop, box = Crop(size=64, margin=1.0, mean=[0.5] * 3, std=[0.5] * 3), np.array([[60.0, 40, 260, 200]])
-    tight = [Predictor(tokenizer, m, crop, average=average).tighten(image, box) for m in (usual, halved)]
+    crop, box = Crop(size=64, margin=1.0), np.array([[60.0, 40, 260, 200]])
+    tight = [Predictor(tokenizer, m, crop, tta=average).tighten(image, box) for m in (usual, halved)]
     np.testing.assert_allclose(*tight, rtol=1e-4)
     assert np.abs(tight[0] - box).max() > 1, "the box should have moved"
 
@@ -97,11 +96,11 @@ def test_every_route_puts_the_body_in_the_same_place(tmp_path: Path) -> None:
     the demo draws the body over them."""
     tokenizer = toy_tokenizer()
     model = vit_like(PUBLISHED_CAM)
-    subject = Subject(model, tokenizer, CROP, "argmax", "none", torch.device("cpu"))
+    predictor = Predictor(tokenizer, model, Crop(SIZE, 1.0, patch=True))
     image = np.random.default_rng(0).integers(0, 256, (260, 340, 3), dtype=np.uint8)
     crop = patch_crop(image, CENTER, SCALE, SIZE)
-    features = subject.normalise(torch.from_numpy(crop).permute(2, 0, 1)[None])
-    predicted = predict_mesh(model, tokenizer, features, "argmax")
+    crops = torch.from_numpy(crop).permute(2, 0, 1)[None]
+    predicted = predictor.predict(crops)
 
     # 24 vertices of the predicted mesh serve as joints; p/256 - 0.5 = projection, and the crop is the box itself.
     rows = torch.arange(0, 162, 7)[:24]
@@ -120,22 +119,21 @@ def test_every_route_puts_the_body_in_the_same_place(tmp_path: Path) -> None:
     torch.testing.assert_close(batch["keypoints2d"][0, 17:, :2] / 2, on_patch, atol=1e-5, rtol=0)
     canonical_joints = regressor @ predicted.canonical
     truth = batch | {"keypoints3d": canonical_joints, "rotmat": predicted.rotation}
-    features = model.features(features)
+    features = model.features(crops)
     term = _keypoint_terms(canonical_joints, predicted.rotation, model.rotcam(features)[1], truth)["keypoints2d"]
     assert term < 1e-4
 
     # The metric
     parts = {"protocols": {}, "regressors": {}, "regressor2d": regressor, "first_visible": {}, "margin": 1.0}
     people = TestSet("one", tmp_path, items, np.array(["a.png"]), None, **parts)
-    measuring = Measuring(subject, people, {"coco17": COCO17}, Options(), nullcontext)
-    assert measuring._on_crop(predicted, batch).item() < 1e-2  # percent of the box
+    evaluator = Evaluator(predictor, people, {"coco17": COCO17}, Options(), Stopwatch())
+    assert evaluator.keypoint_error(predicted, batch).item() < 1e-2  # percent of the box
 
     # The demo, seen from so far away that perspective is weak
     half = 100 * SCALE
-    predictor = Predictor(tokenizer, model, Crop(**CROP))
-    estimate = predictor.estimate(image, np.array([[*(CENTER - half), *(CENTER + half)]]))
-    torch.testing.assert_close(estimate.cam, predicted.cam, atol=1e-5, rtol=0)
-    drawn = predictor.decode(estimate, image.shape[1::-1], focal=1e6)
+    boxes = np.array([[*(CENTER - half), *(CENTER + half)]])
+    torch.testing.assert_close(predictor.predict(predictor.crops(image, boxes)).cam, predicted.cam, atol=1e-5, rtol=0)
+    drawn = predictor(image, boxes, focal=1e6)
     vertices = drawn.vertices[0, rows].astype(np.float64)
     projected = drawn.focal * vertices[:, :2] / vertices[:, 2:] + drawn.principal_point
     np.testing.assert_allclose(projected, pixels, atol=0.2)
@@ -202,15 +200,15 @@ def project(tmp_path_factory) -> Path:
 
 
 @needs_template
-@pytest.mark.parametrize("data", [(), ("data=3dpw_test",), ("data=file", "data.path=datasets/coco/coco.npz")])
+@pytest.mark.parametrize("data", [("testset=3dpw",), ("testset=file", "testset.path=datasets/coco/coco.npz")])
 @pytest.mark.parametrize(("experiment", "cut"), [("mega_vit", patch_crop), ("mega_hrnet", annotated_crop)])
 def test_the_model_says_how_its_crops_are_cut(project: Path, monkeypatch, experiment, cut, data) -> None:
     monkeypatch.chdir(project)
-    config = composed("test_mega", f"experiment={experiment}", *data)
-    people = _test_set(config, SMPLHBody("body_models"), OmegaConf.to_container(config.crop))
+    config = compose("test_mega", [f"experiment={experiment}", *data])
+    people = build(config.testset, body=SMPLHBody("body_models"), crop=PUBLISHED_SETUPS[experiment].crop)
     known = people.items.annotations
     picture = read_smpl_picture(people.items.root, known.imgname[2])
-    expected = cut(picture, known.center[2], known.scale[2], config.crop.size)
+    expected = cut(picture, known.center[2], known.scale[2], PUBLISHED_SETUPS[experiment].crop.size)
     np.testing.assert_allclose(people.items[2]["image"].permute(1, 2, 0), expected, atol=1e-4)
 
 

@@ -16,8 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mega import detectors
-from mega.checkpoints import load_cvqmae, save_model
-from mega.predictor import MODEL_FILE, TOKENIZER_FILE
+from mega.checkpoints import MODEL_FILE, TOKENIZER_FILE, load_cvqmae, save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,7 +81,7 @@ def test_a_folder_becomes_overlays_meshes_arrays_and_a_table(run, photos, tmp_pa
     table = [line for line in out.splitlines() if line.startswith(("picture", "one.jpg", "two.png", "all 2"))]
     assert len(table) == 4
     assert len({len(line) for line in table}) == 1
-    for stage in ("read", "detect", "predict", "decode", "draw", "write"):
+    for stage in ("read", "detect", "predict", "draw", "write"):
         assert stage in table[0]
 
 
@@ -105,13 +104,13 @@ def test_stochastic_mode_adds_samples_and_depends_on_the_seed_alone(run, photos,
     assert plain.shape[1] > 3.5 * 128  # input, in place, from the side and the heat map with its scale
 
 
-def test_the_average_is_the_weights_choice_or_the_command_line_s(run, photos, tmp_path, toy_weights):
+def test_test_time_augmentation_is_chosen_by_the_weights_or_the_command_line(run, photos, tmp_path, toy_weights):
     write_photo(photos / "a.jpg")
     asking = shutil.copytree(toy_weights, tmp_path / "asking")
     model, config = load_cvqmae(asking / MODEL_FILE)
-    save_model(model, asking / MODEL_FILE, config | {"average": "flip"})
-    lines = {"silent": (), "none": ("average=none",), "flip": ("average=flip",)}
-    lines |= {"asking": (f"weights={asking}",), "refused": (f"weights={asking}", "average=none")}
+    save_model(model, asking / MODEL_FILE, config | {"average": "flip"})  # its name in earlier files
+    lines = {"silent": (), "none": ("tta=none",), "flip": ("tta=flip",)}
+    lines |= {"asking": (f"weights={asking}",), "refused": (f"weights={asking}", "tta=none")}
     meshes = {}
     for key, arguments in lines.items():
         status, _, err = run(*arguments, f"output={tmp_path / key}")
@@ -242,7 +241,7 @@ def test_bad_boxes_are_named_and_the_other_pictures_are_done(run, photos, tmp_pa
     assert written(tmp_path / "out") == results("good")
 
 
-def test_a_misspelt_name_in_the_boxes_file_is_told(run, photos, tmp_path, monkeypatch):
+def test_a_misspelt_name_in_the_boxes_file_is_reported(run, photos, tmp_path, monkeypatch):
     messages = []
     monkeypatch.setattr(detectors.log, "warning", lambda text, *values: messages.append(text % values))
     write_photo(photos / "a.jpg")
@@ -270,12 +269,12 @@ def test_a_bad_boxes_file_is_one_sentence(run, photos, tmp_path, content):
         ("input={tmp}/none/*.jpg", "No picture matches"),
         ("input={tmp}/hollow", "holds no pictures"),
         ("boxes={tmp}/nowhere.json", "nowhere.json"),
-        ("weights={tmp}/nowhere", "nowhere/tokenizer.safetensors"),
+        ("weights={tmp}/nowhere", "nowhere is missing. Weights are a folder with tokenizer.safetensors"),
         ("output={tmp}/file", "cannot be written"),
         ("output={tmp}/photos", "holds the input"),
         ("mode=guess", "mode=guess"),
         ("decode=best", "decode=best"),
-        ("average=twice", "average=twice is not known; choose from null, none, flip, shift, flip+shift"),
+        ("tta=twice", "tta=twice"),
         ("export=ply", "export=ply"),
         ("focal=-3", "focal=-3"),
         ("samples=0", "samples=0"),
@@ -325,9 +324,9 @@ def wrong_weights(case: str, folder: Path) -> str:
         model.decoder.head = torch.nn.Linear(32, 16)
         save_model(model, model_file, config)
         return "decoder.head.weight has shape (16, 32) instead of (32, 32)"
-    if case == "unknown average":
-        save_model(model, model_file, config | {"average": "twice"})
-        return "average=twice is not one of none, flip, shift, flip+shift"
+    if case == "unknown tta":
+        save_model(model, model_file, config | {"tta": "twice"})
+        return "tta=twice is not one of none, flip, shift, flip_shift"
     assert case == "unknown backbone"
     save_model(model, model_file, config | {"backbone": "eyeballs"})
     return "eyeballs"
@@ -343,7 +342,7 @@ def wrong_weights(case: str, folder: Path) -> str:
         "no config",
         "missing tensor",
         "another size",
-        "unknown average",
+        "unknown tta",
         "unknown backbone",
     ],
 )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -11,6 +13,8 @@ import torch
 import trimesh
 from PIL import Image
 
+import mega
+from mega.checkpoints import PUBLISHED_SETUPS
 from mega.data.photos import InputError, find_pictures, output_names, read_picture
 from mega.export import draw_sheet, encode_mesh, scale_to_draw, write_together
 from mega.predictor import Predictor, Sampling, spread
@@ -18,13 +22,14 @@ from mega.sampling import Prediction, select_codes
 from mega.test_time_augmentation import predict_mesh
 from tests.helpers.toy import toy_tokenizer
 
-SHIPPED = Path(__file__).resolve().parents[1] / "checkpoint" / "anny_lite"
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "checkpoint" / "anny_lite"
 BOXES = np.array([[20.0, 10, 120, 210], [130, 30, 260, 220], [-40, 60, 90, 300]])
 
 
 @pytest.fixture(scope="module")
 def predictor(toy_weights):
-    return Predictor.load(toy_weights)
+    return mega.load(toy_weights)
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +70,14 @@ def test_keypoints_are_the_regressor_on_the_vertices(people, predictor):
 @pytest.mark.parametrize("focal", [None, 300.0, 5000.0])
 def test_the_mesh_lies_where_the_crop_camera_says(predictor, image, focal):
     """The weak perspective camera on the enlarged square and the full camera agree at the body's depth."""
-    estimate = predictor.estimate(image, BOXES)
-    people = predictor.decode(estimate, (320, 240), focal)
+    prediction = predictor.predict(predictor.crops(image, BOXES))
+    people = predictor(image, BOXES, focal=focal)
     side = (BOXES[:, 2:] - BOXES[:, :2]).max(1) * predictor.crop.margin
     centre = (BOXES[:, :2] + BOXES[:, 2:]) / 2
-    cam = estimate.cam.numpy()
+    cam = prediction.cam.numpy()
     expected = centre + side[:, None] / 2 * cam[:, :1] * cam[:, 1:]
     # The canonical origin, wherever the camera put it: the template is its mean.
-    canonical = predictor.tokenizer.decode(estimate.tokens) @ estimate.rotation.transpose(1, 2)
+    canonical = predictor.tokenizer.decode(prediction.tokens) @ prediction.rotation.transpose(1, 2)
     origin = (people.vertices - canonical.numpy()).mean(1)
     np.testing.assert_allclose(project(origin, people), expected, atol=0.05)
     np.testing.assert_allclose(people.focal / origin[:, 2], side / 2 * cam[:, 0], rtol=1e-4)
@@ -111,49 +116,73 @@ def test_spread_of_one_sample_is_zero():
     assert not spread(torch.rand(2, 1, 5, 3)).any()
 
 
-@pytest.mark.parametrize("average", ["none", "flip", "flip_shift"])
-def test_a_prediction_is_averaged_as_asked(toy_weights, image, average):
-    predictor = Predictor.load(toy_weights, average=average)
-    estimate = predictor.estimate(image, BOXES, Sampling(samples=2, steps=2))
-    expected = predict_mesh(predictor.model, predictor.tokenizer, predictor.crops(image, BOXES), "argmax", average)
+@pytest.mark.parametrize("tta", ["none", "flip", "flip_shift"])
+def test_a_prediction_is_averaged_as_asked(toy_weights, image, tta):
+    predictor, plain = mega.load(toy_weights, tta=tta), mega.load(toy_weights)
+    crops, sampling = predictor.crops(image, BOXES), Sampling(samples=2, steps=2)
+    prediction, alone = predictor.predict(crops), plain.predict(crops)
+    expected = predict_mesh(predictor.model, predictor.tokenizer, crops, "argmax", tta)
     for name in ("canonical", "rotation", "cam", "tokens"):
-        torch.testing.assert_close(getattr(estimate, name), getattr(expected, name), atol=0, rtol=0)
-    alone = Predictor.load(toy_weights).estimate(image, BOXES, Sampling(samples=2, steps=2))
-    assert torch.equal(estimate.drawn, alone.drawn), "samples are drawn from the crop itself"
-    assert torch.equal(estimate.cam, alone.cam) == (average == "none")
+        torch.testing.assert_close(getattr(prediction, name), getattr(expected, name), atol=0, rtol=0)
+    assert torch.equal(prediction.cam, alone.cam) == (tta == "none")
+    people, others = predictor(image, BOXES, sampling), plain(image, BOXES, sampling)
+    assert (people.vertices == others.vertices).all() == (tta == "none")
+    # Samples are drawn from the crop itself, and take the averaged rotation and camera: their bones are as long.
+    np.testing.assert_allclose(
+        *(np.linalg.norm(np.diff(x.samples, axis=2), axis=-1) for x in (people, others)), atol=1e-4
+    )
 
 
 def test_in_a_mirrored_picture_are_mirrored_people(toy_weights, image):
-    """Vertices with left and right exchanged; without average=flip, an untrained model knows nothing of mirrors."""
+    """Vertices with left and right exchanged; without tta=flip, an untrained model knows nothing of mirrors."""
     square = image[:64, :64]  # as large as a crop, so that nothing is interpolated
     half = 32 / 1.1  # the margin makes it the whole picture
     box = np.array([[32 - half, 32 - half, 32 + half, 32 + half]])
     distance = {}
-    for average in ("none", "flip"):
-        predictor = Predictor.load(toy_weights, average=average)
+    for tta in ("none", "flip"):
+        predictor = mega.load(toy_weights, tta=tta)
         straight, seen = (predictor(np.ascontiguousarray(x), box).vertices[0] for x in (square, square[:, ::-1]))
         back = seen[predictor.tokenizer.mirrored] * [-1, 1, 1]
-        distance[average] = np.abs(back - straight).max()
+        distance[tta] = np.abs(back - straight).max()
     assert distance["flip"] < 1e-4 < 0.1 < distance["none"]
 
 
 def test_the_weights_say_what_is_averaged_unless_one_is_chosen(toy_weights):
-    assert Predictor.load(toy_weights).average == "none"
-    shipped = Predictor.load(SHIPPED)
-    assert (shipped.decoding, shipped.average) == ("soft", "flip")
-    chosen = Predictor.load(SHIPPED, decoding="argmax", average="none")
-    assert (chosen.decoding, chosen.average) == ("argmax", "none")
-    with pytest.raises(ValueError, match="average=twice is not known; choose from none, flip, shift"):
-        Predictor.load(toy_weights, average="twice")
+    assert mega.load(toy_weights).tta == "none"
+    shipped = mega.load("anny_lite")
+    assert (shipped.decode, shipped.tta) == ("soft", "flip")
+    chosen = mega.load(SHIPPED, decode="argmax", tta="none")
+    assert (chosen.decode, chosen.tta) == ("argmax", "none")
+    with pytest.raises(ValueError, match="tta=twice is not known; choose from none, flip, shift"):
+        mega.load(toy_weights, tta="twice")
+
+
+@pytest.mark.parametrize("name", ["mega_hmr", "nowhere/weights"])
+def test_an_unknown_name_lists_the_choices(name):
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing.*anny_lite, mega_hrnet, mega_resnet, mega_vit"):
+        mega.load(name)
+
+
+def test_a_missing_released_file_says_where_it_is_from(tmp_path):
+    for name, setup in PUBLISHED_SETUPS.items():
+        with pytest.raises(
+            FileNotFoundError, match=f"{setup.path} is missing: released image model, from https://zenodo"
+        ):
+            mega.load(name, root=tmp_path)
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, mega; assert not {'torch', 'numpy', 'omegaconf'} & set(sys.modules); mega.load"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_a_tokenizer_that_knows_no_sides_is_told_at_once(predictor):
     parts = (predictor.model, predictor.crop)
     tokenizer = toy_tokenizer()
     tokenizer.template = None
-    with pytest.raises(ValueError, match="give average=none"):
-        Predictor(tokenizer, *parts, average="flip")
-    assert Predictor(tokenizer, *parts).average == "none"
+    with pytest.raises(ValueError, match="give tta=none"):
+        Predictor(tokenizer, *parts, tta="flip")
+    assert Predictor(tokenizer, *parts).tta == "none"
 
 
 def test_nobody_is_an_empty_result(predictor, image):

@@ -1,10 +1,10 @@
-"""Take BlazePose's encoder out of MediaPipe's package (Apache-2.0).
+"""Extract the encoder of BlazePose from MediaPipe's package (Apache-2.0).
 
-    pip download --no-deps mediapipe==0.10.21     (later ones no longer carry the file)
+    pip download --no-deps mediapipe==0.10.21     (later ones no longer have the file)
     pip install tflite
-    python -m tools.convert_blazepose mediapipe-0.10.21-*.whl checkpoint/blazepose/encoder.safetensors
+    python tools/convert_blazepose.py mediapipe-0.10.21-*.whl checkpoint/blazepose/encoder.safetensors
 
-The weights are half-precision numbers in either file, so nothing is lost.
+Both files hold half-precision numbers, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NUMBERS = {0: np.float32, 1: np.float16}  # TensorType of the format
 
 
 class _Graph:
-    """The network in a TFLite file, as far as it takes to read its convolutions."""
+    """The convolutions of the network in a TFLite file."""
 
     def __init__(self, content: bytes):
         import tflite  # only this script needs it
@@ -34,7 +34,7 @@ class _Graph:
         self.graph = self.model.Subgraphs(0)
         kinds = tflite.BuiltinOperator
         self.convolutions = {kinds.CONV_2D: (0, 3, 1, 2), kinds.DEPTHWISE_CONV_2D: (3, 0, 1, 2)}  # axes -> torch's
-        self.made_by = {}  # tensor -> (kind of operator, its inputs); in the order they run
+        self.made_by = {}  # tensor -> (kind of operator, its inputs), in order of execution
         for i in range(self.graph.OperatorsLength()):
             operator = self.graph.Operators(i)
             code = self.model.OperatorCodes(operator.OpcodeIndex())
@@ -42,7 +42,7 @@ class _Graph:
             self.made_by[operator.Outputs(0)] = (kind, [int(tensor) for tensor in operator.InputsAsNumpy()])
 
     def values(self, tensor: int) -> np.ndarray:
-        """A constant; those in half precision come out of an operator that widens them."""
+        """A constant tensor; half-precision ones are the output of an operator that converts them."""
         if tensor in self.made_by:
             tensor = self.made_by[tensor][1][0]
         entry = self.graph.Tensors(tensor)
@@ -50,7 +50,7 @@ class _Graph:
         return np.frombuffer(stored.tobytes(), _NUMBERS[entry.Type()]).reshape(entry.ShapeAsNumpy())
 
     def leading_to(self, tensor: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(weight, bias) of the convolutions that a tensor depends on, first to last."""
+        """(weight, bias) of the convolutions that a tensor depends on, in order of execution."""
         needed, waiting = set(), [tensor]
         while waiting:
             current = waiting.pop()
@@ -66,18 +66,18 @@ class _Graph:
 
 
 def read_encoder(wheel: str | Path) -> BlazePose:
-    """The encoder in a wheel of MediaPipe. Raises ValueError when the wheel does not carry it."""
+    """The encoder in a wheel of MediaPipe. Raises ValueError if the wheel does not have it."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             content = archive.read(_MEMBER)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{wheel} is no wheel with {_MEMBER}; mediapipe 0.10.21 has it.") from error
+        raise ValueError(f"{wheel} is not a wheel with {_MEMBER}; mediapipe 0.10.21 has it.") from error
     found, encoder = _Graph(content).leading_to(_FEATURES), BlazePose()
     layers = [module for module in encoder.modules() if isinstance(module, torch.nn.Conv2d)]
     for layer, (weight, bias) in zip(layers, found, strict=True):
         if weight.shape != layer.weight.shape:
             raise ValueError(
-                f"{wheel} holds another network: {weight.shape} where {tuple(layer.weight.shape)} belongs."
+                f"{wheel} holds another network: a weight is {weight.shape}, expected {tuple(layer.weight.shape)}."
             )
         layer.weight.data.copy_(torch.tensor(weight))
         layer.bias.data.copy_(torch.tensor(bias))

@@ -1,8 +1,8 @@
-"""The synthetic pictures of demo_data/, larger than those of the training set and of other people.
+"""Make the synthetic images of demo_data/: larger than those of the training set, and of other people.
 
-    python -m tools.demo_pictures [FOLDER]
+    python tools/demo_pictures.py [FOLDER]
 
-Writes `synthetic_*.jpg`, and `boxes.json` for the picture of two people. The same pictures each time.
+Writes `synthetic_*.jpg`, and `boxes.json` for the image of two people. The result is always the same.
 """
 
 import json
@@ -19,7 +19,7 @@ from mega.synthetic.scene import Person, SceneMaker, SceneSettings
 _SIZES = ((640, 640), (480, 640), (540, 640), (640, 540))  # (w, h) px
 _QUALITY = 88
 _SETTINGS = SceneSettings(truncated=0.0, occluded=0.15, fill=(0.75, 0.95))
-# (name, seed, people): picked by eye among 24 for variety, before there was any prediction to look at.
+# (name, seed, people): chosen by eye among 24 for variety, before any prediction was made.
 PICTURES = (
     ("standing", 13, 1),
     ("walking", 19, 1),

@@ -1,6 +1,6 @@
 """Several overlays of the demo in one picture, as in the README.
 
-python -m tools.gallery docs/results.jpg demo_out/astronaut_overlay.png …
+python tools/gallery.py docs/results.jpg demo_out/astronaut_overlay.png …
 """
 
 import argparse
@@ -20,9 +20,9 @@ def main() -> None:
     for path in options.overlays:
         picture = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
         if picture is None:
-            parser.error(f"{path} is not a picture that can be read: run the demo first")
+            parser.error(f"{path} cannot be read as a picture: run the demo first")
         pictures.append(picture)
-    # Rows as wide as each other.
+    # All rows have the same width.
     scaled = [
         cv2.resize(p, (WIDTH, round(p.shape[0] * WIDTH / p.shape[1])), interpolation=cv2.INTER_AREA) for p in pictures
     ]

@@ -1,6 +1,6 @@
-"""A picture of many poses at once: the quickest way to judge a pose sampler.
+"""Draw many random poses in one image, to judge the pose sampler by eye.
 
-python -m tools.pose_sheet docs/poses.png
+python tools/pose_sheet.py docs/poses.png
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Pictures from disk: which files, under which names their results go, and their pixels as 8 bit RGB."""
+"""Pictures on disk: finding them, naming their results, and reading their pixels as 8-bit RGB."""
 
 import glob
 from collections import Counter
@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mega.external_files import locate
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-MIN_SIDE = 16  # px; fewer cannot show a person
+MIN_SIDE = 16  # px; a smaller picture cannot show a person
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. The message is a sentence that names the file."""
+    """The user's input cannot be used. The message is a sentence that names the file or option."""
 
 
 def find_pictures(source: str) -> list[Path]:
-    """The pictures that a folder, a file or a glob pattern stands for, sorted.
+    """The pictures in a folder, of a glob pattern, or a single file, sorted.
 
-    Of folders and patterns only files with a picture's suffix count, and no hidden ones; a file named outright always
-    counts.
+    In folders and patterns, hidden files and files without the suffix of a picture are left out.
 
-    Raises:
-        InputError: if there is none.
+    Raises InputError if there is none.
     """
-    path = Path(source).expanduser()
+    path = locate(source)
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -43,9 +43,9 @@ def find_pictures(source: str) -> list[Path]:
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each picture's results, all different (also where upper and lower case are the same).
+    """A name for the results of each picture; all differ, also on file systems that ignore case.
 
-    Usually the file's stem; pictures that share it get more of their path: `a.jpg`, `a.png` -> `a_jpg`, `a_png`.
+    Usually it is the file's stem; pictures with the same stem get more of their path: a.jpg, a.png -> a_jpg, a_png.
     """
     candidates = [
         (p.stem, f"{p.stem}_{p.suffix[1:]}", f"{p.absolute().parent.name}_{p.stem}_{p.suffix[1:]}") for p in paths
@@ -71,13 +71,12 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """The picture as (h, w, 3) uint8 RGB, turned upright as its EXIF data says.
+    """The picture as (h, w, 3) uint8 RGB, rotated as its EXIF orientation says.
 
-    Grey, 16 bit, palette and CMYK pictures are converted; what is transparent becomes white; of an animation the first
-    frame is taken.
+    Grey, 16-bit, palette and CMYK pictures are converted; transparent pixels become white; of an animation the first
+    frame is read.
 
-    Raises:
-        InputError: if the file is missing, no picture, damaged, or too small to show a person.
+    Raises InputError if the file is missing, not a picture, damaged, or too small to show a person.
     """
     path = Path(path)
     try:
@@ -91,9 +90,9 @@ def read_picture(path: str | Path) -> np.ndarray:
     except PermissionError:
         raise InputError(f"{path} cannot be read: permission denied.") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path} is not a picture, or of a kind that is not known here.") from None
+        raise InputError(f"{path} is not a picture, or has an unknown format.") from None
     except Image.DecompressionBombError:
-        raise InputError(f"{path} has too many pixels; make it smaller first.") from None
+        raise InputError(f"{path} has too many pixels; scale it down first.") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damaged files
         raise InputError(f"{path} is damaged: {str(error).rstrip('.')}.") from error
     height, width = pixels.shape[:2]

@@ -1,8 +1,6 @@
-"""Plots of an evaluation in one style; each returns a figure, or None where what it shows is not known.
+"""Plots and pictures of an evaluation; each function returns None if its content was not measured.
 
-`summary` is what `mega.evaluation.report.write_report` gathers: "protocols", "columns", "joints", "calibration".
-
-Pictures of an evaluation: where on the body the errors are, examples of predictions, and a person by itself.
+`summary` is the one of `mega.evaluation.report`: "protocols", "columns", "joints", "calibration".
 """
 
 from __future__ import annotations
@@ -16,16 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mega.evaluation.statistics import METRICS, Results, protocols_of
-from mega.evaluation.tables import shown_variants, variant_title
-from mega.rendering import draw_people, draw_side_view, draw_uncertainty, panel, people_openness
-from mega.rendering.panels import color_bar
+from mega.evaluation.statistics import METRICS, Results, protocols_of, shown_variants, variant_title
+from mega.geometry import MM_PER_M
+from mega.rendering import draw_body, draw_people, draw_side_view, draw_uncertainty, panel, people_openness
+from mega.rendering.panels import color_bar, round_limit
 from mega.rendering.shading import heat_colors, palette_colors
 
-# Okabe & Ito's colours, which colour-blind people can tell apart.
-BLUE, VERMILION, GREEN, PINK, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
-GREY, _PALE = "#555555", "#cfe6f5"
-DPI = 110
+# Colours of Okabe & Ito, which colour-blind people can distinguish.
+_BLUE, _VERMILION, _GREEN, _PINK, _SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
+_GREY, _PALE = "#555555", "#cfe6f5"
+_DPI = 110
 _SHOWN_METRICS = METRICS[:3]
 _PANEL = (3.7, 2.6)  # inches
 _TICKS = {"nbins": 5, "steps": [1, 2, 2.5, 5, 10]}
@@ -33,14 +31,14 @@ _TICKS = {"nbins": 5, "steps": [1, 2, 2.5, 5, 10]}
 
 def to_png(figure: Figure) -> bytes:
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=DPI)
+    figure.savefig(data, format="png", dpi=_DPI)
     return data.getvalue()
 
 
 def error_histograms(results: Results) -> Figure | None:
-    """Errors of the deterministic prediction: a row a protocol, a panel a metric, with lines at mean and median.
+    """Errors of the deterministic prediction: one row per protocol, one plot per metric, lines at mean and median.
 
-    The last bar of more than 100 people counts all who are beyond it, too, and is pale.
+    With more than 100 people the last bar also counts all larger errors, and is then pale.
     """
     protocols = protocols_of(results)
     if not protocols:
@@ -52,21 +50,21 @@ def error_histograms(results: Results) -> Figure | None:
             _style(ax, f"{metric}, {protocol}", "mm", "people")
             if len(values) == 0:
                 continue
-            # A few wild errors would press the others into one bar: they are counted in the last one.
+            # A few outliers would squeeze all others into one bar: count them in the last one.
             end = np.quantile(values, 0.99) if len(values) > 100 else values.max()
             bins = np.linspace(min(values.min(), 0), max(end, 1), min(40, 8 + len(values) // 10))
-            _, _, bars = ax.hist(np.minimum(values, bins[-1]), bins, color=SKY, edgecolor="white", lw=0.5)
+            _, _, bars = ax.hist(np.minimum(values, bins[-1]), bins, color=_SKY, edgecolor="white", lw=0.5)
             ax.tick_params(labelbottom=True)
             if values.max() > bins[-1]:
                 bars[-1].set_facecolor(_PALE)
             for value, name, style in ((values.mean(), "mean", "-"), (np.median(values), "median", "--")):
-                ax.axvline(value, color=VERMILION, ls=style, lw=1.6, label=f"{name} {value:.0f} mm")
+                ax.axvline(value, color=_VERMILION, ls=style, lw=1.6, label=f"{name} {value:.0f} mm")
             ax.legend(frameon=False, fontsize=8.5)
     return figure
 
 
 def sample_violins(results: Results, summary: dict) -> Figure | None:
-    """The spread of people's errors by what is made of the samples, of the first protocol."""
+    """Distribution of the errors for each way of using the samples, under the first protocol."""
     variants = shown_variants(results.columns)
     if len(variants) < 2:
         return None
@@ -88,7 +86,7 @@ def sample_violins(results: Results, summary: dict) -> Figure | None:
 
 
 def best_of_curves(results: Results, summary: dict) -> Figure | None:
-    """Best of Q and mean of Q against Q, and the deterministic prediction's error, of the first protocol."""
+    """Error of best of Q and mean of Q against Q, and of the deterministic prediction, under the first protocol."""
     variants = [v for v in shown_variants(results.columns) if v.startswith(("best_of_", "mean_of_"))]
     if len(variants) < 2:
         return None
@@ -97,15 +95,15 @@ def best_of_curves(results: Results, summary: dict) -> Figure | None:
     for ax, metric in zip(axes[0], _SHOWN_METRICS, strict=True):
         _style(ax, f"{metric}, {protocol}", "samples Q", "mm")
         counts = sorted({int(v.rpartition("_")[2]) for v in variants})
-        for kind, color in (("best", BLUE), ("mean", GREEN)):
+        for kind, color in (("best", _BLUE), ("mean", _GREEN)):
             known = [(q, c) for q in counts if (c := columns.get(f"{kind}_of_{q}/{protocol}/{metric}"))]
             q = [q for q, _ in known]
             low, mean, high = ([c[key] for _, c in known] for key in ("low", "mean", "high"))
             ax.fill_between(q, low, high, color=color, alpha=0.18, lw=0)
             ax.plot(q, mean, color=color, marker="o", ms=4, lw=1.6, label=f"{kind} of Q")
         if single := columns.get(f"deterministic/{protocol}/{metric}"):
-            ax.axhspan(single["low"], single["high"], color=VERMILION, alpha=0.14, lw=0)
-            ax.axhline(single["mean"], color=VERMILION, ls="--", lw=1.6, label="deterministic")
+            ax.axhspan(single["low"], single["high"], color=_VERMILION, alpha=0.14, lw=0)
+            ax.axhline(single["mean"], color=_VERMILION, ls="--", lw=1.6, label="deterministic")
         ax.set_xscale("log")
         ax.set_xticks(counts, [str(q) for q in counts])
         ax.minorticks_off()
@@ -114,16 +112,16 @@ def best_of_curves(results: Results, summary: dict) -> Figure | None:
 
 
 def calibration_curves(summary: dict) -> Figure | None:
-    """Mean error against mean spread, in bins of equal counts: all joints; and visible and hidden ones apart."""
+    """Mean error against mean spread in bins of equal size, for visible and hidden joints separately."""
     groups = summary["calibration"].get("joints", {})
     if not groups or not groups["all"]["curve"]:
         return None
     chosen = {name: groups[name] for name in ("visible", "hidden") if name in groups} or {"all": groups["all"]}
     figure, axes = _grid(1, 1, (5.4, 4.2))
     ax = axes[0, 0]
-    _style(ax, "Does the spread tell the error?", "spread of the samples at a joint, mm", "error of the joint, mm")
+    _style(ax, "Does sample spread predict error?", "spread of the samples at a joint, mm", "error of the joint, mm")
     end = 0.0
-    for (name, group), color, marker in zip(chosen.items(), (BLUE, VERMILION), "os", strict=False):
+    for (name, group), color, marker in zip(chosen.items(), (_BLUE, _VERMILION), "os", strict=False):
         curve = group["curve"]
         if not curve:
             continue
@@ -132,7 +130,7 @@ def calibration_curves(summary: dict) -> Figure | None:
         ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
         label = f"{name} joints, Spearman {group['spearman']['value']:.2f}"
         ax.plot(x, y, color=color, marker=marker, ms=4.5, lw=1.6, label=label)
-    ax.plot([0, end], [0, end], color=GREY, ls=":", lw=1.2, label="error = spread")
+    ax.plot([0, end], [0, end], color=_GREY, ls=":", lw=1.2, label="error = spread")
     ax.set_xlim(0)
     ax.set_ylim(0)
     ax.legend(frameon=False, fontsize=9)
@@ -140,7 +138,7 @@ def calibration_curves(summary: dict) -> Figure | None:
 
 
 def joint_bars(summary: dict) -> Figure | None:
-    """Mean error by joint, with intervals; points where it is seen and where hidden."""
+    """Mean error of each joint, with intervals; dots for visible and hidden ones."""
     joints = summary["joints"]
     if not joints:
         return None
@@ -150,11 +148,11 @@ def joint_bars(summary: dict) -> Figure | None:
     )
     figure, axes = _grid(1, 1, (7.4, 1.1 + 0.25 * len(names)))
     ax = axes[0, 0]
-    _style(ax, "Error by joint", "mm", "")
+    _style(ax, "Error per joint", "mm", "")
     place = np.arange(len(names))
     bars = np.nan_to_num(np.stack([mean - low, high - mean]))
-    ax.barh(place, mean, 0.7, color=_PALE, xerr=bars, error_kw={"ecolor": GREY, "lw": 1})
-    for values, name, color, marker in ((visible, "where seen", BLUE, "o"), (hidden, "where hidden", VERMILION, "s")):
+    ax.barh(place, mean, 0.7, color=_PALE, xerr=bars, error_kw={"ecolor": _GREY, "lw": 1})
+    for values, name, color, marker in ((visible, "visible", _BLUE, "o"), (hidden, "hidden", _VERMILION, "s")):
         if np.isfinite(values).any():
             ax.plot(values, place, marker, color=color, ms=5, mec="white", mew=0.6, label=name)
     if ax.get_legend_handles_labels()[0]:
@@ -166,26 +164,26 @@ def joint_bars(summary: dict) -> Figure | None:
 
 
 def _grid(rows: int, columns: int, panel: tuple[float, float] = _PANEL, **options) -> tuple[Figure, np.ndarray]:
-    figure = Figure((columns * panel[0], rows * panel[1]), dpi=DPI, layout="constrained")
+    figure = Figure((columns * panel[0], rows * panel[1]), dpi=_DPI, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def _style(ax: Axes, title: str, x: str, y: str) -> None:
     ax.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
-    ax.set_xlabel(x, fontsize=9, color=GREY)
-    ax.set_ylabel(y, fontsize=9, color=GREY)
+    ax.set_xlabel(x, fontsize=9, color=_GREY)
+    ax.set_ylabel(y, fontsize=9, color=_GREY)
     ax.grid(color="#e4e4e4", lw=0.7)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color("#bbbbbb")
-    ax.tick_params(labelsize=9, color="#bbbbbb", labelcolor=GREY)
+    ax.tick_params(labelsize=9, color="#bbbbbb", labelcolor=_GREY)
     ax.xaxis.set_major_locator(MaxNLocator(**_TICKS))
     ax.yaxis.set_major_locator(MaxNLocator(**_TICKS, integer=y == "people"))
 
 
 def _violin(ax: Axes, values: np.ndarray, place: int, color: str) -> None:
-    """A violin with quartiles and median; of people too few for one, their points."""
+    """A violin with quartiles and median; single dots for too few people."""
     if len(values) < 5 or np.ptp(values) == 0:
         ax.plot(values, np.full(len(values), place), "o", color=color, ms=4, alpha=0.7)
         return
@@ -199,8 +197,8 @@ def _violin(ax: Axes, values: np.ndarray, place: int, color: str) -> None:
 
 
 def _color(variant: str) -> str:
-    kinds = {"best_of": BLUE, "mean_of": GREEN, "likeliest_of": PINK}
-    return GREY if variant.endswith("_of_1") else kinds.get(variant.rpartition("_")[0], VERMILION)
+    kinds = {"best_of": _BLUE, "mean_of": _GREEN, "likeliest_of": _PINK}
+    return _GREY if variant.endswith("_of_1") else kinds.get(variant.rpartition("_")[0], _VERMILION)
 
 
 def _known(values: Sequence[float] | None) -> np.ndarray:
@@ -208,47 +206,43 @@ def _known(values: Sequence[float] | None) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-_BODY_HEIGHT = 560  # px
-_EXAMPLE_SIDE = 260  # px
-_PERSON_SIDE = 384  # px
-_WELL_BELOW = 0.98  # share of the vertices below the end of a scale, lest a few wild fingers fade the rest
+_BODY_HEIGHT, _EXAMPLE_SIDE, _PERSON_SIDE = 560, 260, 384  # px
 
 
 def draw_errors_on_body(results: Results, faces: np.ndarray, template: np.ndarray) -> np.ndarray | None:
-    """The template (V, 3) m, Y up, in the colours of the mean error by vertex, front and back, and of the spread.
+    """The template (V, 3) m, Y up, front and back, coloured by the mean error of each vertex, and by its spread.
 
     Returns:
-        (H, W, 3) uint8, or None without errors by vertex.
+        (H, W, 3) uint8, or None without per-vertex errors.
     """
     cells = []
     for name, values in (("error", results.vertex_error), ("spread", results.vertex_spread)):
         if values is None or not np.isfinite(values).any():
             continue
-        metres = np.nan_to_num(np.asarray(values, float)) / 1000
-        limit = _scale_end(metres)
+        metres = np.nan_to_num(np.asarray(values, float)) / MM_PER_M
+        limit = round_limit(metres)
         colors = heat_colors(metres, limit)[None]
-        for side, sign in (("front", 1), ("back", -1)):
-            seen = _facing(template, sign)
-            cells.append((draw_side_view(seen, faces, _BODY_HEIGHT, colors), f"{name}, {side}"))
+        for side in ("front", "back"):
+            cells.append((draw_body(template, faces, _BODY_HEIGHT, colors, side == "back"), f"{name}, {side}"))
         cells.append((color_bar(_BODY_HEIGHT, limit), ""))
     return panel([cells]) if cells else None
 
 
 def draw_examples(examples: Sequence[dict], faces: np.ndarray) -> np.ndarray | None:
-    """A row an example: picture, truth, prediction, the error in colours, and both from the side.
+    """One row per example: crop, truth, prediction, prediction coloured by error, and both from the side.
 
     Args:
         examples: "title": text; "image": (S, S, 3) uint8 RGB; "prediction", "truth": (V, 3) m, in the camera frame of
-            the picture, placed; "focal": px; "centre": (2,) px, principal point.
+            the crop; "focal": px; "centre": (2,) px, principal point.
         faces: (F, 3).
 
     Returns:
-        (H, W, 3) uint8, or None without examples. All rows have the same scale of colours.
+        (H, W, 3) uint8, or None without examples. All rows have the same colour scale.
     """
     if not examples:
         return None
     errors = [_centred_error(example["prediction"], example["truth"]) for example in examples]
-    limit = _scale_end(np.concatenate(errors))
+    limit = round_limit(np.concatenate(errors))
     rows = [_example_row(example, faces, error, limit) for example, error in zip(examples, errors, strict=True)]
     return panel(rows)
 
@@ -272,7 +266,7 @@ def _example_row(example: dict, faces: np.ndarray, error: np.ndarray, limit: flo
 
 
 def draw_person(person: dict, faces: np.ndarray) -> np.ndarray:
-    """Crop, prediction in place and from the side and, of samples, how much they differ at each vertex.
+    """Crop, prediction in place and from the side, and the spread of the samples at each vertex.
 
     Args:
         person: "image", "prediction", "focal", "centre": as in `draw_examples`; "title", "errors": captions; "spread":
@@ -292,12 +286,12 @@ def draw_person(person: dict, faces: np.ndarray) -> np.ndarray:
     ]
     if person["spread"] is not None:
         heat = draw_uncertainty(picture, prediction, faces, *camera, person["spread"][None], light)
-        cells.append((heat, f"standard deviation of the samples, mean {1000 * person['spread'].mean():.1f} mm"))
+        cells.append((heat, f"standard deviation of the samples, mean {MM_PER_M * person['spread'].mean():.1f} mm"))
     return panel([cells])
 
 
 def _enlarged(example: dict, side: int) -> tuple[np.ndarray, tuple[float, np.ndarray]]:
-    """The crop with a height of `side` px, and the focal length and principal point to go with it, px."""
+    """The crop enlarged to a height of `side` px, and (focal length, principal point) in its pixels."""
     image = example["image"]
     scale = side / image.shape[0]
     picture = cv2.resize(image, (round(image.shape[1] * scale), side), interpolation=cv2.INTER_CUBIC)
@@ -306,23 +300,10 @@ def _enlarged(example: dict, side: int) -> tuple[np.ndarray, tuple[float, np.nda
 
 
 def to_jpeg(image: np.ndarray) -> bytes:
-    """An RGB picture (H, W, 3) uint8 as the content of a file."""
+    """The file content of an RGB image (H, W, 3) uint8."""
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
 
 def _centred_error(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(V,) m, of meshes (V, 3) that are centred on their vertices."""
+    """(V,) m, after both meshes (V, 3) are centred on their vertices."""
     return np.linalg.norm((prediction - prediction.mean(0)) - (truth - truth.mean(0)), axis=1)
-
-
-def _facing(template: np.ndarray, sign: int) -> np.ndarray:
-    """(1, V, 3): a canonical mesh turned so that the side view shows its front (sign 1) or its back (-1)."""
-    x, y, z = np.asarray(template, np.float32).T
-    return np.stack([sign * z, -y, sign * x], 1)[None]
-
-
-def _scale_end(metres: np.ndarray) -> float:
-    """A figure of few digits that nearly all values stay below, in metres."""
-    value = max(float(np.quantile(metres, _WELL_BELOW)), 1e-3)
-    step = 0.2 * 10 ** np.floor(np.log10(value))
-    return float(np.ceil(value / step - 1e-9) * step)

@@ -1,20 +1,18 @@
-"""What an evaluation found, person by person, and the file it is kept in.
+"""Per-person errors of an evaluation, the file they are kept in, and their statistics.
 
-`per_sample.csv` has a row a person: image, person, and a column for each error, named VARIANT/PROTOCOL/METRIC, in mm:
+`per_sample.csv` has one row per person: image, person, and one column per error, VARIANT/PROTOCOL/METRIC, in mm:
 
     deterministic/coco17/PVE     of the deterministic prediction
-    best_of_5/coco17/PVE         the least of the first 5 samples, each metric its own best (published)
+    best_of_5/coco17/PVE         the smallest of the first 5 samples, for each metric separately (as published)
     mean_of_5/coco17/PVE         of the mean of the first 5 samples
     likeliest_of_25/coco17/PVE   of the sample that the model itself finds likeliest
     deterministic/2d/keypoints   mean distance of visible keypoints, in percent of the box's longer side
     spread/apd                   mean distance of the same vertex in two samples, mm
-    spread/std                   standard deviation of where the samples put a vertex, mean over vertices, mm
-
-Numbers about an evaluation's errors: means with intervals, differences, and whether the doubt is worth anything.
+    spread/std                   standard deviation of a vertex over the samples, mean over vertices, mm
 
 Intervals are percentile bootstraps over people (Efron & Tibshirani, *An Introduction to the Bootstrap*, chapter 13):
-people are drawn again and again with replacement, with all that belongs to a person, from a fixed seed. Pictures count
-as independent, so of the frames of a few videos the true intervals are wider.
+people are resampled with replacement, together with everything that belongs to a person, from a fixed seed. People
+count as independent, so for frames of a few videos the true intervals are wider.
 """
 
 from __future__ import annotations
@@ -22,7 +20,8 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,9 @@ from scipy.stats import rankdata
 
 METRICS = ("PVE", "MPJPE", "PA-MPJPE", "PA-PVE")
 PER_SAMPLE = "per_sample.csv"
-_DECIMALS = 3
+_KINDS = ("best_of", "mean_of", "likeliest_of")
+DRAWS, LEVEL, BINS = 2000, 0.95, 10
+_CHUNK = 4_000_000  # people resampled at once, 32 MB
 
 
 @dataclass
@@ -38,13 +39,13 @@ class Results:
     """P people.
 
     Attributes:
-        images: (P,) names of the pictures; persons: (P,) number of the person in the picture.
+        images: (P,) names of the images; persons: (P,) number of the person in the image.
         columns: {column of `per_sample.csv`: (P,) float}; NaN where a number does not exist.
-        joint_names: (J,) of the three arrays that follow.
-        joint_error: (P, J) mm, of the deterministic prediction, after the roots are brought together.
+        joint_names: (J,) names for the three arrays that follow.
+        joint_error: (P, J) mm, of the deterministic prediction, roots aligned.
         joint_spread: (P, J) mm, standard deviation over the samples; None without samples.
         joint_visible: (P, J) bool.
-        vertex_error: (V,) mm, mean over people, as joint_error; vertex_spread: (V,) mm, or None.
+        vertex_error, vertex_spread: (V,) mm, means over people, as above.
     """
 
     images: np.ndarray
@@ -56,7 +57,6 @@ class Results:
     joint_visible: np.ndarray | None = None
     vertex_error: np.ndarray | None = None
     vertex_spread: np.ndarray | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,7 +66,7 @@ class Results:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["image", "person", *self.columns])
-        values = [[f"{value:.{_DECIMALS}f}" for value in column] for column in self.columns.values()]
+        values = [[f"{value:.3f}" for value in column] for column in self.columns.values()]
         writer.writerows(zip(self.images, self.persons, *values, strict=True))
         return text.getvalue()
 
@@ -78,11 +78,11 @@ class Results:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"there is no {path}: it is what test_mega.py leaves in its output folder")
+            raise FileNotFoundError(f"there is no {path}: test_mega.py writes it to its output folder")
         with path.open(newline="") as file:
             header, *rows = list(csv.reader(file)) or [[]]
         if header[:2] != ["image", "person"] or not rows:
-            raise ValueError(f"{path} is not a {PER_SAMPLE} of test_mega.py, or holds nobody")
+            raise ValueError(f"{path} is not a {PER_SAMPLE} of test_mega.py, or has no rows")
         try:
             images, persons, *values = zip(*rows, strict=True)
             columns = [np.array(column, float) for column in values]
@@ -91,17 +91,10 @@ class Results:
             raise ValueError(f"{path} is damaged: {error}") from error
 
 
-DRAWS, LEVEL, BINS = 2000, 0.95, 10
-_CHUNK = 4_000_000  # people drawn at once, 32 MB
-
-
 def bootstrap_interval(
     values: np.ndarray, seed: int = 0, draws: int = DRAWS, level: float = LEVEL
 ) -> tuple[float, float]:
-    """The interval (low, high) that holds the mean of values (n,) at the given level; NaNs are left out.
-
-    Of fewer than two values nothing is known about the mean: (NaN, NaN).
-    """
+    """Confidence interval (low, high) of the mean of values (n,); NaNs are left out, (NaN, NaN) below two values."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
     return _interval(_resampled_sums(values[:, None], seed, draws)[:, 0] / max(len(values), 1), len(values), level)
@@ -111,18 +104,17 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float
     """Mean of a - b over pairs (n,), and its interval (low, high); pairs with a NaN are left out."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
-        raise ValueError(f"only values of the same people can be paired, but there are {a.shape} and {b.shape}")
+        raise ValueError(f"only values of the same people can be paired, but the shapes are {a.shape} and {b.shape}")
     difference = a - b
     return _mean(difference), *bootstrap_interval(difference)
 
 
-def summarise(results: Results) -> dict[str, dict[str, float]]:
-    """{column: {"mean", "median", "low", "high", "n"}} of all columns; n people have a number, the others are NaN."""
-    return summarise_columns({name: np.asarray(column, float) for name, column in results.columns.items()})
+def summarise(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """{column: {"mean", "median", "low", "high", "n"}} of columns {name: (P,)}; n is the number of known values.
 
-
-def summarise_columns(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """As `summarise`, of columns {name: (n,)}. Columns with the same gaps are drawn together, which saves the time."""
+    Columns with the same gaps are resampled together, which saves time.
+    """
+    columns = {name: np.asarray(column, float) for name, column in columns.items()}
     alike: dict[bytes, list[str]] = defaultdict(list)
     for name, column in columns.items():
         alike[np.isfinite(column).tobytes()].append(name)
@@ -139,9 +131,9 @@ def summarise_columns(columns: dict[str, np.ndarray]) -> dict[str, dict[str, flo
 
 
 def by_visibility(results: Results) -> dict[str, dict[str, float]]:
-    """{"all", "visible", "hidden": {"error", "spread", "n"}}: means over the n joints of people with an error, mm.
+    """{"all", "visible", "hidden": {"error", "spread", "n"}}: means over n joints of all people, mm.
 
-    Empty without joint errors; only "all" where the visibility is not known; spread is NaN without samples.
+    Empty without joint errors; only "all" without visibility; spread is NaN without samples.
     """
     if results.joint_error is None:
         return {}
@@ -159,12 +151,12 @@ def by_visibility(results: Results) -> dict[str, dict[str, float]]:
 def by_joint(results: Results) -> dict[str, dict[str, float]]:
     """{joint: {"mean", "median", "low", "high", "n", "visible", "hidden", "spread"}}: mm.
 
-    visible and hidden are the mean errors where the joint is seen and where not, spread the mean spread; NaN where not
-    known. Empty without joint errors.
+    "visible" and "hidden" are the mean errors where the joint is visible and where it is not, "spread" the mean spread;
+    NaN where unknown. Empty without joint errors.
     """
     if results.joint_error is None:
         return {}
-    table = summarise_columns(dict(zip(results.joint_names, results.joint_error.T, strict=True)))
+    table = summarise(dict(zip(results.joint_names, results.joint_error.T, strict=True)))
     groups = _joint_groups(results)
     for j, row in enumerate(table.values()):
         for name in ("visible", "hidden"):
@@ -174,14 +166,14 @@ def by_joint(results: Results) -> dict[str, dict[str, float]]:
 
 
 def calibration(results: Results) -> dict:
-    """Does the spread of the samples tell where the prediction is wrong?
+    """Does the spread of the samples predict the error?
 
     Returns:
-        {"joints": {"all", "visible", "hidden": group}, "people": {protocol: {"pearson", "spearman"}}}. A group has
-        "n" joints; "curve": for bins of equal counts, by spread, {"spread", "error", "low", "high", "n"}, mm; and
-        "pearson" and "spearman": {"value", "low", "high"}, of a joint's spread with its error. "people" holds the
-        correlations of a person's spread/std with the PVE. Empty without samples. Ranks are taken once, over all
-        people, and not anew in each draw.
+        {"joints": {"all", "visible", "hidden": group}, "people": {protocol: {"pearson", "spearman"}}}, empty without
+        samples. A group has "n" joints; "curve": {"spread", "error", "low", "high", "n"}, mm, of bins of equal size,
+        sorted by spread; and "pearson", "spearman": {"value", "low", "high"}, between a joint's spread and its error.
+        "people" has the correlations between a person's spread/std and PVE. Ranks are computed once over all people,
+        not for each bootstrap resample.
     """
     found = {}
     if results.joint_spread is not None and results.joint_error is not None:
@@ -201,13 +193,36 @@ def calibration(results: Results) -> dict:
 
 
 def protocols_of(results: Results) -> list[str]:
-    """Names of the protocols that there are columns of, in their order."""
+    """Names of the protocols in the columns, in their order."""
     parts = [column.split("/") for column in results.columns]
     return list(dict.fromkeys(part[1] for part in parts if len(part) == 3 and part[1] != "2d"))
 
 
+def variants_of(columns: Iterable[str]) -> list[str]:
+    """Variants in the columns: deterministic, best_of_1, best_of_5, …, mean_of_1, …, likeliest_of_25."""
+
+    def place(variant: str) -> tuple[int, int]:
+        kind, _, count = variant.rpartition("_")
+        return (_KINDS.index(kind) + 1, int(count)) if kind in _KINDS else (0, 0)
+
+    return sorted({column.split("/")[0] for column in columns if column.count("/") == 2}, key=place)
+
+
+def variant_title(variant: str) -> str:
+    """best_of_5 -> best of 5; for a single sample all three kinds are the same."""
+    return "one sample" if variant.endswith("_of_1") else variant.replace("_", " ")
+
+
+def shown_variants(columns: Iterable[str]) -> list[str]:
+    """As `variants_of`, with a single sample listed once."""
+    titles: dict[str, str] = {}
+    for variant in variants_of(columns):
+        titles.setdefault(variant_title(variant), variant)
+    return list(titles.values())
+
+
 def _joint_groups(results: Results) -> dict[str, np.ndarray]:
-    """{"all", and where known "visible", "hidden": (P, J) bool}."""
+    """{"all", and with known visibility "visible", "hidden": (P, J) bool}."""
     groups = {"all": np.ones(results.joint_error.shape, bool)}
     if results.joint_visible is not None:
         visible = np.asarray(results.joint_visible, bool)
@@ -228,7 +243,7 @@ def _curve(spread: np.ndarray, error: np.ndarray, chosen: np.ndarray) -> list[di
     people = np.nonzero(chosen)[0]
     order = np.argsort(spread[chosen], kind="stable")
     bins = [part for part in np.array_split(order, min(BINS, len(order))) if len(part)] if len(order) else []
-    sums = np.zeros((len(spread), 2 * len(bins)))  # of each person: the errors in each bin, and how many
+    sums = np.zeros((len(spread), 2 * len(bins)))  # for each person: sum and number of the errors in each bin
     for b, part in enumerate(bins):
         np.add.at(sums[:, 2 * b], people[part], error[chosen][part])
         np.add.at(sums[:, 2 * b + 1], people[part], 1)
@@ -254,7 +269,7 @@ def _correlations(x: np.ndarray, y: np.ndarray, chosen: np.ndarray) -> dict[str,
 
 
 def _correlation(x: np.ndarray, y: np.ndarray, people: np.ndarray, count: int) -> dict[str, float]:
-    """Of pairs (n,) that belong to the `people` (n,) of `count`: {"value", "low", "high"}."""
+    """{"value", "low", "high"} of pairs (n,) that belong to the `people` (n,), numbers below `count`."""
     if len(x) == 0:
         return dict.fromkeys(("value", "low", "high"), np.nan)
     x, y = x - x.mean(), y - y.mean()
@@ -265,17 +280,17 @@ def _correlation(x: np.ndarray, y: np.ndarray, people: np.ndarray, count: int) -
 
 
 def _correlation_of_sums(sums: np.ndarray) -> np.ndarray:
-    """Correlation (...) from sums (..., 6) of 1, x, y, x², y², xy; NaN where x or y is the same everywhere."""
+    """Correlation (...) from sums (..., 6) of 1, x, y, x², y², xy; NaN where x or y is constant."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         variances = (xx / n - (x / n) ** 2, yy / n - (y / n) ** 2)
-        tiny = 1e-12 * np.stack([xx / n, yy / n])  # what rounding leaves of a variance of zero
+        tiny = 1e-12 * np.stack([xx / n, yy / n])  # a variance of zero, after rounding
         valid = (variances[0] > tiny[0]) & (variances[1] > tiny[1])
         return np.where(valid, (xy / n - x * y / n**2) / np.sqrt(variances[0] * variances[1]), np.nan)
 
 
 def _resampled_sums(values: np.ndarray, seed: int, draws: int) -> np.ndarray:
-    """Sums (draws, C) of values (n, C) over n rows drawn with replacement, so many times."""
+    """Bootstrap: sums (draws, C) of values (n, C) over n rows drawn with replacement."""
     n = len(values)
     if n == 0:
         return np.full((draws, values.shape[1]), np.nan)
@@ -291,7 +306,7 @@ def _resampled_sums(values: np.ndarray, seed: int, draws: int) -> np.ndarray:
 
 
 def _interval(statistics: np.ndarray, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """The middle part of bootstrapped statistics (draws,) that came of n values or people."""
+    """Percentile interval of bootstrapped statistics (draws,) of n values or people."""
     statistics = statistics[np.isfinite(statistics)]
     if n < 2 or len(statistics) == 0:
         return np.nan, np.nan

@@ -1,10 +1,12 @@
-"""The sets of people that models are tested on: crops, true meshes, and the protocols that make sense for them."""
+"""The sets of people that models are tested on: crops, true meshes, and the protocols that apply to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +15,13 @@ from torch.utils.data import Dataset
 
 from mega.bodies import KEYPOINTS, BodyModel
 from mega.bodies.smplh import GENDERS, SMPL_JOINTS, SMPLHBody
-from mega.data import SMPLImages, SyntheticAnnotations, SyntheticImages
+from mega.data import Annotations, SMPLImages, SyntheticImages
 from mega.data.smpl_images import Source, keypoint_regressor
 from mega.external_files import find_annotations
 from mega.metrics import COCO17, HIPS, MEGA, STANDARD_3DPW, STANDARD_EMDB, Protocol
+
+if TYPE_CHECKING:
+    from mega.predictor import Crop
 
 _JOINTS = {
     "body": KEYPOINTS,
@@ -34,48 +39,46 @@ class TestSet:
     """P people.
 
     Attributes:
-        name: of the set; path: of its annotations.
-        items: the people's crops: "image" (3, S, S) RGB in [0, 255], "rotmat" (3, 3), "keypoints2d" (J2, 3) crop
-            coordinates and visibility, "index", and what `truth` needs.
-        imgname: (P,) the people's pictures.
-        body: of the true meshes.
-        protocols: by name.
+        path: the annotation file.
+        items: dataset of crops: "image" (3, S, S) RGB in [0, 255], "rotmat" (3, 3), "keypoints2d" (J2, 3) crop
+            coordinates and visibility, "index", and what `canonical` needs.
+        imgname: (P,) path of each person's image.
+        canonical: batch -> true canonical meshes (B, V, 3), m.
         regressors: {name: (J, V)} that the protocols refer to.
-        regressor2d: (J2, V) of the items' 2D keypoints.
-        first_visible: of the rows of the items' keypoints that tell which joints of a regressor are seen; a regressor
-            that is not named has no such rows.
-        margin: side of the crops in longer sides of the boxes.
+        regressor2d: (J2, V) of the 2D keypoints.
+        first_visible: {regressor: row of "keypoints2d" that holds its first joint}, where visibility is annotated.
+        margin: side of the crop as a multiple of the box's longer side.
+        batch_size, workers: how images are read; no number depends on them.
     """
 
     name: str
     path: Path
     items: Dataset
     imgname: np.ndarray
-    body: BodyModel
+    canonical: Callable[[dict], Tensor]
     protocols: dict[str, Protocol]
     regressors: dict[str, Tensor]
     regressor2d: Tensor
     first_visible: dict[str, int]
     margin: float
+    batch_size: int = 16
+    workers: int = 1
 
-    __test__ = False  # it is no test, whatever pytest thinks of its name
+    __test__ = False  # not a test, although pytest would take its name for one
 
     def __len__(self) -> int:
         return len(self.imgname)
 
     def truth(self, batch: dict) -> Tensor:
-        """True meshes (B, V, 3), m, in the camera's orientation, centred on their vertices."""
+        """True meshes (B, V, 3), m, in the camera's orientation."""
         return self.canonical(batch) @ batch["rotmat"].transpose(1, 2)
 
-    def canonical(self, batch: dict) -> Tensor:
-        raise NotImplementedError
-
     def persons(self) -> np.ndarray:
-        """(P,) the number of each person among those of the same picture."""
-        seen: dict[str, int] = {}
+        """(P,) number of each person within the image, from 0."""
+        seen: Counter[str] = Counter()
         numbers = []
         for name in self.imgname:
-            numbers.append(seen.setdefault(name, 0))
+            numbers.append(seen[name])
             seen[name] += 1
         return np.array(numbers)
 
@@ -85,151 +88,159 @@ class TestSet:
         if unknown := [name for name in wanted if name not in self.protocols]:
             raise ValueError(
                 f"protocol={unknown[0]} is not one of {self.name}: choose from {', '.join(self.protocols)}. "
-                "(`standard` is another protocol on 3DPW and on EMDB: for a file of your own say data.standard=3dpw "
-                "or data.standard=emdb.)"
+                "(`standard` differs between 3DPW and EMDB: for your own file set testset.standard=3dpw or "
+                "testset.standard=emdb.)"
             )
         return {name: self.protocols[name] for name in wanted}
 
     def joint_names(self, protocol: Protocol) -> tuple[str, ...]:
-        """Of the joints of a protocol."""
         return tuple(_JOINTS[protocol.regressor][row] for row in protocol.joints)
 
     def visible(self, batch: dict, protocol: Protocol) -> Tensor | None:
-        """(B, J) bool: which joints of a protocol are seen; None where it is not known."""
+        """(B, J) bool: which joints of a protocol are visible; None where this is not annotated."""
         first = self.first_visible.get(protocol.regressor)
         if first is None:
             return None
         return batch["keypoints2d"][:, [first + row for row in protocol.joints], 2] > 0
 
 
-class SyntheticTestSet(TestSet):
-    """A split of `make_synthetic.py`'s pictures."""
-
-    def __init__(self, body: BodyModel, crop: dict, folder: str | Path, split: str, name: str, limit: int | None):
-        path = Path(folder) / split / "annotations.npz"
-        annotations = SyntheticAnnotations.load(path)
-        if annotations.body != body.name:
-            raise ValueError(f"{path} is for the body {annotations.body}, but the configured body is {body.name}.")
-        _check_pictures(path, (path.parent,), path.parent, annotations.imgname[:limit])
-        items = SyntheticImages(folder, split, crop["size"], crop["margin"], limit=limit)
-        known = items.annotations
-        self._pose, self._shape = torch.from_numpy(known.pose), torch.from_numpy(known.shape)
-        super().__init__(
-            name=name,
-            path=path,
-            items=items,
-            imgname=known.imgname,
-            body=body,
-            protocols={COCO17.name: COCO17},
-            regressors={"body": body.keypoint_regressor},
-            regressor2d=body.keypoint_regressor,
-            first_visible={"body": 0},
-            margin=crop["margin"],
-        )
-
-    def canonical(self, batch: dict) -> Tensor:
-        rows, device = batch["index"].cpu(), batch["rotmat"].device
-        return self.body(self._pose[rows].to(device), self._shape[rows].to(device))
-
-
-class PublishedTestSet(TestSet):
-    """People of an annotation file in the published form; `standard` says whose standard protocol holds."""
-
-    def __init__(
-        self,
-        body: SMPLHBody,
-        crop: dict,
-        path: str | Path,
-        root: str | Path | None,
-        name: str,
-        limit: int | None,
-        standard: str | None = None,
-    ):
-        if not isinstance(body, SMPLHBody):
-            raise ValueError(
-                f"{path} is annotated for SMPL bodies: give experiment=mega_hrnet, mega_resnet or mega_vit with it."
-            )
-        source = Source(Path(path), None if root is None else Path(root))
-        items = SMPLImages(source, crop["size"], crop.get("patch", False), limit=limit)
-        _check_pictures(items.path, source.places, items.root, items.annotations.imgname)
-        if standard not in (None, *_STANDARDS):
-            raise ValueError(f"data.standard={standard} is not known: choose 3dpw or emdb.")
-        chosen = {} if standard is None else {"standard": _STANDARDS[standard]}
-        super().__init__(
-            name=name,
-            path=items.path,
-            items=items,
-            imgname=items.annotations.imgname,
-            body=body,
-            protocols={"mega": MEGA, **chosen, "hips": HIPS},
-            regressors={"h36m": body.h36m_regressor, "smpl": body.keypoint_regressor},
-            regressor2d=keypoint_regressor(body),
-            first_visible={"smpl": len(body.h36m_regressor)} if items.annotations.smpl_joints else {},
-            margin=1.0,
-        )
-
-    def canonical(self, batch: dict) -> Tensor:
-        genders = [GENDERS[i] for i in batch["gender"].tolist()]
-        return self.body(batch["pose"], batch["betas"], genders)
-
-
 def synthetic_test(
-    body: BodyModel, crop: dict, folder: str | Path, split: str, n_pictures: int, limit: int | None = None
-) -> SyntheticTestSet:
-    """A split of the synthetic pictures, made if it is not there yet."""
-    if not (Path(folder) / split / "annotations.npz").is_file():
+    body: BodyModel,
+    crop: Crop,
+    folder: str | Path,
+    split: str,
+    n_pictures: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    workers: int = 1,
+) -> TestSet:
+    """A split of the images of make_synthetic.py.
+
+    Args:
+        n_pictures: size of the split if it has to be made first; None never makes it.
+        limit: only the first so many people.
+        batch_size, workers: how images are read.
+    """
+    path = Path(folder) / split / "annotations.npz"
+    if n_pictures is not None and body.name != "anny":
+        raise ValueError(
+            f"testset=synthetic is for the body anny, not {body.name}: choose testset=3dpw, emdb or FILE.npz."
+        )
+    if n_pictures is not None and not path.is_file():
         from mega.synthetic import build_dataset
 
-        print(f"{folder}/{split} is not there yet and is made: {n_pictures} pictures")
+        print(f"Making {n_pictures} images in {path.parent}")
         build_dataset(folder, {split: n_pictures})
-    return SyntheticTestSet(body, crop, folder, split, f"synthetic_{split}", limit)
+    annotations = SyntheticAnnotations.load(path)
+    if annotations.body != body.name:
+        raise ValueError(f"{path} is for the body {annotations.body}, but the configured body is {body.name}.")
+    _check_images(path, (path.parent,), path.parent, annotations.imgname[:limit])
+    items = SyntheticImages(folder, split, crop.size, crop.margin, limit=limit)
+    known = items.annotations
+    pose, shape = torch.from_numpy(known.pose), torch.from_numpy(known.shape)
+
+    def canonical(batch: dict) -> Tensor:
+        rows, device = batch["index"].cpu(), batch["rotmat"].device
+        return body(pose[rows].to(device), shape[rows].to(device))
+
+    return TestSet(
+        name=f"{Path(folder).name}_{split}",
+        path=path,
+        items=items,
+        imgname=known.imgname,
+        canonical=canonical,
+        protocols={COCO17.name: COCO17},
+        regressors={"body": body.keypoint_regressor},
+        regressor2d=body.keypoint_regressor,
+        first_visible={"body": 0},
+        margin=crop.margin,
+        batch_size=batch_size,
+        workers=workers,
+    )
 
 
-def published_test(
+def smpl_test(
     body: SMPLHBody,
-    crop: dict,
+    crop: Crop,
     path: str | Path,
     root: str | Path | None = None,
     standard: str | None = None,
     limit: int | None = None,
-) -> PublishedTestSet:
-    """The people of an annotation file in the published form."""
-    return PublishedTestSet(body, crop, path, root, Path(path).stem, limit, standard)
+    batch_size: int = 16,
+    workers: int = 1,
+) -> TestSet:
+    """The people of an annotation file in the form of the released MEGA data.
+
+    Args:
+        root: folder that image names start from; None: the file's own or the current one.
+        standard: data set whose standard protocol applies, "3dpw" or "emdb".
+    """
+    if not isinstance(body, SMPLHBody):
+        raise ValueError(
+            f"{path} is annotated for SMPL bodies: give experiment=mega_hrnet, mega_resnet or mega_vit with it."
+        )
+    if standard not in (None, *_STANDARDS):
+        raise ValueError(f"testset.standard={standard} is not known: choose 3dpw or emdb.")
+    source = Source(Path(path), None if root is None else Path(root))
+    items = SMPLImages(source, crop.size, crop.patch, limit=limit)
+    _check_images(items.path, source.places, items.root, items.annotations.imgname)
+
+    def canonical(batch: dict) -> Tensor:
+        return body(batch["pose"], batch["betas"], [GENDERS[i] for i in batch["gender"].tolist()])
+
+    return TestSet(
+        name=Path(path).stem,
+        path=items.path,
+        items=items,
+        imgname=items.annotations.imgname,
+        canonical=canonical,
+        protocols={"mega": MEGA, **({"standard": _STANDARDS[standard]} if standard else {}), "hips": HIPS},
+        regressors={"h36m": body.h36m_regressor, "smpl": body.keypoint_regressor},
+        regressor2d=keypoint_regressor(body),
+        first_visible={"smpl": len(body.h36m_regressor)} if items.annotations.smpl_joints else {},
+        margin=1.0,
+        batch_size=batch_size,
+        workers=workers,
+    )
 
 
-def people_of_file(body: BodyModel, crop: dict, path: str | Path, limit: int | None = None, **options) -> TestSet:
-    """The people of any annotation file: one of make_synthetic.py, or one in the published form.
+def people_of_file(
+    body: BodyModel,
+    crop: Crop,
+    path: str | Path,
+    root: str | Path | None = None,
+    standard: str | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    workers: int = 1,
+) -> TestSet:
+    """The people of any annotation file: one of make_synthetic.py, or one in the form of the released data.
 
     Raises FileNotFoundError, or ValueError that says what is wrong with the file.
     """
     path = find_annotations(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no annotation file {path}: see datasets/README.md for how they are made")
-    if _names_a_body(path):
-        return SyntheticTestSet(body, crop, path.parents[1], path.parent.name, path.parent.name, limit)
-    return published_test(body, crop, path, limit=limit, **options)
-
-
-def _names_a_body(path: Path) -> bool:
+        raise FileNotFoundError(f"there is no annotation file {path}: datasets/README.md explains how to make one")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return "body" in file.files
+            is_synthetic = "body" in file.files
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an annotation file (.npz): {error}") from error
+    reading = (limit, batch_size, workers)
+    if is_synthetic:
+        return synthetic_test(body, crop, path.parents[1], path.parent.name, None, *reading)
+    return smpl_test(body, crop, path, root, standard, *reading)
 
 
-def _check_pictures(path: Path, places: Sequence[Path], root: Path, names: np.ndarray) -> None:
-    """Raise ValueError if there is nobody, or a picture is missing: a test on fewer people is another test.
-
-    `root` is the one of the `places` that the pictures were found in.
-    """
+def _check_images(path: Path, places: Sequence[Path], root: Path, names: np.ndarray) -> None:
+    """Raise ValueError if the set is empty or an image is missing: a test on fewer people is a different test."""
     if len(names) == 0:
         raise ValueError(f"{path} annotates nobody: there is nothing to evaluate.")
     wanted = dict.fromkeys(names)
-    lacking = [name for name in wanted if not (root / str(name)).is_file()]
-    if lacking:
+    missing = [name for name in wanted if not (root / str(name)).is_file()]
+    if missing:
         raise ValueError(
-            f"{len(lacking)} of the {len(wanted)} pictures that {path} names are missing. The first was looked for at "
-            f"{' and at '.join(str(place / str(lacking[0])) for place in places)}. Fetch them, or make another "
-            "annotation file without these people."
+            f"{len(missing)} of the {len(wanted)} images named in {path} are missing. The first was looked for at "
+            f"{' and at '.join(str(place / str(missing[0])) for place in places)}. Add them, or make an annotation "
+            "file without these people."
         )

@@ -10,7 +10,14 @@ from mega.geometry.cameras import (
     project_weak_perspective,
 )
 from mega.geometry.crops import crop_matrix, square_box, square_crop, warp_crop
-from mega.geometry.transforms import MM_PER_M, matrix_to_rot6d, mean_distance, rot6d_to_matrix, sample_spread
+from mega.geometry.transforms import (
+    MM_PER_M,
+    matrix_to_rot6d,
+    mean_distance,
+    rot6d_to_matrix,
+    sample_spread,
+    standard_deviation,
+)
 from mesh_vq_vae.mesh_ops import Similarity, fit_similarity, procrustes_align
 
 __all__ = [
@@ -32,5 +39,6 @@ __all__ = [
     "sample_spread",
     "square_box",
     "square_crop",
+    "standard_deviation",
     "warp_crop",
 ]

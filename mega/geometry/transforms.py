@@ -50,3 +50,9 @@ def sample_spread(samples: Tensor) -> tuple[Tensor, Tensor]:
     pairs = n * (n - 1) / 2
     around = samples - samples.mean(dim=-3, keepdim=True)
     return apart / pairs if pairs else apart * torch.nan, MM_PER_M * around.norm(dim=-1).mean(dim=-2)
+
+
+def standard_deviation(samples: Tensor) -> Tensor:
+    """Root mean square distance of points to their mean over samples (..., Q, N, 3) -> (..., N), in their unit."""
+    offsets = samples - samples.mean(dim=-3, keepdim=True)
+    return offsets.square().sum(dim=-1).mean(dim=-2).sqrt()

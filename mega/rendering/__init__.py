@@ -1,7 +1,7 @@
 """Drawing bodies: a ray caster, soft shading, overlays and panels."""
 
 from mega.rendering.panels import draw_uncertainty, panel
-from mega.rendering.people import draw_body, draw_people, draw_side_view, people_openness
+from mega.rendering.people import draw_body, draw_people, draw_side_view, far_camera, people_openness
 from mega.rendering.raycast import Hits, cast, merge_meshes
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "draw_people",
     "draw_side_view",
     "draw_uncertainty",
+    "far_camera",
     "merge_meshes",
     "panel",
     "people_openness",

@@ -22,11 +22,8 @@ def draw_uncertainty(
     uncertainty: np.ndarray,
     open_share: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The people over a faded picture, coloured by `uncertainty` (P, V) m, with a scale at the right-hand side.
-
-    The scale ends at a round figure that 98 % of the vertices stay below, lest a few wild fingers fade the rest.
-    """
-    limit = round_limit(float(np.quantile(uncertainty, 0.98))) if uncertainty.size else 0.01
+    """The people over a faded picture, coloured by `uncertainty` (P, V) m, with a scale at the right-hand side."""
+    limit = round_limit(uncertainty)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     faded = (0.55 * grey + 0.45 * 235).astype(np.uint8).repeat(3, axis=2)
     colors = heat_colors(uncertainty, limit)
@@ -34,9 +31,14 @@ def draw_uncertainty(
     return np.concatenate([drawn, color_bar(len(drawn), limit)], axis=1)
 
 
-def round_limit(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, … mm at or above `value`, in metres."""
-    value = max(value, 1e-3)
+def round_limit(values: np.ndarray) -> float:
+    """The end of a colour scale: the next of 1, 2, 5, 10, 20, … mm at or above 98 % of the values (m), in metres.
+
+    A few wild fingers must not fade all other vertices.
+    """
+    if not np.size(values):
+        return 0.01
+    value = max(float(np.quantile(values, 0.98)), 1e-3)
     power = 10 ** np.floor(np.log10(value) + 1e-9)
     return float(next(step * power for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-9)))
 
@@ -63,8 +65,8 @@ def panel(rows: Sequence[Sequence[tuple[np.ndarray, str]]], row_height: int | No
     """Rows of (picture, caption) on white paper; within a row all pictures get the same height.
 
     Args:
-        rows: pictures (h, w, 3) uint8; an empty caption leaves no room below if the whole row has none.
-        row_height: px; the highest picture of each row if None.
+        rows: pictures (h, w, 3) uint8; rows in which no picture has a caption leave no room for one.
+        row_height: px; the height of each row's tallest picture if None.
     """
     strips = [_row(row, row_height or max(len(picture) for picture, _ in row)) for row in rows]
     width = max(strip.shape[1] for strip in strips)

@@ -1,8 +1,8 @@
-"""People drawn in place over their picture, and the same people in a little studio, seen from the side.
+"""People drawn over their image, and the same people seen from the side in front of a neutral backdrop.
 
-Pictures are (h, w, 3) uint8 RGB. People are vertices (P, V, 3) in the camera frame (x right, y down, z forward, metres)
-that share their faces (F, 3). Colours are sRGB in [0, 1], one for a person (P, 3) or one for a vertex (P, V, 3).
-`open_share` (P, V) is `people_openness` of the same people; who draws them more than once computes it once.
+Images are (h, w, 3) uint8 RGB. People are vertices (P, V, 3) in the camera frame (x right, y down, z forward, metres)
+that share their faces (F, 3). Colours are sRGB in [0, 1], per person (P, 3) or per vertex (P, V, 3). `open_share`
+(P, V) is `people_openness` of the same people: compute it once if you draw them several times.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,25 @@ from mega.rendering.shading import openness, palette_colors, shade, vertex_norma
 
 BACKDROP_TOP = np.array([0.955, 0.955, 0.96], np.float32)
 BACKDROP_BOTTOM = np.array([0.86, 0.86, 0.875], np.float32)
-_SHADOW_VERTICES = 13_000  # a body of so many vertices throws the shadow that was tuned by eye
+_SHADOW_VERTICES = 13_000  # the shadow's strength was tuned on a body with this many vertices
+_FAR = 5.0  # focal length in sides of the crop: perspective is close to the weak perspective of the predicted camera
+
+
+def far_camera(cam: np.ndarray, size: int) -> tuple[np.ndarray, float, tuple[float, float]]:
+    """A camera far from the people of crops of `size` px, for drawing a prediction on its crop.
+
+    Args:
+        cam: (P, 3), weak perspective (s, tx, ty) on the crops.
+
+    Returns:
+        Where the people stand (P, 3) m, the focal length in px, and the principal point in px.
+    """
+    scale, x, y = np.asarray(cam).T
+    return np.stack([x, y, 2 * _FAR / scale], axis=1), _FAR * size, (size / 2, size / 2)
 
 
 def people_openness(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(P, V): the light that reaches each vertex, with the shade that people throw on one another."""
+    """(P, V): the share of light that reaches each vertex, including the shade of other people."""
     if not len(vertices):
         return np.zeros(vertices.shape[:2], np.float32)
     return openness(*_one_mesh(vertices, faces)).reshape(vertices.shape[:2])
@@ -35,7 +49,7 @@ def draw_people(
     open_share: np.ndarray | None = None,
     opacity: float = 1.0,
 ) -> np.ndarray:
-    """The picture with the people over it, edges anti-aliased.
+    """The picture with the people drawn over it, with anti-aliased edges.
 
     Args:
         image: (h, w, 3) uint8.
@@ -45,7 +59,7 @@ def draw_people(
         principal_point: (2,) px of this picture.
         colors: (P, 3) or (P, V, 3); a palette if None.
         open_share: (P, V); computed if None.
-        opacity: 1 hides what is behind, 0 shows nothing of the people.
+        opacity: 1 hides what is behind the people, 0 hides the people.
     """
     if not len(vertices):
         return image.copy()
@@ -67,9 +81,9 @@ def draw_side_view(
     colors: np.ndarray | None = None,
     open_share: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The people seen from the picture's right-hand side, a little from above, framed whole on a neutral backdrop.
+    """The people seen from the image's right-hand side and slightly from above, all of them, on a neutral backdrop.
 
-    Who faces the picture's camera looks to the left here. The result is `height` px high; its width follows the people.
+    A person facing the image's camera looks to the left. The result is `height` px high; its width fits the people.
     """
     if not len(vertices):
         return _backdrop(height, int(height * 0.6))
@@ -85,7 +99,7 @@ def draw_side_view(
 
 @dataclass(frozen=True)
 class _SideCamera:
-    """A camera beside the people: point -> rotation @ (point - centre) + (0, 0, distance)."""
+    """A camera to the side of the people: point -> rotation @ (point - centre) + (0, 0, distance)."""
 
     rotation: np.ndarray  # (3, 3)
     centre: np.ndarray  # (3,)
@@ -99,8 +113,8 @@ class _SideCamera:
     def floor_shadow(self, person: np.ndarray, cell: float = 0.02) -> np.ndarray:
         """(h, w) in [0, 1): the soft shadow of a person (V, 3) on a floor under its lowest vertex.
 
-        What is near the floor counts most. Each person has a floor of its own, since sizes, and with them depths and
-        heights, are only known up to a factor: a common floor would leave people floating.
+        Vertices near the floor count most. Each person has a separate floor, since sizes, and therefore depths and
+        heights, are known only up to a factor: a common floor would leave people floating.
         """
         floor = person[:, 1].max()
         plan = person[:, [0, 2]]
@@ -164,8 +178,11 @@ def _vertex_colors(colors: np.ndarray | None, shape: tuple[int, ...]) -> np.ndar
     return colors.reshape(-1, 3)
 
 
-def draw_body(vertices: np.ndarray, faces: np.ndarray, height: int = 256) -> np.ndarray:
-    """A canonical mesh (V, 3), Y up, seen from in front: (height, W, 3) uint8 RGB."""
-    x, y, z = vertices.T
-    facing_right = np.stack([z, -y, x], 1)  # in a camera's axes; the side view looks from the right
-    return draw_side_view(facing_right[None].astype(np.float32), faces, height)
+def draw_body(
+    vertices: np.ndarray, faces: np.ndarray, height: int = 256, colors: np.ndarray | None = None, back: bool = False
+) -> np.ndarray:
+    """A canonical mesh (V, 3), Y up, seen from the front or the back: (height, W, 3) uint8 RGB."""
+    x, y, z = np.asarray(vertices, np.float32).T
+    sign = -1 if back else 1
+    facing_right = np.stack([sign * z, -y, sign * x], 1)  # in the axes of a camera; the side view looks from the right
+    return draw_side_view(facing_right[None], faces, height, colors)

@@ -1,7 +1,7 @@
-"""Rays through the pixels of a pinhole camera, and what they meet first.
+"""Ray casting: rays through the pixels of a pinhole camera, and the surface that each hits first.
 
-A ray caster (Embree, through `embreex`) draws a body of 13,000 vertices in about 20 ms on one core. It needs nothing
-but the pip package: no display, no EGL, no GPU. The same input gives the same picture, bit for bit.
+A ray caster (Embree, through `embreex`) draws a body of 13,000 vertices in about 20 ms on one core. It needs
+only the pip package: no display, no EGL, no GPU. The same input gives the same image, bit for bit.
 
 Picture coordinates are those of `mega.geometry`: pixel (0, 0) is the centre of the top left pixel, which reaches from
 -0.5 to 0.5.
@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Hits:
-    """The samples of a picture that met the mesh; those that met nothing are left out.
+    """The samples of an image that hit the mesh; the others are left out.
 
     Attributes:
         pixel: (n,) int64, index y * width + x of the sample's pixel; each pixel occurs up to samples² times.
@@ -23,7 +23,7 @@ class Hits:
         barycentric: (n, 3) float32, weights of the triangle's three corners.
         depth: (n,) float32, distance along the camera's z axis, in the vertices' unit.
         size: (width, height) of the picture, px.
-        samples: samples a pixel along one side.
+        samples: samples per pixel along one side.
     """
 
     pixel: np.ndarray
@@ -44,8 +44,8 @@ class Hits:
     def resolve(self, values: np.ndarray) -> np.ndarray:
         """Mean over each pixel's samples, a miss counting as zero: (n, C) at the hits -> picture (h, w, C) float32.
 
-        Of colours this gives the premultiplied foreground; with `coverage`, `foreground + (1 - coverage) * background`
-        lays it over a picture.
+        For colours this is the premultiplied foreground: `foreground + (1 - coverage) * background` draws it over a
+        background.
         """
         width, height = self.size
         picture = np.empty((height * width, values.shape[1]), np.float32)
@@ -55,14 +55,14 @@ class Hits:
 
     @property
     def coverage(self) -> np.ndarray:
-        """(h, w, 1) float32: the share of each pixel's samples that met the mesh."""
+        """(h, w, 1) float32: the share of each pixel's samples that hit the mesh."""
         width, height = self.size
         counts = np.bincount(self.pixel, minlength=height * width).astype(np.float32)
         return counts.reshape(height, width, 1) / self.samples**2
 
 
 def merge_meshes(meshes: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Several (vertices (V_i, 3), faces (F_i, 3)) as one mesh, in their order, so that they hide one another."""
+    """Several (vertices (V_i, 3), faces (F_i, 3)) as one mesh, in their order, so that they occlude each other."""
     offsets = np.cumsum([0, *(len(vertices) for vertices, _ in meshes)])
     vertices = np.concatenate([vertices for vertices, _ in meshes])
     faces = np.concatenate([faces + offset for (_, faces), offset in zip(meshes, offsets, strict=False)])
@@ -77,7 +77,7 @@ def cast(
     size: tuple[int, int],
     samples: int = 2,
 ) -> Hits:
-    """Cast samples² rays through every pixel that the mesh may touch.
+    """Cast samples² rays through every pixel that the mesh may cover.
 
     Args:
         vertices: (V, 3), camera frame: x right, y down, z forward. Parts behind the camera are not seen.
@@ -85,8 +85,8 @@ def cast(
         focal: focal length, px.
         principal_point: (2,) px.
         size: (width, height) of the picture, px.
-        samples: samples a pixel along one side; they are spread so that no two share a row or a column, which draws
-            near-vertical and near-horizontal edges as smoothly as samples² columns would.
+        samples: samples per pixel along one side; no two of a pixel share a row or a column, so nearly vertical or
+            horizontal edges look as smooth as with samples² columns.
     """
     pixel, directions = _rays(vertices, focal, principal_point, size, samples)
     if not len(directions) or not len(faces):
@@ -127,12 +127,12 @@ def _rays(vertices, focal, principal_point, size, samples) -> tuple[np.ndarray, 
 
 
 def _touched_pixels(vertices, focal, principal_point, size) -> tuple[int, int, int, int]:
-    """(x0, y0, x1, y1) of the pixels that the mesh may touch, upper ends exclusive."""
+    """(x0, y0, x1, y1) of the pixels that the mesh may cover, upper ends exclusive."""
     width, height = size
     if not len(vertices):
         return 0, 0, 0, 0
     depth = vertices[:, 2:3]
-    if depth.min() <= 1e-6:  # some of it beside or behind the camera: its box in the picture has no bounds
+    if depth.min() <= 1e-6:  # partly behind the camera: its box in the image is unbounded
         return 0, 0, width, height
     points = vertices[:, :2] / depth * focal + np.asarray(principal_point)
     low = np.clip(np.floor(points.min(axis=0) + 0.5), 0, size).astype(int)
@@ -141,7 +141,7 @@ def _touched_pixels(vertices, focal, principal_point, size) -> tuple[int, int, i
 
 
 def _sample_offsets(samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """x and y (samples²,) in [-0.5, 0.5): a sheared grid, every sample in a column and a row of its own."""
+    """x and y (samples²,) in [-0.5, 0.5): a sheared grid with each sample in a separate row and column."""
     i, j = (index.reshape(-1) for index in np.mgrid[:samples, :samples])
     return (i + (j + 0.5) / samples) / samples - 0.5, (j + (samples - i - 0.5) / samples) / samples - 0.5
 

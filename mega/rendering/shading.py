@@ -1,7 +1,7 @@
 """Soft studio light on bodies.
 
-Light is worked out at the vertices and interpolated: with thousands of vertices a body it looks the same as light
-worked out at every sample of the picture, and its cost does not grow with the picture.
+Light is computed at the vertices and interpolated: with thousands of vertices per body it looks the same as light
+computed at every pixel, and its cost does not grow with the size of the image.
 
 World axes are the camera's: x right, y down, z forward; so the sky is at -y and the viewer looks along +z.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Calm colours that stay apart from one another and from most photographs; sRGB in [0, 1].
+# Calm colours, easy to distinguish from each other and from most photographs; sRGB in [0, 1].
 PALETTE = (
     np.array(
         [
@@ -50,7 +50,7 @@ STUDIO = Lights()
 
 
 def palette_colors(n: int) -> np.ndarray:
-    """(n, 3) colours, one a person; they come round again after the palette's last."""
+    """(n, 3) colours, one per person; they repeat after the end of the palette."""
     return PALETTE[np.arange(n) % len(PALETTE)]
 
 
@@ -62,7 +62,7 @@ def heat_colors(values: np.ndarray, limit: float) -> np.ndarray:
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Smooth unit normals (V, 3): each triangle counts by its area. A vertex without a triangle gets a zero."""
+    """Smooth unit normals (V, 3), triangles weighted by their area; zero for a vertex without a triangle."""
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     face_normals = np.cross(b - a, c - a)  # (F, 3), length twice the area
     normals = np.empty((len(vertices), 3), np.float32)
@@ -73,13 +73,13 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def openness(vertices: np.ndarray, faces: np.ndarray, reach: float = 0.5, directions: int = 40) -> np.ndarray:
-    """How much of the light tent each vertex sees: (V,) from 0 (hidden) to 1 (open). Ambient occlusion.
+    """Ambient occlusion: the share of the light tent that each vertex sees, (V,) from 0 (hidden) to 1 (open).
 
     Args:
         vertices: (V, 3) m.
-        faces: (F, 3), turned outwards.
-        reach: what is farther away than this does not shade, m.
-        directions: rays a vertex, half of which start below the surface and are not cast.
+        faces: (F, 3), oriented outwards.
+        reach: distance up to which surfaces cast shade, m.
+        directions: rays per vertex; the half that would start below the surface is not cast.
     """
     from embreex.mesh_construction import TriangleMesh
     from embreex.rtcore_scene import EmbreeScene
@@ -91,7 +91,7 @@ def openness(vertices: np.ndarray, faces: np.ndarray, reach: float = 0.5, direct
     vertex, direction = np.nonzero(cosine > 0.05)
     scene = EmbreeScene()
     TriangleMesh(scene, np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
-    # Start a little above the surface, lest a ray meet the triangle that it leaves.
+    # Start slightly above the surface, so that no ray hits the triangle it starts from.
     origins = (vertices + 2e-3 * normals).astype(np.float32)
     limits = np.full(len(vertex), reach, np.float32)
     blocked = scene.run(origins[vertex], towards[direction], dists=limits, query="OCCLUDED") != -1
@@ -108,12 +108,12 @@ def shade(
     open_share: np.ndarray | None = None,
     lights: Lights = STUDIO,
 ) -> np.ndarray:
-    """Colours (V, 3), sRGB in [0, 1], that the vertices show to a camera in the origin.
+    """Colours (V, 3), sRGB in [0, 1], of the vertices as a camera at the origin sees them.
 
     Args:
         vertices: (V, 3) camera frame.
         normals: (V, 3) unit, outwards.
-        colors: (V, 3) or (3,) sRGB in [0, 1], the surface's own colour.
+        colors: (V, 3) or (3,) sRGB in [0, 1], the colour of the surface itself.
         open_share: (V,) from `openness`; all open if None.
     """
     view = -vertices / np.maximum(np.linalg.norm(vertices, axis=1, keepdims=True), 1e-12)
@@ -122,7 +122,7 @@ def shade(
 
     upward = 0.5 - 0.5 * normals[:, 1:2]
     light = (np.outer(upward, lights.sky) + np.outer(1 - upward, lights.ground)) * share[:, None]
-    # A key light larger than the body wraps a little round it.
+    # A key light larger than the body also lights some of the surface that faces away.
     wrapped = np.clip((normals @ key + 0.15) / 1.15, 0, None) ** 1.4
     light += np.outer(wrapped * (0.35 + 0.65 * share), lights.key)
     light += np.outer(np.clip(normals @ fill, 0, None) * share, lights.fill)

@@ -1,4 +1,4 @@
-"""Posed and dressed bodies in scenes, rendered into annotated pictures."""
+"""Posed and dressed bodies in scenes, rendered as annotated images."""
 
 from mega.synthetic.dataset import build_dataset
 from mega.synthetic.scene import Person, SceneMaker, SceneSettings

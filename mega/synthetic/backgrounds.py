@@ -1,4 +1,4 @@
-"""What is behind people: rooms, landscapes, photographs without people, clutter; (h, w, 3) float32 in [0, 1]."""
+"""Backgrounds: rooms, landscapes, photographs without people, clutter; (h, w, 3) float32 in [0, 1]."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from mega.synthetic.fabrics import load_photographs, random_color
 
 
 def random_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A background of `size` (w, h), any of the kinds, perhaps with clutter, perhaps out of focus."""
+    """A random kind of background of `size` (w, h), sometimes with clutter, sometimes out of focus."""
     makers = (_gradient, _room, _landscape, _photograph, _texture)
     picture = makers[rng.choice(len(makers), p=(0.08, 0.24, 0.20, 0.30, 0.18))](rng, size)
     if rng.random() < 0.6:
@@ -18,7 +18,7 @@ def random_background(rng: np.random.Generator, size: tuple[int, int]) -> np.nda
 
 
 def random_texture(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Something to fill a surface of `size` (w, h) with: noise or a piece of a photograph."""
+    """Texture for a surface of `size` (w, h): noise or part of a photograph."""
     return (_photograph if rng.random() < 0.4 else _texture)(rng, size)
 
 
@@ -100,7 +100,7 @@ def _landscape(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _add_clutter(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Shapes of any colour, some of them long and skin-coloured, lest every limb-like thing be a limb."""
+    """Random shapes; some are long and skin-coloured, so that not everything that looks like a limb is one."""
     picture = np.ascontiguousarray(picture, np.float32)
     height, width = picture.shape[:2]
     for _ in range(rng.integers(1, 9)):

@@ -1,8 +1,8 @@
-"""The synthetic data set: pictures and annotations on disk, made by several processes, resumed after a kill.
+"""The synthetic data set: images and annotations on disk, made by several processes, resumable.
 
-Pictures are made in chunks of `CHUNK`; a chunk is a function of (seed, split, its number) alone, so neither the number
-of processes nor the size of the split changes a picture. A chunk's annotations are written last and appear whole: a
-chunk that has them is done, and one that has not is made again.
+Images are made in chunks of `CHUNK`; a chunk is a function of (seed, split, its number) alone, so neither the number of
+processes nor the size of the split changes an image. The annotations of a chunk are written last, in one step: a chunk
+without them is made again.
 """
 
 import json
@@ -26,7 +26,7 @@ from mega_common.atomic_io import write_npz, write_whole
 
 CHUNK = 50  # pictures
 _JPEG_QUALITY = (60, 95)
-#: Changes when the same seed would give other pictures.
+#: Increased whenever the same seed gives different images.
 VERSION = 1
 
 
@@ -38,18 +38,18 @@ def build_dataset(
     scene: SceneSettings | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Make every split that is not there yet, or finish it.
+    """Make every split that does not exist yet, or finish it.
 
     Args:
-        folder: gets a folder a split, each with `images/*.jpg` and `annotations.npz`.
-        splits: number of pictures by split; those of none are left out.
-        seed: the same seed gives the same pictures.
-        processes: one a core if None.
-        scene: how often what happens in a picture.
-        overwrite: throw away what was made with another seed or other settings.
+        folder: gets one folder per split with `images/*.jpg` and `annotations.npz`.
+        splits: number of images of each split; splits without images are left out.
+        seed: the same seed gives the same images.
+        processes: one per core if None.
+        scene: how often things happen in an image.
+        overwrite: delete what was made with another seed or other settings.
 
     Raises:
-        FileExistsError: when a split was begun with another recipe and `overwrite` is false.
+        FileExistsError: if a split was begun with other settings and `overwrite` is false.
     """
     settings = scene or SceneSettings()
     for split, n_pictures in splits.items():
@@ -63,7 +63,7 @@ def _build_split(
 ) -> None:
     recipe = json.loads(json.dumps({"version": VERSION, "seed": seed, "n_pictures": n_pictures, **asdict(settings)}))
     if _is_finished(folder, recipe, overwrite):
-        print(f"{folder}: {n_pictures} pictures are there already")
+        print(f"{folder}: {n_pictures} images exist already")
         return
     chunks = folder / "chunks"
     chunks.mkdir(parents=True, exist_ok=True)
@@ -90,8 +90,8 @@ def _is_finished(folder: Path, recipe: dict, overwrite: bool) -> bool:
         return (folder / "annotations.npz").exists()
     if not overwrite:
         raise FileExistsError(
-            f"{file} tells of a data set made otherwise (another seed, size or setting): "
-            "choose another output folder, or remove this one with overwrite=true"
+            f"{file} describes a data set made with another seed, size or setting: choose another folder, or replace "
+            "this one with overwrite=true"
         )
     shutil.rmtree(folder)
     return False
@@ -101,14 +101,14 @@ def _run(jobs: list[tuple], processes: int, settings: SceneSettings) -> Iterator
     """Do the jobs; yields each one's number of pictures as it is done."""
     if processes == 1:
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # sums in another order would change the last digit, and then a picture
+        torch.set_num_threads(1)  # another order of sums would change the last digit, and then an image
         try:
             worker = _Worker(settings)
             yield from (worker.make_chunk(*job) for job in jobs)
         finally:
             torch.set_num_threads(threads)
         return
-    AnnyBody()  # builds Anny's cache where it is missing, once and not in every process
+    AnnyBody()  # builds Anny's cache once if it is missing, not in every process
     # Fresh interpreters: a forked copy of PyTorch's or Embree's threads would hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(settings,)) as pool:
@@ -122,7 +122,7 @@ def _run(jobs: list[tuple], processes: int, settings: SceneSettings) -> Iterator
 
 
 class _Worker:
-    """What a process needs to make chunks."""
+    """Makes chunks, in one process."""
 
     def __init__(self, settings: SceneSettings) -> None:
         self.settings = settings

@@ -1,7 +1,4 @@
-"""Light on bodies: a sky, a ground, one or two lamps, and the shadows that the body throws on itself.
-
-What comes between the scene and the file: things in front of people, and the camera's own faults.
-"""
+"""Light and shadows on bodies, occluders in front of people, and the flaws of a camera."""
 
 from collections.abc import Callable
 
@@ -39,7 +36,7 @@ def random_lights(rng: np.random.Generator) -> Lights:
 def lit_share(vertices: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """Which vertices (V,) see a far lamp in `direction` (3,) unit: 1, those behind others 0, edges between.
 
-    A shadow map: the vertices fall into cells across the light; in each, the one nearest to the lamp throws the shadow.
+    A shadow map: the vertices fall into cells across the light; in each, the one nearest to the lamp casts the shadow.
     Two grids, half a cell apart, soften the edges.
     """
     across = np.linalg.svd(direction[None])[2][1:]  # (2, 3), a basis of the plane across the light
@@ -99,7 +96,7 @@ def random_occluder(rng: np.random.Generator, size: tuple[int, int], box: np.nda
 
 
 def photograph(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """The camera's part: exposure, colour cast, blur, coarse sampling, noise. (h, w, 3) in [0, 1] -> uint8."""
+    """Camera effects: exposure, colour cast, blur, coarse sampling, noise. (h, w, 3) in [0, 1] -> uint8."""
     height, width = picture.shape[:2]
     gain = rng.uniform(0.75, 1.2) * (1 + 0.05 * rng.standard_normal(3))
     picture = picture * gain.astype(np.float32)

@@ -1,9 +1,7 @@
-"""The photographs without people that scikit-image carries in its wheel: free, and there without a download.
+"""Colours and patterns of cloth as solid textures, and the photographs without people in scikit-image's wheel.
 
-Colours and patterns of cloth: solid textures, functions of the place on the body at rest.
-
-A `Fabric` maps points (n, 3) of the rest pose, metres, to colours (n, 3), sRGB in [0, 1]. Being solid, it has no seams
-and is as sharp as the picture.
+A `Fabric` maps points (n, 3) of the rest pose, metres, to colours (n, 3), sRGB in [0, 1]: it has no seams and any
+resolution.
 """
 
 from collections.abc import Callable
@@ -18,7 +16,7 @@ _LONGER_SIDE = 400  # px; enough for a background of 224
 
 @cache
 def load_photographs() -> tuple[np.ndarray, ...]:
-    """Each (h, w, 3) uint8 RGB; read once a process. The grey ones stay grey: who uses them tints them."""
+    """Each (h, w, 3) uint8 RGB; read once per process. Grey ones are tinted by their users."""
     from pathlib import Path
 
     from skimage import data
@@ -37,7 +35,7 @@ def load_photographs() -> tuple[np.ndarray, ...]:
 
 Fabric = Callable[[np.ndarray], np.ndarray]
 
-# What people wear when they do not wear colours: black, white, greys, navy, denim, beige, khaki, brown.
+# Neutral colours of clothes: black, white, greys, navy, denim, beige, khaki, brown.
 _NEUTRALS = np.array(
     [
         (0.07, 0.07, 0.08),
@@ -56,7 +54,7 @@ _NOISE_SIDE = 64
 
 
 def random_color(rng: np.random.Generator, neutral: float = 0.45) -> np.ndarray:
-    """A colour (3,) of clothes; `neutral` is the share of those without much colour."""
+    """A colour (3,) of clothes; `neutral` is the probability of an almost colourless one."""
     if rng.random() < neutral:
         color = _NEUTRALS[rng.integers(len(_NEUTRALS))]
     else:
@@ -66,7 +64,7 @@ def random_color(rng: np.random.Generator, neutral: float = 0.45) -> np.ndarray:
 
 
 def random_fabric(rng: np.random.Generator) -> Fabric:
-    """Plain half of the time, else stripes, checks, dots, camouflage, a photograph or a print on the chest."""
+    """Plain in about half of the cases, or with stripes, checks, dots, camouflage, a photograph or a print."""
     base, second = random_color(rng), random_color(rng)
     makers = (_plain, _stripes, _checks, _dots, _blotches, _photograph, _print)
     maker = rng.choice(len(makers), p=(0.46, 0.14, 0.09, 0.06, 0.08, 0.08, 0.09))
@@ -81,7 +79,7 @@ def solid_noise(points: np.ndarray, wavelength: float) -> np.ndarray:
 
 @cache
 def noise_volume() -> np.ndarray:
-    """A cube of noise that tiles space, features about 8 cells wide. Variety comes from where one reads."""
+    """A cube of noise that tiles space, features about 8 cells wide. Read it at different places."""
     spectrum = np.fft.rfftn(np.random.default_rng(0).standard_normal((_NOISE_SIDE,) * 3))
     k = [np.fft.fftfreq(_NOISE_SIDE), np.fft.fftfreq(_NOISE_SIDE), np.fft.rfftfreq(_NOISE_SIDE)]
     squared = sum(axis**2 for axis in np.meshgrid(*k, indexing="ij"))

@@ -1,7 +1,4 @@
-"""A coarser mesh for small pictures: what is smaller than a pixel need not be drawn.
-
-One picture: people placed before a camera, dressed, lit, drawn, and what is known about them.
-"""
+"""One synthetic image: people placed in front of a camera, dressed, lit and drawn, and their annotations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ from mega.synthetic.wardrobe import BodyMap, random_outfit
 
 
 def coarsen(rest: np.ndarray, faces: np.ndarray, part: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
-    """Keep one vertex of each cell of a grid, and the triangles that still have three corners.
+    """A coarser mesh for small images: one vertex per cell of a grid, and the triangles that still have three corners.
 
     Args:
         rest: (V, 3) the mesh at rest, metres.
@@ -47,20 +44,20 @@ _FIELD_OF_VIEW = (22.0, 70.0)  # degrees, along the longer side
 _GRAIN = 0.012  # metres; in a picture of 224 px, nearer vertices are drawn as one
 _NEAREST = 0.4  # metres between the camera and the nearest vertex, at least
 _TRUNCATED_FILL = (1.05, 1.5)
-# A keypoint lies inside the body; it counts as seen when the surface before it is no nearer than this, metres.
+# A keypoint lies inside the body; it is visible if the surface in front of it is closer to it than this, metres.
 _FLESH = 0.14
-_LEAST_SEEN = 5  # keypoints of somebody beside another
+_LEAST_SEEN = 5  # keypoints that must be visible of a person next to another one
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """How often what happens.
+    """How often things happen in an image.
 
     Attributes:
-        two_people: share of pictures with two people.
-        truncated: share in which the person reaches out of the picture.
-        occluded: share with something in front.
-        fill: range of the person's longer side in the picture's longer side.
+        two_people: fraction of images with two people.
+        truncated: fraction in which the person reaches beyond the image.
+        occluded: fraction with something in front of the person.
+        fill: range of the person's longer side, relative to the image's longer side.
     """
 
     two_people: float = 0.12
@@ -71,7 +68,7 @@ class SceneSettings:
 
 @dataclass(frozen=True)
 class Person:
-    """What a picture is asked to show: a body's parameters and its canonical mesh (V, 3)."""
+    """A person to draw: the parameters of the body and its canonical mesh (V, 3)."""
 
     pose: np.ndarray
     shape: np.ndarray
@@ -80,10 +77,10 @@ class Person:
 
 
 class SceneMaker:
-    """Makes pictures of given people; everything else is drawn from the generator it is handed.
+    """Makes images of given people; everything else is drawn from a random generator.
 
     Args:
-        sizes: (width, height) px that a picture may have.
+        sizes: (width, height) px that an image may have.
     """
 
     def __init__(
@@ -103,7 +100,7 @@ class SceneMaker:
         """A picture of one or two people.
 
         Returns:
-            The picture (h, w, 3) uint8 RGB, and one row of annotations for each person that can be seen.
+            The image (h, w, 3) uint8 RGB, and one row of annotations for each visible person.
         """
         size = self.sizes[rng.integers(len(self.sizes))]
         focal = max(size) / 2 / np.tan(np.radians(rng.uniform(*_FIELD_OF_VIEW)) / 2)
@@ -154,7 +151,7 @@ class SceneMaker:
         center: np.ndarray,
         size: tuple[int, int],
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Premultiplied colours (h, w, 3), coverage (h, w, 1) and depth (h, w), infinite beside the people."""
+        """Premultiplied colours (h, w, 3), coverage (h, w, 1) and depth (h, w), infinite outside the people."""
         light_of = random_lights(rng)
         fields = self.fields
         outfits = [random_outfit(rng, self.landmarks) for _ in bodies]
@@ -165,7 +162,7 @@ class SceneMaker:
             meshes.append((dressed, self.faces))
             lights.append(light_of(dressed, normals))
         mesh, faces = merge_meshes(meshes)
-        faces = _facing_camera(mesh, faces)  # half the triangles: the ray caster's tree is built in half the time
+        faces = _facing_camera(mesh, faces)  # half the triangles halve the time to build the ray caster's tree
         hits = cast(mesh, faces, focal, center, size)
         channels = np.concatenate([np.tile(fields, (len(bodies), 1)), np.concatenate(lights)], axis=1)
         values = hits.interpolate(channels, faces)  # (n, fields + 3)
@@ -174,7 +171,7 @@ class SceneMaker:
         for i, outfit in enumerate(outfits):
             mine = owner == i
             colors[mine] = outfit.paint(values[mine, : fields.shape[1]])
-        # Light is linear, colours are not: gamma 2 is near enough to sRGB, and quick.
+        # Light is linear, colours are not: gamma 2 is close enough to sRGB, and fast.
         shown = np.sqrt(np.minimum(colors**2 * values[:, fields.shape[1] :], 1))
         depth = np.full(size[0] * size[1], np.inf, np.float32)
         depth[hits.pixel] = hits.depth
@@ -197,7 +194,7 @@ def _box(vertices: np.ndarray, focal: float, center: np.ndarray) -> np.ndarray:
 
 
 def _facing_camera(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The triangles (f, 3) that turn their outside to a camera in the origin; a closed body shows no others."""
+    """The triangles (f, 3) whose outside faces a camera at the origin; a closed body shows no others."""
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     return faces[(np.cross(b - a, c - a) * a).sum(axis=1) < 0]
 
@@ -209,7 +206,7 @@ def _place(
     size: tuple[int, int],
     settings: SceneSettings,
 ) -> list[np.ndarray]:
-    """Where each canonical centre stands in the camera (3,), so that the people fill the picture as asked."""
+    """Where each canonical centre stands in the camera (3,), so that the people fill the image as configured."""
     around = [np.zeros(3)]
     if len(turned) > 1:
         side = rng.choice((-1, 1)) * rng.uniform(0.3, 0.9)
@@ -220,7 +217,7 @@ def _place(
 
     truncated = rng.random() < settings.truncated
     fill = rng.uniform(*(_TRUNCATED_FILL if truncated else settings.fill))
-    # Whole people must fit in both directions; truncated ones may hang over the picture's edges.
+    # Whole people must fit in both directions; truncated ones may reach beyond the edges.
     wanted = fill * np.array(size if not truncated else (max(size),) * 2)
     nearest = _NEAREST - cloud[:, 2].min()
     distance = max(focal * np.ptp(cloud[:, :2], axis=0).max() / wanted.max(), nearest)
@@ -229,7 +226,7 @@ def _place(
         distance = max(distance * ((box[2:] - box[:2]) / wanted).max(), nearest)
     box = _box(cloud + np.array([0, 0, distance]), focal, np.array(size) / 2)
 
-    room = np.array(size) - (box[2:] - box[:2])  # negative where the box is the larger
+    room = np.array(size) - (box[2:] - box[:2])  # negative where the box is larger
     corner = np.where(room > 0, rng.random(2), rng.uniform(0.15, 0.85, 2)) * room
     shift = (corner - box[:2]) / focal * distance
     anchor = np.array([*shift, distance]) - middle
@@ -237,7 +234,7 @@ def _place(
 
 
 def _seen(points: np.ndarray, depths: np.ndarray, surface: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Which keypoints (K,) lie in the picture, behind nothing but their own flesh."""
+    """Which keypoints (K,) are visible: inside the image and hidden by nothing but the body part they are in."""
     height, width = surface.shape
     column, row = np.floor(points).astype(int).T
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)

@@ -1,8 +1,8 @@
-"""Who wears what: skin, hair, garments and shoes, told by places of the body at rest.
+"""Skin, hair, garments and shoes, defined on the body at rest.
 
 `BodyMap` gives every vertex a few coordinates (how far along the arm, how high, on the head or not); an `Outfit` turns
-these, interpolated to any point of the surface, into a colour. The edges of sleeves and hems are thus as sharp as the
-picture, and a garment may stand off the skin.
+these, interpolated to any point of the surface, into a colour. The edges of sleeves and hems are therefore as sharp as
+the image, and a garment may have a thickness.
 """
 
 from dataclasses import dataclass

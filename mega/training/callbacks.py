@@ -21,8 +21,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mega.geometry import crop_camera_to_full
-from mega.rendering import draw_body, draw_people, panel
+from mega.rendering import draw_body, draw_people, far_camera, panel
 from mega.sampling import predict_deterministic, select_codes
 from mega_common.atomic_io import whole_file
 
@@ -239,14 +238,11 @@ class PicturePanels(L.Callback):
         }
         faces = module.tokenizer.faces.cpu().numpy()
         size = images.shape[-1]
-        focal = 5.0 * size  # far away: near the weak perspective of the predicted camera
-        square = torch.tensor([[0.0, 0.0, size, size]]).expand(len(images), 4)
-        shift = crop_camera_to_full(prediction.cam.cpu(), square, torch.tensor([size, size]).float(), focal)
+        shift, focal, centre = far_camera(prediction.cam.cpu().numpy(), size)
         pictures = images.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8)
         rows = [[(picture, "picture" if i == 0 else "") for i, picture in enumerate(pictures)]]
         for name, mesh in meshes.items():
-            placed = (mesh.cpu() + shift[:, None]).numpy()
-            centre = (size / 2, size / 2)
+            placed = mesh.cpu().numpy() + shift[:, None]
             drawn = [draw_people(p, v[None], faces, focal, centre) for p, v in zip(pictures, placed, strict=True)]
             rows.append([(picture, name if i == 0 else "") for i, picture in enumerate(drawn)])
         log_picture(trainer, self.folder, panel(rows))

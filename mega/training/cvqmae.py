@@ -61,7 +61,7 @@ class LossWeights(NamedTuple):
 
 
 class CVQMAETraining(L.LightningModule):
-    """Trains and measures CVQMAE on batches of `mega.data.ImageData`.
+    """Trains and measures CVQMAE on batches of `mega.data.SyntheticImageData`.
 
     Args:
         model: the image model.

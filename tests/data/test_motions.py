@@ -18,7 +18,7 @@ from mega.data.motions import motion_files, read_motion
 from mega.model import VQMAE
 from tests.helpers.fake_files import ROOT, composed, needs_template, write_animations, write_body, write_released
 from tests.slow.kill_trainings import differences
-from tools.setup_check import check_setup
+from tools.check_setup import check_setup
 
 GOOD = {"poses": np.zeros((3, 72)), "betas": np.zeros(10), "gender": "neutral"}
 SHARES = {"val": 0.2, "test": 0.2}

@@ -21,7 +21,7 @@ from mega.evaluation.test_sets import people_of_file, published_test
 from mega.external_files import _say_once
 from tests.golden.golden import GOLDEN_DIR
 from tests.helpers.raw_files import python2_pickle, with_old_names
-from tools.setup_check import check_setup
+from tools.check_setup import check_setup
 
 PEOPLE = 3
 INPUTS = GOLDEN_DIR.parent / "inputs"

@@ -1,15 +1,15 @@
 """The same wrong body under each protocol of 3DPW: `python -m tests.evaluation.protocol_example` prints the table of
 docs/evaluation.md.
 
-The body is a stick figure: the 17 H36M joints of somebody of 1.75 m, and 9 points along each bone between them for its
-surface. Its errors are made on purpose; how large those of a model are, only a model on real pictures can tell.
+The body is a stick figure: the 17 H36M joints of a person 1.75 m tall, and 9 points along each bone for its surface.
+Its errors are made on purpose; only a real model on real images can show how large those of a model are.
 """
 
 import roma
 import torch
 from torch import Tensor
 
-from mega.evaluation.tables import table
+from mega.console import format_table
 from mega.metrics import HIPS, MEGA, STANDARD_3DPW, Protocol, mesh_errors
 
 # Metres, x to the body's left, y up, z forward; in the order of the H36M regressor.
@@ -65,14 +65,14 @@ def errors_of(joints: Tensor, protocol: Protocol) -> dict[str, float]:
 
 
 def example() -> str:
-    """Errors in mm, PVE / MPJPE / PA-MPJPE, a column a protocol."""
+    """Errors in mm, PVE / MPJPE / PA-MPJPE, one column per protocol."""
     rows = []
     for name, joints in wrong_bodies().items():
         errors = [errors_of(joints, protocol) for protocol in (MEGA, STANDARD_3DPW, HIPS)]
         rows.append(
             [name, *(" / ".join(f"{e[metric]:.1f}" for metric in ("PVE", "MPJPE", "PA-MPJPE")) for e in errors)]
         )
-    return table(("what is wrong", "`mega`", "`standard`", "`hips`"), rows)
+    return format_table(("what is wrong", "`mega`", "`standard`", "`hips`"), rows, markdown=True)
 
 
 if __name__ == "__main__":

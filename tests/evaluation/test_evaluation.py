@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import numpy as np
 import pytest
 
-from mega.evaluation import evaluate as examples
-from mega.evaluation.evaluate import name_file, run_evaluation
+import test_mega
+from mega.config import file_as_testset
+from mega.evaluation import evaluate as evaluation
 from mega.evaluation.shards import GROUP
 from mega.evaluation.statistics import Results
 from mega_common.atomic_io import whole_file, write_whole
-from tests.helpers.fake_files import ROOT, SMALL, composed, needs_template, write_project
+from tests.helpers.fake_files import ROOT, SMALL, needs_template, write_project
 from tests.helpers.raw_files import prepare_data, write_3dpw, write_emdb
 
 PEOPLE = 2 * GROUP + 3
@@ -29,18 +31,27 @@ def pictures(tmp_path_factory) -> Path:
     """A test split of its own, of two whole groups and a bit."""
     folder = tmp_path_factory.mktemp("pictures")
     splits = f"splits={{train: 0, val: 0, test: {PEOPLE}}}"
-    command = [sys.executable, "make_synthetic.py", f"folder={folder}", splits, "processes=1", "scene.two_people=0"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "tools/make_synthetic.py",
+        f"folder={folder}",
+        splits,
+        "processes=1",
+        "scene.two_people=0",
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     return folder
 
 
 def evaluate(*overrides: str) -> int:
-    """In this process."""
-    return run_evaluation(composed("test_mega", *overrides))
+    """Run the script in this process; its exit status."""
+    with patch.object(sys, "argv", ["test_mega.py", *overrides]), pytest.raises(SystemExit) as end:
+        test_mega.run()
+    return end.value.code
 
 
 def evaluate_killed(picture: int, *overrides: str) -> None:
-    """In this process, which is killed while it writes its picture of a person of this number, from 1."""
+    """In this process, which is killed while it writes the picture of the person of this number, from 1."""
     written = 0
 
     def write_or_die(path: Path, data: bytes) -> None:
@@ -53,7 +64,7 @@ def evaluate_killed(picture: int, *overrides: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         write_whole(path, data)
 
-    examples.write_whole = write_or_die
+    evaluation.write_whole = write_or_die
     evaluate(*overrides)
 
 
@@ -61,9 +72,10 @@ def started(*overrides: str, killed_at: int | None = None, **environment: str) -
     """In a process of its own, see `evaluate_killed` for `killed_at`."""
     command = [sys.executable, "test_mega.py", *overrides]
     if killed_at is not None:
-        program = "import sys; from tests.evaluation.test_evaluation import *; evaluate_killed(int(sys.argv[1]), *sys.argv[2:])"
+        program = "import sys; from tests.evaluation.test_evaluation import evaluate_killed as run; "
+        program += "run(int(sys.argv[1]), *sys.argv[2:])"
         command = [sys.executable, "-c", program, str(killed_at), *overrides]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -71,7 +83,7 @@ def started(*overrides: str, killed_at: int | None = None, **environment: str) -
 def reference(pictures, tmp_path_factory) -> Path:
     """The report of one process that reads whole groups."""
     output = tmp_path_factory.mktemp("reference")
-    process = started(f"data.folder={pictures}", f"output={output}", *DRAWS, "pictures=all")
+    process = started(f"testset.folder={pictures}", f"output={output}", *DRAWS, "pictures=all")
     said = process.communicate()[0].decode()
     assert process.returncode == 0, said
     assert f"{PEOPLE} people" in said
@@ -117,14 +129,14 @@ def test_there_is_a_picture_of_every_person(reference) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_any_batch_size_gives_the_same_numbers(reference, pictures, tmp_path, batch_size) -> None:
-    process = started(f"data.folder={pictures}", f"output={tmp_path}", *DRAWS, f"data.batch_size={batch_size}")
+    process = started(f"testset.folder={pictures}", f"output={tmp_path}", *DRAWS, f"testset.batch_size={batch_size}")
     said = process.communicate()[0].decode()
     assert process.returncode == 0, said
     assert (tmp_path / "per_sample.csv").read_text() == (reference / "per_sample.csv").read_text()
 
 
 def test_two_processes_give_the_same_numbers(reference, pictures, tmp_path) -> None:
-    options = (f"data.folder={pictures}", f"output={tmp_path}", *DRAWS, "pictures=all")
+    options = (f"testset.folder={pictures}", f"output={tmp_path}", *DRAWS, "pictures=all")
     processes = [started(*options, RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank)) for rank in range(2)]
     for process in processes:
         said = process.communicate()[0].decode()
@@ -133,8 +145,8 @@ def test_two_processes_give_the_same_numbers(reference, pictures, tmp_path) -> N
     assert drawn(tmp_path) == drawn(reference)
 
 
-def test_a_killed_evaluation_goes_on(reference, pictures, tmp_path) -> None:
-    options = (f"data.folder={pictures}", f"output={tmp_path}", *DRAWS, "pictures=all")
+def test_a_killed_evaluation_is_resumed(reference, pictures, tmp_path) -> None:
+    options = (f"testset.folder={pictures}", f"output={tmp_path}", *DRAWS, "pictures=all")
     write_whole(tmp_path / "pictures" / "of_an_earlier_evaluation.jpg", b"")
     process = started(*options, killed_at=GROUP + 5)
     said = process.communicate()[0].decode()
@@ -147,11 +159,11 @@ def test_a_killed_evaluation_goes_on(reference, pictures, tmp_path) -> None:
         process = started(*options, other)
         said = process.communicate()[0].decode()
         assert process.returncode == 1
-        assert f"holds an interrupted evaluation with another {changed}:" in said
+        assert f"holds an interrupted evaluation with different {changed}:" in said
     process = started(*options)
     said = process.communicate()[0].decode()
     assert process.returncode == 0, said
-    assert "going on with 1 of 3 groups done" in said
+    assert "Resuming: 1 of 3 groups are done." in said
     assert (tmp_path / "per_sample.csv").read_text() == (reference / "per_sample.csv").read_text()
     assert drawn(tmp_path) == drawn(reference)
     for name, before in kept.items():
@@ -161,8 +173,8 @@ def test_a_killed_evaluation_goes_on(reference, pictures, tmp_path) -> None:
 
 def test_a_file_may_be_named(reference, pictures, tmp_path, capsys) -> None:
     path = pictures / "test" / "annotations.npz"
-    overrides = name_file([f"data={path}", "limit=2", f"output={tmp_path}", "pictures=1"])
-    assert overrides[:2] == ["data=file", f"data.path={path}"]
+    overrides = [f"testset={path}", "limit=2", f"output={tmp_path}", "pictures=1"]
+    assert file_as_testset(overrides)[:2] == ["testset=file", f"testset.path={path}"]
     assert evaluate(*overrides) == 0, capsys.readouterr().err
     assert len(Results.read_csv(tmp_path / "per_sample.csv")) == 2
     # A picture of the first person only, as that of the stochastic mode, but without the spread of samples.
@@ -176,7 +188,7 @@ def test_a_file_may_be_named(reference, pictures, tmp_path, capsys) -> None:
 
 
 def test_what_cannot_be_evaluated_is_said_before_any_work(pictures, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("mega.evaluation.evaluate.run_groups", None)  # nothing is measured
+    monkeypatch.setattr("mega.evaluation.shards.Groups.measure", None)  # nothing is measured
 
     def refused(*overrides: str) -> str:
         assert evaluate(f"output={tmp_path / 'out'}", *overrides) == 1
@@ -189,22 +201,22 @@ def test_what_cannot_be_evaluated_is_said_before_any_work(pictures, tmp_path, ca
     def with_annotations(**changes: np.ndarray | None) -> str:
         columns = {k: v for k, v in (known | changes).items() if v is not None}
         np.savez(folder / "annotations.npz", **columns)
-        return refused(f"data.folder={tmp_path / 'set'}")
+        return refused(f"testset.folder={tmp_path / 'set'}")
 
-    assert f"of the {PEOPLE} pictures that {folder / 'annotations.npz'} names are missing" in with_annotations()
+    assert f"of the {PEOPLE} images named in {folder / 'annotations.npz'} are missing" in with_annotations()
     nobody = {k: v[:0] for k, v in known.items() if v.ndim}
     assert "annotates nobody" in with_annotations(**nobody)
     assert "lacks the fields ['pose']" in with_annotations(pose=None)
     assert "is for the body smplh, but the configured body is anny" in with_annotations(body=np.array("smplh"))
-    assert "protocol=mega is not one of synthetic_test: choose from coco17" in refused(
-        f"data.folder={pictures}", "protocol=mega"
+    assert f"protocol=mega is not one of {pictures.name}_test: choose from coco17" in refused(
+        f"testset.folder={pictures}", "protocol=mega"
     )
-    assert "there is no annotation file nowhere.npz" in refused("data=file", "data.path=nowhere.npz")
-    assert "mode=guess is not known: choose from deterministic, stochastic" in refused("mode=guess")
-    assert "samples=0 must be a whole number" in refused("mode=stochastic", "samples=0")
+    assert "there is no annotation file nowhere.npz" in refused("testset=nowhere.npz")
+    assert "mode=guess must be deterministic or stochastic" in refused("mode=guess")
+    assert "samples=0 must be" in refused("mode=stochastic", "samples=0")
     for value in ("some", "-1", "true", "null"):
-        assert "is not known: give all, or how many people (0 for none)" in refused(f"pictures={value}")
-    assert "annotated for SMPL bodies: give experiment=" in refused("data=3dpw_test")
+        assert f"pictures={value} must be all or a whole number of at least 0" in refused(f"pictures={value}")
+    assert "annotated for SMPL bodies: give experiment=" in refused("testset=3dpw")
 
 
 @needs_template
@@ -218,12 +230,11 @@ def test_from_raw_files_to_a_report(tmp_path, monkeypatch, capsys) -> None:
     assert prepare_data(tmp_path, "3dpw", "dataset.splits=[test]") == 0
     assert prepare_data(tmp_path, "emdb") == 0
     monkeypatch.chdir(tmp_path)
-    for data, protocols in (("3dpw_test", ("mega", "standard", "hips")), ("emdb_test", ("mega", "standard"))):
+    for data, protocols in (("3dpw", ("mega", "standard", "hips")), ("emdb", ("mega", "standard"))):
         chosen = f"protocol=[{','.join(protocols)}]"
         status = evaluate(
             "experiment=mega_hrnet",
-            *SMALL,
-            f"data={data}",
+            f"testset={data}",
             chosen,
             f"output=report_{data}",
             "examples=0",

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
+from mega.console import format_table
 from mega.evaluation.plots import draw_errors_on_body, draw_person
-from mega.evaluation.report import write_report
-from mega.evaluation.statistics import Results
-from mega.evaluation.tables import describe, table, variants_of
+from mega.evaluation.report import describe, write_report
+from mega.evaluation.statistics import Results, variants_of
 from mega.metrics import COCO17, HIPS, MEGA
 from tests.helpers.results import FACES, TEMPLATE, made_up
 
@@ -60,7 +60,7 @@ def test_variants_in_their_order():
 
 
 def test_tables_line_up_as_text():
-    lines = table(("a", "number"), [("long name", "1.0"), ("b", "1,234.0")]).splitlines()
+    lines = format_table(("a", "number"), [("long name", "1.0"), ("b", "1,234.0")], markdown=True).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1] == "|-----------|--------:|"
 
@@ -88,12 +88,12 @@ def test_a_report_is_whole_and_its_numbers_are_the_columns(tmp_path, people, sam
     for text in ("python test_mega.py limit=5", "0123456789abcdef", "fedcba9876543210", "2026-11-24", "limit=None"):
         assert text in report
     assert re.search(r"\bnan\b|\bNone\b(?<!limit=None)", report) is None
-    by_protocol = rows_of(report, "One prediction a person")
+    by_protocol = rows_of(report, "Deterministic prediction")
     assert len(by_protocol) >= 8
     for protocol, metric, mean, _, median, n in by_protocol[:8]:
         values = results.columns[f"deterministic/{protocol}/{metric}"]
         assert (mean, median, n) == (f"{values.mean():.1f}", f"{np.median(values):.1f}", str(people))
-    assert ("## Samples" in report, "## Is the doubt" in report) == (sampled, sampled)
+    assert ("## Samples" in report, "## Calibration" in report) == (sampled, sampled)
     if sampled:
         samples = {row[0]: row[1] for row in rows_of(report, "Samples")}
         for title, variant in (("one sample", "best_of_1"), ("best of 5", "best_of_5"), ("mean of 25", "mean_of_25")):
@@ -130,7 +130,7 @@ def test_a_report_of_errors_alone(tmp_path):
     assert {path.stem for path in tmp_path.glob("*.png")} == {"errors", "samples", "best_of"}
     report = (tmp_path / "report.md").read_text()
     assert {row[0]: row[1] for row in rows_of(report, "Samples")}["best of 5"] == "–"
-    assert "Where the time went" not in report
+    assert "## Time" not in report
 
 
 def test_a_report_of_unknown_visibility(tmp_path):
@@ -139,8 +139,8 @@ def test_a_report_of_unknown_visibility(tmp_path):
     results.joint_error[3, 1] = np.nan
     write_report(tmp_path, results, ABOUT, FACES, TEMPLATE, [])
     report = (tmp_path / "report.md").read_text()
-    assert [row[0] for row in rows_of(report, "Seen and hidden joints")] == ["all"]
-    assert "where hidden" not in report
+    assert [row[0] for row in rows_of(report, "Visible and hidden joints")] == ["all"]
+    assert "| hidden" not in report
     assert (tmp_path / "calibration.png").is_file()
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mega.evaluation.report import verdict
 from mega.evaluation.statistics import (
     Results,
     bootstrap_interval,
@@ -12,7 +13,6 @@ from mega.evaluation.statistics import (
     paired_difference,
     summarise,
 )
-from mega.evaluation.tables import verdict
 from tests.helpers.results import JOINTS, made_up
 
 # Intervals
@@ -78,7 +78,7 @@ def test_pairs_with_a_gap_are_left_out_and_others_refused():
 def test_summary_of_known_numbers():
     results = made_up(4, sampled=False)
     results.columns = {"a/b/PVE": np.array([1.0, 2.0, 3.0, 10.0]), "a/b/MPJPE": np.array([np.nan, 2.0, 5.0, np.nan])}
-    found = summarise(results)
+    found = summarise(results.columns)
     assert (found["a/b/PVE"]["mean"], found["a/b/PVE"]["median"], found["a/b/PVE"]["n"]) == (4.0, 2.5, 4)
     assert (found["a/b/MPJPE"]["mean"], found["a/b/MPJPE"]["median"], found["a/b/MPJPE"]["n"]) == (3.5, 3.5, 2)
     assert list(found) == list(results.columns)
@@ -87,7 +87,7 @@ def test_summary_of_known_numbers():
 def test_each_column_has_the_interval_that_it_has_alone():
     results = made_up(30, sampled=True)
     results.columns["best_of_5/hips/PVE"][3:9] = np.nan
-    for name, row in summarise(results).items():
+    for name, row in summarise(results.columns).items():
         assert (row["low"], row["high"]) == pytest.approx(bootstrap_interval(results.columns[name])), name
 
 
@@ -137,7 +137,7 @@ def test_a_spread_from_which_the_errors_are_drawn_is_calibrated():
         assert group["spearman"]["low"] > 0.6
         assert all(row["low"] < row["error"] < row["high"] for row in group["curve"])
     assert found["visible"]["n"] + found["hidden"]["n"] == found["all"]["n"]
-    assert "honest" in verdict(found["all"], by_visibility(results)["all"])
+    assert "well calibrated" in verdict(found["all"], by_visibility(results)["all"])
 
 
 def test_a_spread_that_is_the_error_correlates_fully():
@@ -153,7 +153,7 @@ def test_a_random_spread_tells_nothing_and_the_report_says_so():
     results = of_spread(lambda spread, random: random.gamma(3, 20, spread.shape))
     group = calibration(results)["joints"]["all"]
     assert group["spearman"]["low"] < 0 < group["spearman"]["high"]
-    assert "tells nothing" in verdict(group, by_visibility(results)["all"])
+    assert "does not predict the error" in verdict(group, by_visibility(results)["all"])
 
 
 def test_intervals_of_correlations_are_over_people():

@@ -11,18 +11,18 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+from mega.evaluation.report import describe
 from mega.evaluation.statistics import PER_SAMPLE, Results
-from mega.evaluation.tables import describe
 from mega.metrics import COCO17, Protocol
 
-SCRIPT = Path(__file__).resolve().parents[2] / "compare_reports.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "compare_reports.py"
 PEOPLE = 60
 DATA = {"name": "synthetic_test", "path": "datasets/synthetic/test/annotations.npz", "hash": "0123456789abcdef"}
 METRICS = ("PVE", "MPJPE", "PA-MPJPE", "PA-PVE")
 
 
 def people(count: int = PEOPLE) -> tuple[np.ndarray, np.ndarray]:
-    """Two people a picture."""
+    """Two people per image."""
     return np.array([f"pictures/{i // 2:04}.jpg" for i in range(count)]), np.arange(count) % 2
 
 
@@ -50,8 +50,8 @@ def write(
     results = Results(images[rows], persons[rows], {name: column[rows] for name, column in values.items()})
     (folder / PER_SAMPLE).write_text(results.to_csv())
     if data is not None:
-        said = {p.name: {"words": describe(p), **dataclasses.asdict(p)} for p in protocols}
-        (folder / "summary.json").write_text(json.dumps({"about": {"data": data, "protocols": said}}))
+        known = {p.name: {"words": describe(p), **dataclasses.asdict(p)} for p in protocols}
+        (folder / "summary.json").write_text(json.dumps({"about": {"data": data, "protocols": known}}))
     return folder
 
 

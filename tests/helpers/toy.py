@@ -7,9 +7,8 @@ import torch
 import trimesh
 
 from mega.backbones import EfficientNetLite0
-from mega.checkpoints import save_model
+from mega.checkpoints import MODEL_FILE, TOKENIZER_FILE, save_model
 from mega.model import CVQMAE
-from mega.predictor import MODEL_FILE, TOKENIZER_FILE
 from mesh_vq_vae import MeshVQVAE, build_hierarchy
 
 N_CODES = 32
@@ -57,7 +56,7 @@ def toy_model(n_tokens: int, seed: int = 0) -> tuple[CVQMAE, dict]:
 
 
 def write_toy_weights(folder: Path) -> Path:
-    """A weights folder as `Predictor.load` reads it."""
+    """A weights folder as `mega.load` reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = toy_tokenizer()
     tokenizer.save(folder / TOKENIZER_FILE)

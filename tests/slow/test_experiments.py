@@ -31,7 +31,7 @@ from tests.helpers.fake_files import (
     write_mixture,
     write_project,
 )
-from tools.setup_check import check_setup
+from tools.check_setup import check_setup
 
 pytestmark = needs_template
 

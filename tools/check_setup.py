@@ -1,4 +1,10 @@
-"""Which files of the published setups are there, and whether they look right. What `check_setup.py` runs."""
+"""Check which files of the published setups are there and look right, and say where the others come from.
+
+    python tools/check_setup.py                 for mega_hrnet, mega_resnet and mega_vit, in the current folder
+    python tools/check_setup.py root=DIR        in another folder
+
+The default setup needs none of them. The exit status is 1 while any file is missing or wrong.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +13,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
-from mega.backbones import HRNetW48, ResNet50, ViT, load_pretrained
+from mega.backbones import load_pretrained
 from mega.bodies.smplh import read_regressor, read_smplh
-from mega.checkpoints import read_state
+from mega.checkpoints import BACKBONES, PUBLISHED_SETUPS, read_state
+from mega.config import main
 from mega.data.motions import motion_files, read_motion
 from mega.data.smpl_annotations import SMPLAnnotations
 from mega.external_files import FILES, UserFile, find_annotations
 from mega.model import CVQMAE, VQMAE
 from mega_common.weights_io import differences, read_released
 
-_BACKBONES = {"mega_hrnet": HRNetW48, "mega_resnet": ResNet50, "mega_vit": ViT}
 _STEPS = {
     "demo": "demo",
     "evaluation": "evaluation, besides those for the demo",
     "pretraining": "pre-training",
     "training": "training on pictures, besides those for the demo",
 }
-# Some of the released tokenizer's tensors, enough to tell it from its variants.
+# Some tensors of the released tokenizer, enough to tell it from its variants.
 _TOKENIZER = {
     "vq_vae._embedding.weight": (512, 9),
     "encoder.model.w_weights0": (6890, 10, 9),
@@ -33,10 +40,15 @@ _TOKENIZER = {
 }
 
 
+@main("check_setup")
+def run(config: DictConfig) -> int:
+    return 0 if check_setup(config.root) else 1
+
+
 def check_setup(root: str | Path) -> bool:
-    """Print which files are there, experiment by experiment; True if every one is, and looks right."""
+    """Print the state of each experiment's files; True if all of them are there and look right."""
     complete, missing = True, {}
-    for experiment in _BACKBONES:
+    for experiment in PUBLISHED_SETUPS:
         files = [file for file in FILES if not file.experiments or experiment in file.experiments]
         faults = {file.path: _fault(file.place(root), file, experiment) for file in files}
         print(f"\nexperiment={experiment}")
@@ -45,9 +57,9 @@ def check_setup(root: str | Path) -> bool:
             state, remark = faults[file.path]
             missing |= {file: None} if state == "missing" else {}
             print(f"  {state:<7}  {file.path:<{width}}  {remark or file.what}")
-        for step, said in _STEPS.items():
+        for step, name in _STEPS.items():
             lacking = [f.path for f in files if step in f.needed_for and faults[f.path][0] != "ok"]
-            print(f"  -> files for {said}: " + ("all there" if not lacking else f"{len(lacking)} missing or wrong"))
+            print(f"  -> files for {name}: " + ("all there" if not lacking else f"{len(lacking)} missing or wrong"))
         complete &= all(state == "ok" for state, _ in faults.values())
     if missing:
         print("\nWhere the missing files come from:")
@@ -73,7 +85,7 @@ def _fault(path: Path, file: UserFile, experiment: str) -> tuple[str, str]:
 
 
 def _check(path: Path, file: UserFile, experiment: str) -> None:
-    """Raise ValueError or OSError that says what is wrong with a file."""
+    """Raise ValueError or OSError that says what is wrong with a file, if anything is."""
     # Names and shapes are enough, and take no memory. PyTorch warns for each tensor that it copies nothing.
     with torch.device("meta"), warnings.catch_warnings(action="ignore"):
         match file.kind:
@@ -93,15 +105,19 @@ def _check(path: Path, file: UserFile, experiment: str) -> None:
             case "vqmae":
                 _check_weights(path, VQMAE())
             case "cvqmae":
-                _check_weights(path, CVQMAE(_BACKBONES[experiment]()))
+                _check_weights(path, CVQMAE(_backbone(experiment)))
             case "backbone":
-                load_pretrained(_BACKBONES[experiment](), path)
+                load_pretrained(_backbone(experiment), path)
             case "motions":
                 _check_motions(path)
 
 
+def _backbone(experiment: str) -> nn.Module:
+    return BACKBONES[PUBLISHED_SETUPS[experiment].backbone]()
+
+
 def _check_motions(path: Path) -> None:
-    """There are motions, and the first can be read; all of them are looked at when they are trained on."""
+    """There are motions, and the first can be read. Training checks all of them."""
     first = path / next(iter(motion_files(path)))
     try:
         read_motion(first)
@@ -124,7 +140,7 @@ def _check_tokenizer(path: Path) -> None:
 
 
 def _check_pictures(path: Path, places: Sequence[Path], skip_bad_rows: bool) -> None:
-    """Every annotated picture is there."""
+    """Raise ValueError if an annotated picture is missing."""
     annotations = SMPLAnnotations.load(path, skip_bad_rows)
     root, names = annotations.picture_root(places), dict.fromkeys(annotations.imgname)
     lacking = [name for name in names if not (root / name).is_file()]
@@ -133,3 +149,7 @@ def _check_pictures(path: Path, places: Sequence[Path], skip_bad_rows: bool) -> 
             f"{path}: {len(lacking)} of {len(names)} annotated pictures are missing, the first was looked for at "
             f"{' and at '.join(str(place / lacking[0]) for place in places)}"
         )
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,91 @@
+"""Convert released weights to our files, which store their configuration and need no body model.
+
+    python tools/convert_weights.py weights=mega_hrnet                      -> checkpoint/mega_hrnet/
+    python tools/convert_weights.py weights=mega_vit output=DIR dtype=float16        half the size
+    python demo.py weights=checkpoint/mega_hrnet                            predicts the same as weights=mega_hrnet
+
+    weights=null           mega_hrnet | mega_resnet | mega_vit | a released file; experiment=NAME also sets it.
+                           python tools/check_setup.py lists the files that are needed
+    tokenizer_weights=null another tokenizer than the released one
+    pretrained=checkpoint/VQMAE/mega_pretrained      the prior; left out if the file does not exist
+    output=null            folder for the results, created if needed; null is checkpoint/ and the released file's name
+    dtype=float32          float32 | float16; with float16 predictions are no longer the same to the last digit
+    cam_range=null         width of the crop in the unit of the camera that the model predicts; null takes that of the
+                           published setup
+
+The output folder gets tokenizer.safetensors, cvqmae.safetensors and, if the released prior exists, vqmae.safetensors.
+They contain the released weights and parts of SMPL-H, whose licences still apply: do not distribute them.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from mega.checkpoints import (
+    MODEL_FILE,
+    PRIOR_FILE,
+    PUBLISHED_SETUPS,
+    TOKENIZER_FILE,
+    find_weights,
+    load_cvqmae,
+    load_vqmae,
+    save_model,
+)
+from mega.config import main
+from mega.external_files import locate
+from mega.predictor import check_pair
+from mega.tokenizer import load_tokenizer
+from mega_common.weights_io import to_dtype
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+@main("convert_weights")
+def convert(config: DictConfig) -> None:
+    """Read and check everything, then write: nothing is written if a released file is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if config.weights is None:
+        raise ValueError(f"Choose the weights: weights={', '.join(PUBLISHED_SETUPS)}, or a file.")
+    if config.dtype not in _DTYPES:
+        raise ValueError(f"dtype={config.dtype} is not known; choose from {', '.join(_DTYPES)}.")
+    dtype = _DTYPES[config.dtype]
+    model_path, tokenizer_path = find_weights(config.weights)
+    tokenizer_path = config.tokenizer_weights or tokenizer_path
+    output = Path(config.output or Path("checkpoint") / model_path.name)
+
+    tokenizer = load_tokenizer(tokenizer_path)
+    model, description = load_cvqmae(model_path, config.cam_range)
+    check_pair(model, tokenizer)
+    check_range(tokenizer, tokenizer_path, dtype)
+    check_range(model, model_path, dtype)
+    prior = None
+    if locate(config.pretrained).exists():
+        prior, prior_description = load_vqmae(config.pretrained)
+        check_pair(prior, tokenizer)
+        check_range(prior, config.pretrained, dtype)
+
+    output.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(output / TOKENIZER_FILE, dtype)
+    print(f"wrote {output / TOKENIZER_FILE}")
+    save_model(model, output / MODEL_FILE, description, dtype)
+    print(f"wrote {output / MODEL_FILE}")
+    if prior is None:
+        print(f"left out {output / PRIOR_FILE}: there is no {config.pretrained}")
+    else:
+        save_model(prior, output / PRIOR_FILE, prior_description, dtype)
+        print(f"wrote {output / PRIOR_FILE}")
+
+
+def check_range(model: nn.Module, path: str | Path, dtype: torch.dtype) -> None:
+    """Raise ValueError that names the file if it has numbers too large for a type."""
+    try:
+        to_dtype(model.state_dict(), dtype)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+if __name__ == "__main__":
+    convert()
