@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mega.backbones import BlazePose, EfficientNetLite0, HRNetW48, ResNet50, ViT
 from mega.external_files import require
@@ -42,6 +42,12 @@ BACKBONES = {
     "resnet50": ResNet50,
     "vit_h": ViT,
 }
+
+
+def backbone_name(backbone: nn.Module) -> str:
+    """The name in BACKBONES under which a file stores this backbone."""
+    classes = {getattr(build, "func", build): name for name, build in BACKBONES.items()}
+    return classes[type(backbone)]
 
 
 def save_model(model: VQMAE | CVQMAE, path: str | Path, config: dict, dtype: torch.dtype = torch.float32) -> None:

@@ -5,17 +5,24 @@ Options of the scripts, checked: a wrong one is an InputError that says what is 
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from mega.data.photos import InputError
 from mega_common.device import choose_precision
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 
 
 def build(config: DictConfig, **arguments: Any) -> Any:
@@ -26,17 +33,32 @@ def build(config: DictConfig, **arguments: Any) -> Any:
         raise error.__cause__ or error from None
 
 
-def say_missing_files(run: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """A run that ends, when a file is missing, with the message alone and exit status 1: what to do is all it says."""
+def main(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], Callable[[], None]]:
+    """Make `task(config) -> exit status` the entry point of a script.
 
-    @wraps(run)
-    def quietly(config: DictConfig) -> None:
-        try:
-            run(config)
-        except FileNotFoundError as error:
-            raise SystemExit(str(error)) from None
+    A wrong option, and an error that the user can correct (ValueError, OSError), end the script with one sentence and
+    exit status 1; other errors keep their traceback.
+    """
 
-    return quietly
+    def decorate(task: Callable[[DictConfig], int | None]) -> Callable[[], None]:
+        @wraps(task)
+        def run() -> None:
+            statuses = []
+
+            @wraps(task)
+            def job(config: DictConfig) -> None:
+                statuses.append(task(config) or 0)
+
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then leaves errors to us
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=config_name)(job)()
+            except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+                sys.exit(str(error))
+            sys.exit(max(statuses, default=0))
+
+        return run
+
+    return decorate
 
 
 def as_list(value: str | int | Sequence | None) -> list[str] | None:

@@ -253,7 +253,7 @@ class FullyConvAE(nn.Module):
         """Latents (B, N, D) -> vertices (B, V, 3)."""
         return self._run(z, range(self.encoder_depth, len(self.layers)))
 
-    def decode_sparsely(self, z: Tensor, points: Tensor, functional: Tensor) -> tuple[Tensor, Tensor]:
+    def decode_subset(self, z: Tensor, points: Tensor, functional: Tensor) -> tuple[Tensor, Tensor]:
         """Some vertices and some sums of vertices, for much less than all vertices cost in the last layer.
 
         Args:
