@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from mega.checkpoints import load_cvqmae
+from mega.checkpoints import BACKBONES, load_cvqmae
 from mega.geometry import rot6d_to_matrix
 from mega.model import CVQMAE, VQMAE
 from mega.training.auxiliary_head import AuxiliaryHead
 from mega.training.cvqmae import CVQMAETraining
 from mega.training.optimizer import neighbour_targets, published_factor, schedule_of, soft_cross_entropy
+from mega.training.trainer import prepare_export
+from mega_common.weights_io import read_weights
+from tests.helpers.fake_files import composed
 from tests.helpers.toy import CROP, toy_model, toy_tokenizer
+from train_mega import export
 
 ROOT = Path(__file__).parents[2]
 
@@ -336,3 +340,38 @@ def test_weights_say_what_they_are(tokenizer, vqmae):
         with safe_open(path, "pt") as file:
             assert file.metadata()["format"] == name
             json.loads(file.metadata()["config"])
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_run_is_named_after_its_backbone(backbone):
+    config = composed("train_mega", f"backbone={backbone}")
+    assert config.output == f"runs/{backbone}"
+    built = getattr(BACKBONES[backbone], "func", BACKBONES[backbone])
+    assert config.backbone._target_ == f"mega.backbones.{built.__name__}"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_an_exported_image_model_loads(tmp_path, monkeypatch, dtype):
+    """As asked, under the name of its own backbone, which is not the default one."""
+    monkeypatch.setattr("mega.training.trainer.load_run_weights", lambda *_: None)  # the run's are the module's own
+    path, module = tmp_path / "new" / "cvqmae.safetensors", image_training()
+    sizes = (
+        "model.dim=32",
+        *(f"model.{part}_{name}" for part in ("encoder", "decoder") for name in ("depth=1", "heads=2")),
+    )
+    options = (f"weights={path}", f"export_dtype={dtype}", "average=none", "backbone=efficientnet_lite0", *sizes)
+    export(composed("train_mega", *options), module)
+    tensors, description = read_weights(path, "CVQMAE")
+    assert {v.dtype for v in tensors.values() if v.is_floating_point()} == {getattr(torch, dtype)}
+    assert (description["backbone"], description["crop"]) == ("efficientnet_lite0", CROP)
+    loaded, _ = load_cvqmae(path)
+    for name, value in module.model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, atol=2e-3, rtol=1e-3)
+
+
+def test_what_is_not_exported(tmp_path):
+    with pytest.raises(ValueError, match="export_dtype=half is not known: choose float16 or float32"):
+        prepare_export(composed("train_mega", "export_dtype=half"), image_training())
+    torch.save({"model": {}}, tmp_path / "released")
+    with pytest.raises(ValueError, match="is a released file and is not overwritten"):
+        prepare_export(composed("train_mega", f"weights={tmp_path / 'released'}"), image_training())
