@@ -50,7 +50,7 @@ from mega.rendering import draw_side_view, panel
 from mega.rendering.shading import palette_colors
 from mega.sampling import RULES, sample_unconditional
 from mega.tokenizer import load_tokenizer
-from mesh_vq_vae import MeshVQVAE
+from mesh_vq_vae import MeshVQVAE, unique_edges
 
 _ENCODED_AT_ONCE = 16
 
@@ -174,8 +174,7 @@ def _apart(vertices: Tensor) -> Tensor:
 
 def _stretched(vertices: Tensor, tokenizer: MeshVQVAE) -> Tensor:
     """The share () of the edges of bodies (P, V, 3) that are more than twice as long as in the template."""
-    corners = tokenizer.faces
-    edges = torch.cat([corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [2, 0]]]).sort(dim=1).values.unique(dim=0)
+    edges = unique_edges(tokenizer.faces)
 
     def lengths(mesh: Tensor) -> Tensor:
         return (mesh[..., edges[:, 0], :] - mesh[..., edges[:, 1], :]).norm(dim=-1)
