@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.regressor as F
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mesh_vq_vae.hierarchy import Hierarchy, neighbours

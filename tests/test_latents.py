@@ -134,7 +134,8 @@ def analyse(monkeypatch, capsys):
         except SystemExit as end:
             status = end.code or 0
         said = capsys.readouterr()
-        return status, said.out + said.err
+        message = f"{status}\n" if isinstance(status, str) else ""
+        return 1 if message else status, said.out + said.err + message
 
     return run
 
