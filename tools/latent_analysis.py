@@ -32,7 +32,8 @@ from torch import Tensor
 from mega.bodies import BodyModel
 from mega.bodies.parts import PARTS
 from mega.bodies.smplh import GENDERS
-from mega.config import build, check_whole_number, read_device
+from mega.config import build, check_whole_number, main, read_device
+from mega.data.photos import InputError
 from mega.export import encode_png, make_output_folder, write_together
 from mega.latents import describe_effects, exchange_pose_and_shape, interpolate, swap_parts, token_effects
 from mega.rendering import draw_people, panel
