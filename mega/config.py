@@ -47,12 +47,15 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], Cal
 
             @wraps(task)
             def job(config: DictConfig) -> None:
-                statuses.append(task(config) or 0)
+                try:
+                    statuses.append(task(config) or 0)
+                except (OSError, ValueError) as error:  # here: Hydra would add a line of its own
+                    sys.exit(str(error))
 
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then leaves errors to us
             try:
                 hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=config_name)(job)()
-            except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+            except (HydraException, OmegaConfBaseException) as error:
                 sys.exit(str(error))
             sys.exit(max(statuses, default=0))
 
