@@ -6,17 +6,15 @@
 The default setup needs none of them. The exit status is 1 while any is missing or wrong.
 """
 
-import sys
-
-import hydra
 from omegaconf import DictConfig
 
+from mega.config import main
 from tools.setup_check import check_setup
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="check_setup")
-def main(config: DictConfig) -> None:
-    sys.exit(0 if check_setup(config.root) else 1)
+@main("check_setup")
+def main(config: DictConfig) -> int:
+    return 0 if check_setup(config.root) else 1
 
 
 if __name__ == "__main__":

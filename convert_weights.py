@@ -12,17 +12,15 @@ The output folder gets tokenizer.safetensors, cvqmae.safetensors and, where the 
 vqmae.safetensors. They hold what was released and parts of SMPL-H, whose licences still apply: do not pass them on.
 """
 
-import sys
-
-import hydra
 from omegaconf import DictConfig
 
+from mega.config import main
 from mega.convert import convert_weights
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="convert_weights")
-def main(config: DictConfig) -> None:
-    sys.exit(convert_weights(config))
+@main("convert_weights")
+def main(config: DictConfig) -> int:
+    return convert_weights(config)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@
     samples=25 steps=5 temperature=1 seed=0            of the stochastic mode
     decode=null            argmax | soft: the mesh of the likeliest codes, as published, or of the mean codes;
                            null leaves it to the weights
-    average=null           none | flip | shift | flip+shift: of a crop as it is, as published, or the mean over it and
+    tta=null               none | flip | shift | flip_shift: of a crop as it is, as published, or the mean over it and
                            crops that are mirrored (2 times the time of a prediction), moved (5) or both (10); null
                            leaves it to the weights
     focal=null             of the camera, px; null assumes 1000/224 of the picture's longer side
@@ -46,17 +46,15 @@ Pictures of the same name (a.jpg, a.png) get results of different names (a_jpg, 
 named with the reason and the others are still done; the exit status is then 1.
 """
 
-import sys
-
-import hydra
 from omegaconf import DictConfig
 
+from mega.config import main
 from mega.demo_run import run_demo
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="demo")
-def main(config: DictConfig) -> None:
-    sys.exit(run_demo(config))
+@main("demo")
+def main(config: DictConfig) -> int:
+    return run_demo(config)
 
 
 if __name__ == "__main__":

@@ -28,17 +28,15 @@ template's, how far a body moves when it is encoded and decoded, the prior's cro
 other half). mega/inference/plausibility.py says what each means and how to read it.
 """
 
-import sys
-
-import hydra
 from omegaconf import DictConfig
 
+from mega.config import main
 from mega.generation import run_generation
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="generate")
-def main(config: DictConfig) -> None:
-    sys.exit(run_generation(config))
+@main("generate")
+def main(config: DictConfig) -> int:
+    return run_generation(config)
 
 
 if __name__ == "__main__":

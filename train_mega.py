@@ -88,7 +88,8 @@ def load_start(model: CVQMAE, pretrained: str | None, backbone_weights: str | No
 
 def export(config: DictConfig, module: CVQMAETraining) -> None:
     """Write the run's weights to `weights`, with all that is needed to build the model and to prepare its crops."""
-    check_average(config.average, module.tokenizer)
+    average = config.tta.replace("_", "+")
+    check_average(average, module.tokenizer)
     path, dtype = prepare_export(config, module)
     backbone = module.model.backbone
     description = {
@@ -97,7 +98,7 @@ def export(config: DictConfig, module: CVQMAETraining) -> None:
         "backbone_args": {k: v for k, v in config.backbone.items() if k not in ("_target_", *TRAINING_ONLY)},
         "crop": module.crop,
         "decode": module.decode,
-        "average": config.average,
+        "average": average,
     }
     save_model(module.model, path, description, dtype)
     print(f"wrote {path}")

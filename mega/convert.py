@@ -57,8 +57,6 @@ def convert_weights(config: DictConfig) -> int:
     try:
         if "model" not in config:
             raise ValueError("Say which weights: experiment=mega_hrnet, mega_resnet or mega_vit.")
-        if config.dtype not in _DTYPES:
-            raise ValueError(f"dtype={config.dtype} is not known; choose from {', '.join(_DTYPES)}.")
         _convert(config, Path(config.output or Path("checkpoint") / Path(config.weights).name), _DTYPES[config.dtype])
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)

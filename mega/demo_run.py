@@ -14,15 +14,13 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mega.config import check_choice, check_temperature, check_whole_number, is_positive, read_device, read_precision
+from mega.config import read_device, read_precision
 from mega.console import Done, Timings, format_table
 from mega.convert import load_experiment
 from mega.data.photos import InputError, find_pictures, output_names, read_picture
 from mega.detectors import Detector, GivenBoxes
-from mega.export import MESH_FORMATS, draw_sheet, encode_results, make_output_folder, write_together
+from mega.export import draw_sheet, encode_results, make_output_folder, write_together
 from mega.predictor import Predictor, Sampling
-from mega.sampling import DECODINGS
-from mega.test_time_augmentation import AVERAGES
 
 
 @dataclass
@@ -108,13 +106,6 @@ def run_demo(config: DictConfig) -> int:
 def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
     """Check everything that concerns the whole run. Raises InputError."""
     sampling = _sampling(config)
-    check_choice(config, "export", MESH_FORMATS)
-    check_choice(config, "decode", (None, *DECODINGS))
-    check_choice(config, "average", (None, *AVERAGES))
-    if not isinstance(config.compile, bool):
-        raise InputError(f"compile={config.compile} is not known; choose true or false.")
-    if config.focal is not None and not is_positive(config.focal):
-        raise InputError(f"focal={config.focal} is not a focal length: give pixels above 0, or null.")
     paths = find_pictures(config.input)
     output = make_output_folder(config.output)
     if len(paths) > 1 and output.resolve() in {path.parent.resolve() for path in paths}:
@@ -143,10 +134,11 @@ def _prepare(config: DictConfig) -> tuple[Demo, list[Path]]:
 def _predictor(config: DictConfig, device: torch.device) -> Predictor:
     """From the folder `weights`, whose files say what they are, or as an experiment's config describes it."""
     options = {"device": device, "precision": read_precision(config.precision, device), "compile": config.compile}
+    average = config.tta and config.tta.replace("_", "+")
     if "model" not in config:
         folder = Path(config.weights).expanduser()
-        return Predictor.load(folder, decoding=config.decode, average=config.average, **options)
-    return load_experiment(config, decoding=config.decode or "argmax", average=config.average or "none", **options)
+        return Predictor.load(folder, decoding=config.decode, average=average, **options)
+    return load_experiment(config, decoding=config.decode or "argmax", average=average or "none", **options)
 
 
 def _detector(config: DictConfig) -> Detector:
@@ -159,10 +151,6 @@ def _detector(config: DictConfig) -> Detector:
 
 
 def _sampling(config: DictConfig) -> Sampling | None:
-    check_choice(config, "mode", ("deterministic", "stochastic"))
-    for name, least in (("samples", 1), ("steps", 1), ("seed", 0)):
-        check_whole_number(config, name, least)
-    check_temperature(config.temperature)
     if config.mode == "deterministic":
         return None
     return Sampling(config.samples, config.steps, float(config.temperature), config.seed)

@@ -8,7 +8,7 @@
     token_bodies=8         bodies in which the code of each token is exchanged
     steps=7                meshes of an interpolation, both ends included
     pair=0                 the pair of bodies in the pictures
-    folder=outputs/latents for latent.json, interpolation.png, tokens.png, exchange.png, and latents.jpg with all three
+    output=outputs/latents for latent.json, interpolation.png, tokens.png, exchange.png, and latents.jpg with all three
     weights=FILE           the tokenizer
     device=auto seed=0     auto | cpu | cuda; seed of the random bodies
 
@@ -32,8 +32,7 @@ from torch import Tensor
 from mega.bodies import BodyModel
 from mega.bodies.parts import PARTS
 from mega.bodies.smplh import GENDERS
-from mega.config import build, check_whole_number, main, read_device
-from mega.data.photos import InputError
+from mega.config import InputError, build, main, read_device
 from mega.export import encode_png, make_output_folder, write_together
 from mega.latents import describe_effects, exchange_pose_and_shape, interpolate, swap_parts, token_effects
 from mega.rendering import draw_people, panel
@@ -50,11 +49,9 @@ _FAR = 12.0  # m from the camera to the bodies: nearly parallel rays
 
 @main("latent_analysis")
 def analyse(config: DictConfig) -> None:
-    for name, least in (("bodies", 2), ("token_bodies", 2), ("steps", 2), ("pair", 0)):
-        check_whole_number(config, name, least)
     if config.pair >= config.bodies // 2:
         raise InputError(f"pair={config.pair}: {config.bodies} bodies are {config.bodies // 2} pairs, counted from 0.")
-    folder, device = make_output_folder(config.folder), read_device(config.device)
+    folder, device = make_output_folder(config.output), read_device(config.device)
     body = build(config.body)
     tokenizer = load_tokenizer(config.weights, partial(build(config.tokenizer), body=body)).to(device).eval()
     quadruples = make_quadruples(body.to(device), draw_bodies(config, body), device)  # (P, 2, 2, V, 3)

@@ -110,8 +110,6 @@ def prepare_export(config: DictConfig, module: L.LightningModule) -> tuple[Path,
 
     Raises ValueError when `weights` is a released file, which is never overwritten, and as `load_run_weights`.
     """
-    if config.export_dtype not in ("float16", "float32"):
-        raise ValueError(f"export_dtype={config.export_dtype} is not known: choose float16 or float32.")
     if is_released(config.weights):
         raise ValueError(f"{config.weights} is a released file and is not overwritten: give another weights=FILE.")
     load_run_weights(module, config.output, config.export_from)

@@ -452,7 +452,7 @@ def test_latents_of_a_released_tokenizer_are_analysed(run, project) -> None:
     write_3dpw(project / "datasets" / "3DPW" / "3DPW_test.npz")
     options = ("experiment=mesh_vqvae_54", *SMALL_TOKENIZER, "bodies=4", "token_bodies=2", "steps=3")
     for data in ("data=3dpw_meshes", "data.shares={val: 0.2, test: 0.4}"):
-        said = run("tools/latent_analysis.py", *options, data, "folder=latents")
+        said = run("tools/latent_analysis.py", *options, data, "output=latents")
         assert "limb lengths halfway between two bodies" in said
         numbers = json.loads((project / "latents" / "latent.json").read_text())
         assert (numbers["tokens_per_body"], numbers["pairs"]) == (54, 2)

@@ -71,7 +71,7 @@ def test_demo_with_released_files(demo, tmp_path) -> None:
 @pytest.mark.parametrize("experiment", ["mega_hrnet", "mega_resnet", "mega_vit", "mega_hrnet_mixture"])
 @pytest.mark.parametrize("script", ["demo", "test_mega", "train_mega"])
 def test_published_setups_average_nothing(experiment, script) -> None:
-    assert composed(script, f"experiment={experiment}").average == "none"
+    assert composed(script, f"experiment={experiment}").tta == "none"
 
 
 def test_weights_of_another_experiment_are_named(demo) -> None:
@@ -148,9 +148,9 @@ def test_training_and_evaluation_with_released_files(script, annotated) -> None:
 
     # Numbers do not depend on the batch: one of 2 and one of 1, or three of 1.
     twos, ones = annotated / "twos", annotated / "ones"
-    options = ("data=3dpw_test", "limit=3", "data.workers=0", "examples=0")
-    script("test_mega.py", *options, "data.batch_size=2", f"output={twos}")
-    script("test_mega.py", *options, "data.batch_size=1", f"output={ones}")
+    options = ("testset=3dpw", "limit=3", "testset.workers=0", "examples=0")
+    script("test_mega.py", *options, "testset.batch_size=2", f"output={twos}")
+    script("test_mega.py", *options, "testset.batch_size=1", f"output={ones}")
     found, again = (Results.read_csv(folder / "per_sample.csv").columns for folder in (twos, ones))
     names = [f"deterministic/mega/{name}" for name in ("PVE", "MPJPE", "PA-MPJPE", "PA-PVE")]
     for name in (*names, "deterministic/2d/keypoints"):
@@ -278,7 +278,7 @@ def test_at_true_size(tmp_path) -> None:
         ("demo.py", "input=person.jpg", "output=out", "max_side=128"),
         ("generate.py", "n=1", "steps=2"),
         ("train_mega.py", "backbone_weights=random", "trainer.max_steps=1", *rows),
-        ("test_mega.py", "data=3dpw_test", "data.workers=0", "limit=2", "output=report"),
+        ("test_mega.py", "testset=3dpw", "testset.workers=0", "limit=2", "output=report"),
     ):
         script, *arguments = line
         command = [sys.executable, str(ROOT / script), "experiment=mega_hrnet", *arguments]

@@ -359,7 +359,7 @@ def test_an_exported_image_model_loads(tmp_path, monkeypatch, dtype):
         "model.dim=32",
         *(f"model.{part}_{name}" for part in ("encoder", "decoder") for name in ("depth=1", "heads=2")),
     )
-    options = (f"weights={path}", f"export_dtype={dtype}", "average=none", "backbone=efficientnet_lite0", *sizes)
+    options = (f"weights={path}", f"export_dtype={dtype}", "tta=none", "backbone=efficientnet_lite0", *sizes)
     export(composed("train_mega", *options), module)
     tensors, description = read_weights(path, "CVQMAE")
     assert {v.dtype for v in tensors.values() if v.is_floating_point()} == {getattr(torch, dtype)}
@@ -369,9 +369,7 @@ def test_an_exported_image_model_loads(tmp_path, monkeypatch, dtype):
         torch.testing.assert_close(loaded.state_dict()[name], value, atol=2e-3, rtol=1e-3)
 
 
-def test_what_is_not_exported(tmp_path):
-    with pytest.raises(ValueError, match="export_dtype=half is not known: choose float16 or float32"):
-        prepare_export(composed("train_mega", "export_dtype=half"), image_training())
+def test_released_files_are_not_overwritten(tmp_path):
     torch.save({"model": {}}, tmp_path / "released")
     with pytest.raises(ValueError, match="is a released file and is not overwritten"):
         prepare_export(composed("train_mega", f"weights={tmp_path / 'released'}"), image_training())
