@@ -1,23 +1,56 @@
-"""Pre-train the masked transformer: what bodies look like, from tokens without pictures.
+"""Pre-train the masked transformer: a prior over bodies, from tokens without images.
 
-    python pretrain_mega.py                  train on random Anny bodies; the same command continues a run
-    python pretrain_mega.py mode=test        measure the shipped weights on bodies never trained on
+    python pretrain_mega.py                  train on random Anny bodies; rerun the command to resume
+    python pretrain_mega.py mode=test        measure the default weights on bodies that were never trained on
     python pretrain_mega.py mode=export      write the run's weights to checkpoint/anny_lite/
     python pretrain_mega.py trainer=gpu      on a GPU
 
 Checkpoints, logs (CSV, TensorBoard) and panels go to `output`. Options: configs/pretrain_mega.yaml.
 """
 
-import hydra
+from functools import partial
+from pathlib import Path
+
+import lightning as L
 from omegaconf import DictConfig
 
-from mega.training import run_pretraining
+from mega.checkpoints import load_into, load_vqmae, save_model
+from mega.config import build, main
+from mega.tokenizer import load_tokenizer
+from mega.training.trainer import fit, model_arguments, prepare_export, test
+from mega.training.vqmae import RandomBodyPanels
+from mega_common.weights_io import weights_format
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="pretrain_mega")
-def main(config: DictConfig) -> None:
-    run_pretraining(config)
+@main("pretrain_mega")
+def pretrain_mega(config: DictConfig) -> None:
+    L.seed_everything(config.seed, verbose=False)  # initial weights depend on it
+
+    # The body and its tokenizer, trained by train_mesh_vqvae.py
+    body = build(config.body)
+    tokenizer = load_tokenizer(config.tokenizer_weights, partial(build(config.tokenizer), body=body))
+
+    # The masked transformer: new, or the one to test. Our weights store their configuration, released ones do not.
+    if config.mode == "test" and weights_format(config.weights) is not None:
+        model, _ = load_vqmae(config.weights)
+    else:
+        model = build(config.model, n_tokens=tokenizer.n_tokens, codebook_size=tokenizer.codebook_size)
+        if config.mode == "test":
+            load_into(model, config.weights)
+    module = build(config.training)(model=model)
+
+    if config.mode == "export":
+        path, dtype = prepare_export(config, module)
+        save_model(model, path, {"model": model_arguments(config.model, tokenizer)}, dtype)
+        print(f"wrote {path}")
+        return
+
+    data = build(config.data)(body=body, tokenizer=tokenizer)  # batches {"tokens": (B, N)}
+    if config.mode == "test":
+        test(config, module, data)
+    else:
+        fit(config, module, data, callbacks=[RandomBodyPanels(Path(config.output) / "panels", tokenizer)])
 
 
 if __name__ == "__main__":
-    main()
+    pretrain_mega()

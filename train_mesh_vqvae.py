@@ -1,23 +1,51 @@
 """Train the tokenizer: body meshes <-> discrete tokens.
 
-    python train_mesh_vqvae.py                       train on random Anny bodies; the same command continues a run
-    python train_mesh_vqvae.py mode=test             measure the shipped weights on bodies that were never trained on
+    python train_mesh_vqvae.py                       train on random Anny bodies; rerun the command to resume
+    python train_mesh_vqvae.py mode=test             measure the default weights on bodies that were never trained on
     python train_mesh_vqvae.py mode=export           write the run's weights to checkpoint/anny_lite/
     python train_mesh_vqvae.py trainer=gpu           on a GPU
 
 Checkpoints, logs (CSV, TensorBoard) and panels go to `output`. Options: configs/train_mesh_vqvae.yaml.
 """
 
-import hydra
+from functools import partial
+from pathlib import Path
+
+import lightning as L
 from omegaconf import DictConfig
 
-from mega.training import run_tokenizer
+from mega.config import build, main
+from mega.tokenizer import load_tokenizer
+from mega.training.callbacks import MeshPanels
+from mega.training.trainer import fit, prepare_export, test
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="train_mesh_vqvae")
-def main(config: DictConfig) -> None:
-    run_tokenizer(config)
+@main("train_mesh_vqvae")
+def train_mesh_vqvae(config: DictConfig) -> None:
+    L.seed_everything(config.seed, verbose=False)  # initial weights depend on it
+
+    # The body, whose faces the graph convolutions follow
+    body = build(config.body)
+    new_tokenizer = partial(build(config.tokenizer), body=body)
+
+    # The tokenizer: new, or from trained weights. In training mode, because an evaluated codebook does not move.
+    start = config.weights if config.mode == "test" else config.pretrained
+    tokenizer = new_tokenizer() if start is None else load_tokenizer(start, new_tokenizer)
+    tokenizer.train(config.mode != "test")
+    module = build(config.training)(tokenizer=tokenizer)
+
+    if config.mode == "export":
+        path, dtype = prepare_export(config, module)
+        tokenizer.save(path, dtype)
+        print(f"wrote {path}")
+        return
+
+    data = build(config.data)(body=body)  # batches {"vertices": (B, V, 3)} of canonical meshes
+    if config.mode == "test":
+        test(config, module, data)
+    else:
+        fit(config, module, data, callbacks=[MeshPanels(Path(config.output) / "panels", n_bodies=6)])
 
 
 if __name__ == "__main__":
-    main()
+    train_mesh_vqvae()

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mega.backbones import BlazePose, EfficientNetLite0, HRNetW48, ResNet50, ViT
 from mega.config import read_device
@@ -186,6 +186,12 @@ def load_cvqmae(path: str | Path, cam_range: float | None = None) -> tuple[CVQMA
         ValueError: if the file is no CVQMAE, or its weights do not fit its config; names what differs.
     """
     return _load(path, CVQMAE, cam_range)
+
+
+def backbone_name(backbone: nn.Module) -> str:
+    """The name in BACKBONES under which a file stores this backbone."""
+    classes = {getattr(build, "func", build): name for name, build in BACKBONES.items()}
+    return classes[type(backbone)]
 
 
 def save_model(model: VQMAE | CVQMAE, path: str | Path, config: dict, dtype: torch.dtype = torch.float32) -> None:

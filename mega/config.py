@@ -32,9 +32,8 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from mega.data.photos import InputError
-from mega_common import device
-
-CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
+from mega.external_files import CONFIGS
+from mega_common.device import choose_precision
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,8 @@ _REPOSITORY = "checkpoint/anny_lite"
 class PredictionOptions:
     """What every script has that predicts people with an image model."""
 
-    weights: str = _REPOSITORY  # a folder, or the name of a published setup
+    weights: str = "anny_lite"  # a name (`mega.load`), a folder, or the file of an image model
+    tokenizer_weights: str | None = None  # another tokenizer than that of the weights
     mode: Mode = Mode.deterministic  # stochastic adds samples to the deterministic prediction
     samples: Count = 25  # number of samples …
     steps: Count = 5  # … sampling steps …
@@ -159,7 +159,7 @@ class PretrainingOptions(TrainingOptions):
     output: str = "runs/pretraining"
     tokenizer_weights: str = f"{_REPOSITORY}/tokenizer.safetensors"
     weights: str = f"{_REPOSITORY}/vqmae.safetensors"
-    monitor: dict[str, str] = field(default_factory=lambda: {"cross_entropy": "val/cross_entropy_50_percent_hidden"})
+    monitor: dict[str, str] = field(default_factory=lambda: {"cross_entropy": "val/cross_entropy_50_percent_masked"})
 
 
 @dataclass
@@ -172,7 +172,7 @@ class CropOptions:
 @dataclass
 class ImageTrainingOptions(TrainingOptions):
     output: str = "runs/${backbone_name}"
-    backbone_name: str = "blazepose"
+    backbone_name: str = MISSING  # set by configs/backbone
     tokenizer_weights: str = f"{_REPOSITORY}/tokenizer.safetensors"
     pretrained: str | None = f"{_REPOSITORY}/vqmae.safetensors"  # where a new run starts: a VQMAE or an image model
     # What HRNet, ResNet and ViT start from: FILE, imagenet (ResNet: torchvision's, downloaded if necessary) or random.
@@ -209,7 +209,9 @@ class SetupOptions:
 
 @dataclass
 class ConversionOptions:
-    weights: str = ""
+    weights: str | None = None  # mega_hrnet, mega_resnet, mega_vit, or a released file
+    tokenizer_weights: str | None = None  # another tokenizer than the released one
+    cam_range: Positive | None = None  # see `CVQMAE`; null: that of the published setup
     output: str | None = None  # folder; null: checkpoint/ and the name of the experiment's weights
     dtype: Dtype = Dtype.float32
     pretrained: str = "checkpoint/VQMAE/mega_pretrained"  # the prior; left out where there is none
@@ -274,7 +276,7 @@ def main(
     def decorate(task: Callable[[DictConfig], int | None]) -> Callable[[], None]:
         @functools.wraps(task)
         def run() -> None:
-            statuses, in_full = [], os.environ.get("HYDRA_FULL_ERROR")
+            statuses, in_full = [], os.environ.get("HYDRA_FULL_ERROR", "0")
 
             @functools.wraps(task)
             def job(config: DictConfig) -> None:
@@ -291,14 +293,14 @@ def main(
                 sys.argv[1:] = rewrite(sys.argv[1:])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
             try:
-                hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=config_name)(job)()
+                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
             except (HydraException, OmegaConfBaseException) as error:  # of the command line
                 if in_full == "1" or not _can_be_corrected(error):
                     raise
-                sys.exit(describe(error))
+                print(describe(error), file=sys.stderr)
+                statuses.append(1)
             finally:
-                if in_full is None:
-                    del os.environ["HYDRA_FULL_ERROR"]
+                os.environ["HYDRA_FULL_ERROR"] = in_full
             sys.exit(max(statuses, default=0))
 
         return run
@@ -309,7 +311,7 @@ def main(
 def compose(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
     """The checked config that a script gets from `overrides`."""
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
     return check(config, config_name, overrides)
 
@@ -400,7 +402,8 @@ def _check_value(label: str, value: Any, hint: Any) -> None:
             _check_value(f"{label}.{name}", each, hints[name])
     elif value != MISSING and not _fits(value, hint):
         *others, last = _alternatives(hint)
-        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        shown = shown.replace("'", "") if isinstance(value, list | dict) else shown
         raise InputError(f"{label}={shown} must be {', '.join(others)}{' or ' * bool(others)}{last}.")
 
 
@@ -545,16 +548,21 @@ def build(config: DictConfig, **arguments: Any) -> Any:
 
 
 def read_device(name: str) -> torch.device:
-    """The device of a name, tried out; see `mega_common.device.read_device`."""
+    """The device of a name, tried out; auto is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return device.read_device(name)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device={name} cannot be used: {reason}") from None
+    return device
 
 
-def read_precision(asked: str, on: torch.device) -> str:
+def read_precision(asked: str, device: torch.device) -> str:
     """The precision of a name, fp32 or bf16; auto is what the device is good at."""
     try:
-        return device.choose_precision(asked, on)
+        return choose_precision(asked, device)
     except ValueError as error:
         raise InputError(str(error)) from None

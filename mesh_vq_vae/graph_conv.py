@@ -1,22 +1,19 @@
-"""The one expensive operation of the tokenizer: free-weight sums over mesh neighbours, without their memory traffic.
+"""Graph convolutions over a mesh, and the autoencoder that is a pyramid of them (Zhou et al., NeurIPS 2020).
 
-A layer of the fully convolutional mesh autoencoder (Zhou et al., NeurIPS 2020) has a kernel of its own for every edge,
-a blend of W basis kernels. Building those kernels (out × in numbers an edge) is what makes it slow. Here neighbours are
-blended first, W blends an output point, and the W basis kernels act on the blends:
-
-    out[p] = sum_w weights[w] @ ( sum_m coefficients[p, m, w] * x[ids[p, m]] )
-
-The work is done for a few output points at a time, so that gathered neighbours never leave the cache, and the backward
-pass gathers them again instead of keeping them. Where output points are sorted by their number of neighbours, padded
-slots cost nothing either.
-
-FullyConvAE: a pyramid of graph convolutions over a mesh (Zhou et al., NeurIPS 2020; facts of the released networks).
-
-Each layer maps (points_in, channels_in) to (points_out, channels_out) along one connection matrix and mixes two paths:
+A layer maps (points_in, channels_in) to (points_out, channels_out) along one connection matrix and adds two paths:
 
     out = sqrt(1 - rho) * convolution + sqrt(rho) * residual            rho = the layer's residual rate
 
-The parameters keep the released names (`weights0`, `w_weights0`, `p_neighbors1`, …), so released files load unchanged.
+The convolution has a kernel of its own for every edge, a blend of W basis kernels. Building those kernels (out x in
+numbers per edge) would make it slow. Here the neighbours are blended first, W times per output point, and the basis
+kernels are applied to the blends:
+
+    out[p] = sum_w weights[w] @ ( sum_m coefficients[p, m, w] * x[ids[p, m]] )
+
+A few output points are computed at a time, so that gathered neighbours stay in the cache, and the backward pass gathers
+them again instead of storing them. Output points are sorted by their number of neighbours, so padding is skipped.
+
+Parameters have the released names (`weights0`, `w_weights0`, `p_neighbors1`, …), so released files load unchanged.
 """
 
 from __future__ import annotations
@@ -31,27 +28,27 @@ from torch import Tensor, nn
 
 from mesh_vq_vae.hierarchy import Hierarchy, neighbours
 
-# Floats gathered at a time: about 4 MB, the second-level cache of two cores. On a GPU larger pieces keep it busy.
+# Floats gathered at a time: about 4 MB, the L2 cache of two cores; more on a GPU, to keep it busy.
 CHUNK_FLOATS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 def blend_and_mix(
     x: Tensor, ids: Tensor, coefficients: Tensor, weights: Tensor, counts: list[int] | None = None
 ) -> Tensor:
-    """Graph convolution: blend neighbours W ways, then mix channels.
+    """Graph convolution: blend neighbours W times, then mix channels.
 
     Args:
         x: features (I, B, C), points first.
-        ids: neighbours (P, M) int64 of every output point; padded slots hold any valid id.
-        coefficients: (P, M, W), zero in padded slots.
+        ids: neighbours (P, M) int64 of every output point; any valid id where padded.
+        coefficients: (P, M, W), zero where padded.
         weights: basis kernels (W, O, C).
-        counts: real neighbours of each output point, ascending: slots beyond are not looked at. None looks at all.
+        counts: number of neighbours of each output point, ascending, to skip padding; None for no padding.
 
     Returns: (P, B, O).
     """
     n_bases, out_channels, in_channels = weights.shape
     if n_bases * out_channels < in_channels:
-        # All W products together are smaller than the features: mix first, then blend, one slot a (m, w) pair.
+        # All W products together are smaller than the features: mix first, then blend, one slot per (m, w) pair.
         mixed = x @ weights.flatten(0, 1).t()  # (I, B, W*O)
         mixed = mixed.unflatten(2, (n_bases, out_channels)).transpose(1, 2).flatten(0, 1)  # (I*W, B, O)
         slots = (ids[:, :, None] * n_bases + torch.arange(n_bases, device=ids.device)).flatten(1)  # (P, M*W)
@@ -118,7 +115,7 @@ class _Blend(torch.autograd.Function):
 
 
 def _blended(source: Tensor, ids: Tensor, coefficients: Tensor, batch: int) -> Tensor:
-    """(I, B*C), (p, M), (p, M, W) -> (p*B, W*C): the W blends of each point side by side."""
+    """(I, B*C), (p, M), (p, M, W) -> (p*B, W*C): the W blends of each point, concatenated."""
     n, n_slots = ids.shape
     gathered = source.index_select(0, ids.flatten()).view(n, n_slots, -1)
     blended = torch.bmm(coefficients.transpose(1, 2), gathered)  # (p, W, B*C)
@@ -131,7 +128,7 @@ def _mixer(weights: Tensor) -> Tensor:
 
 
 def _chunks(ids: Tensor, counts: list[int] | None, columns: int, device: str) -> Iterator[tuple[slice, int]]:
-    """(output points, slots to look at) of each piece of the work."""
+    """(output points, number of neighbour slots) of each piece of the work."""
     if columns == 0:  # an empty batch
         return
     limit = CHUNK_FLOATS.get(device, CHUNK_FLOATS["cuda"]) // columns  # gathered neighbours at a time
@@ -141,7 +138,7 @@ def _chunks(ids: Tensor, counts: list[int] | None, columns: int, device: str) ->
             n_slots = ids.shape[1]
             stop = start + max(1, limit // n_slots)
         else:
-            # Counts ascend: the last point of a piece is the widest, so widen as long as all fits.
+            # Counts ascend, so the last point of a piece has most neighbours: add points as long as all fit.
             stop = start + 1
             while stop < n_points and (stop + 1 - start) * counts[stop] <= limit:
                 stop += 1
@@ -153,7 +150,7 @@ def _chunks(ids: Tensor, counts: list[int] | None, columns: int, device: str) ->
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """What one layer does. `connections` names a connection matrix, `n_bases` is W, `residual_rate` is rho."""
+    """One layer. `connections` is the name of a connection matrix, `n_bases` is W, `residual_rate` is rho."""
 
     connections: str
     in_points: int
@@ -166,7 +163,7 @@ class LayerSpec:
 
 
 class FullyConvAE(nn.Module):
-    """Encoder and decoder layers in one list; the encoder is every layer along a "pool" matrix.
+    """Encoder and decoder layers in one list; the layers along "pool" matrices are the encoder.
 
     Args:
         hierarchy: connection matrices of the mesh.
@@ -175,7 +172,7 @@ class FullyConvAE(nn.Module):
         n_bases: basis kernels W of each layer (0 where rho is 1).
         residual_rates: rho of each layer.
         in_channels: channels of a vertex.
-        init: "published" (scales of the released code) or "fan_in" (unit gain through every layer; trains much faster).
+        init: "published" (scales of the released code) or "fan_in" (unit gain of every layer; trains much faster).
     """
 
     def __init__(
@@ -191,7 +188,7 @@ class FullyConvAE(nn.Module):
         super().__init__()
         if not len(connections) == len(channels) == len(n_bases) == len(residual_rates):
             raise ValueError(
-                "connections, channels, n_bases and residual_rates must have one entry a layer, got "
+                "connections, channels, n_bases and residual_rates must have one entry per layer, got "
                 f"{len(connections)}, {len(channels)}, {len(n_bases)} and {len(residual_rates)}"
             )
         if init not in ("published", "fan_in"):
@@ -207,7 +204,7 @@ class FullyConvAE(nn.Module):
             spec = LayerSpec(
                 name, points, len(ids), width, channels[i], n_bases[i], residual_rates[i], i < len(connections) - 1
             )
-            # Topology, not weights: it comes with the hierarchy and stays out of the state dict.
+            # Not in the state dict: it follows from the hierarchy.
             self.register_buffer(f"ids{i}", torch.from_numpy(ids), persistent=False)
             self.register_buffer(f"mask{i}", torch.from_numpy(mask).float(), persistent=False)
             by_count = torch.from_numpy(mask.sum(1).argsort(kind="stable"))
@@ -229,7 +226,7 @@ class FullyConvAE(nn.Module):
             kernel = spec.out_channels * spec.in_channels
             add("weights", spec.n_bases, kernel, scale=1.0 if published else spec.in_channels**-0.5)
             self.register_parameter(f"bias{i}", nn.Parameter(torch.zeros(spec.out_channels)))
-            # Neighbours are alike, so a sum over them has a gain near the sum of their coefficients.
+            # Neighbours are similar, so the gain of a sum over them is close to the sum of their coefficients.
             spread = 1 / (average * spec.n_bases) if published else (average * spec.n_bases) ** -0.5
             add("w_weights", spec.out_points, n_slots, spec.n_bases, scale=spread)
         if spec.residual_rate > 0:
@@ -241,7 +238,7 @@ class FullyConvAE(nn.Module):
 
     @property
     def latent_shape(self) -> tuple[int, int]:
-        """(N, D): tokens a mesh and numbers a latent."""
+        """(N, D): tokens per mesh and channels per latent."""
         last = self.layers[self.encoder_depth - 1]
         return last.out_points, last.out_channels
 
@@ -253,15 +250,15 @@ class FullyConvAE(nn.Module):
         """Latents (B, N, D) -> vertices (B, V, 3)."""
         return self._run(z, range(self.encoder_depth, len(self.layers)))
 
-    def decode_sparsely(self, z: Tensor, points: Tensor, functional: Tensor) -> tuple[Tensor, Tensor]:
-        """Some vertices and some sums of vertices, for much less than all vertices cost in the last layer.
+    def decode_subset(self, z: Tensor, points: Tensor, regressor: Tensor) -> tuple[Tensor, Tensor]:
+        """Some vertices and some weighted sums of vertices, at much less than the cost of all vertices.
 
         Args:
             z: latents (B, N, D).
             points: (S,) vertices.
-            functional: (J, V).
+            regressor: (J, V).
 
-        Returns: vertices `points` (B, S, 3), and functional @ vertices (B, J, 3).
+        Returns: vertices `points` (B, S, 3), and regressor @ vertices (B, J, 3).
         """
         last = len(self.layers) - 1
         spec = self.layers[last]
@@ -269,22 +266,22 @@ class FullyConvAE(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             some = self._layer(last, x, points)
             if spec.residual_rate > 0:
-                sums = torch.einsum("jv,vbo->jbo", functional, self._layer(last, x))
+                sums = torch.einsum("jv,vbo->jbo", regressor, self._layer(last, x))
                 return some.transpose(0, 1), sums.transpose(0, 1)
-            # The last layer is linear: sum over its output points first, then over their neighbours.
+            # The last layer is linear: sum over its output points first, then over neighbours.
             ids, mask = getattr(self, f"ids{last}"), getattr(self, f"mask{last}")
             coefficients = getattr(self, f"w_weights{last}") * mask[:, :, None]  # (V, M, W)
-            folded = coefficients.new_zeros(len(functional), spec.in_points, spec.n_bases)
+            folded = coefficients.new_zeros(len(regressor), spec.in_points, spec.n_bases)
             for slot in range(ids.shape[1]):
-                folded = folded.index_add(1, ids[:, slot], functional[:, :, None] * coefficients[:, slot])
+                folded = folded.index_add(1, ids[:, slot], regressor[:, :, None] * coefficients[:, slot])
             kernels = getattr(self, f"weights{last}").unflatten(1, (spec.out_channels, spec.in_channels))
             sums = torch.einsum("bjwc,woc->bjo", torch.einsum("jiw,ibc->bjwc", folded, x), kernels)
-            return some.transpose(0, 1), sums + functional.sum(1)[:, None] * getattr(self, f"bias{last}")
+            return some.transpose(0, 1), sums + regressor.sum(1)[:, None] * getattr(self, f"bias{last}")
 
     def _run(self, x: Tensor, layers: range) -> Tensor:
-        # Always in float32: coordinates of a metre and more want their tenths of a millimetre.
+        # Always in float32: coordinates of more than a metre need tenths of a millimetre.
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float().transpose(0, 1).contiguous()  # (points, B, C): a point's features of all meshes lie together
+            x = x.float().transpose(0, 1).contiguous()  # (points, B, C)
             for i in layers:
                 x = self._layer(i, x)
             return x.transpose(0, 1).contiguous()
@@ -293,7 +290,7 @@ class FullyConvAE(nn.Module):
         """Features (I, B, C) -> (P, B, O) of layer i, or of its output points `points` alone."""
         spec = self.layers[i]
         rho, conv, residual = spec.residual_rate, None, None
-        # Output points in the order of their number of neighbours, so that padding is left out (graph_ops).
+        # Output points sorted by their number of neighbours, to skip padding.
         order = getattr(self, f"by_count{i}") if points is None else points
         counts = self._counts[i] if points is None else None
         ids, mask = getattr(self, f"ids{i}")[order], getattr(self, f"mask{i}")[order]

@@ -1,15 +1,15 @@
 """Connection matrices: read, write, and build them from any connected triangle mesh.
 
 A hierarchy is a pyramid of point sets over one mesh. Step i goes from one level to the next coarser one ("pool i") and
-back ("unpool i"). Either is a *connection matrix*, int32, one row an output point:
+back ("unpool i"). Both are *connection matrices*, int32, with one row per output point:
 
-    [n, id_0, d_0, id_1, d_1, …]      n real neighbours, their index on the input level, their hop distance
+    [n, id_0, d_0, id_1, d_1, …]      n neighbours: indices on the input level and hop distances
 
-padded to the widest row with (number of input points, -1).
+padded to the longest row with (number of input points, -1).
 
 The construction follows Zhou et al., "Fully Convolutional Mesh Autoencoder using Efficient Spatially Varying Kernels"
 (NeurIPS 2020), appendix A.2. With `SMPL_STEPS` and `SMPL_SEEDS` it reproduces the published `dfaust2` matrices of the
-SMPL topology entry by entry, so nobody has to download them.
+SMPL topology entry by entry, so they need not be downloaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SMPL_SEEDS = (412, 2000, 3077, 3443, 5459, 6843)
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """Connection matrices of a mesh by step; `hierarchy["pool0"]` is the first one."""
+    """Connection matrices of a mesh; `hierarchy["pool0"]` is the first one."""
 
     pool: tuple[np.ndarray, ...]
     unpool: tuple[np.ndarray, ...]
@@ -39,7 +39,7 @@ class Hierarchy:
 
     @property
     def n_vertices(self) -> int:
-        """Points of the finest level. Every fine vertex has an unpool row, whatever the first stride is."""
+        """Points of the finest level: each has a row in the first unpool matrix, whatever the stride is."""
         return len(self.unpool[0])
 
     def matrices(self) -> dict[str, np.ndarray]:
@@ -51,7 +51,7 @@ class Hierarchy:
     def from_matrices(cls, matrices: dict[str, np.ndarray]) -> Hierarchy:
         """The inverse of `matrices`.
 
-        Raises ValueError when a step lacks its pool or unpool matrix, or when they do not belong to one mesh.
+        Raises ValueError when a step lacks its pool or unpool matrix, or when the matrices are of different meshes.
         """
         n_steps = sum(name.startswith("pool") for name in matrices)
         expected = {f"{kind}{i}" for i in range(n_steps) for kind in ("pool", "unpool")}
@@ -86,10 +86,10 @@ def read_hierarchy(folder: str | Path, n_vertices: int | None = None) -> Hierarc
     """Read `_pool0.npy, _unpool0.npy, …` from a folder, the layout of the published connection matrices.
 
     Args:
-        n_vertices: of the mesh that they must be for; any if left out.
+        n_vertices: of the expected mesh; None for any.
 
     Raises FileNotFoundError when the folder holds none; ValueError when a file is not a connection matrix, or when the
-    matrices are of several meshes or of another one.
+    matrices are of different meshes or of another one than expected.
     """
     folder = Path(folder)
     matrices = {}
@@ -119,7 +119,7 @@ def read_hierarchy(folder: str | Path, n_vertices: int | None = None) -> Hierarc
 
 
 def write_hierarchy(hierarchy: Hierarchy, folder: str | Path) -> None:
-    """Write `_pool{i}.npy` and `_unpool{i}.npy`, int32, into a folder (made when missing)."""
+    """Write `_pool{i}.npy` and `_unpool{i}.npy`, int32, into a folder, which is created if missing."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, matrix in hierarchy.matrices().items():
@@ -139,12 +139,12 @@ def build_hierarchy(
     """Build the connection matrices of a connected triangle mesh.
 
     Args:
-        faces: (F, 3) vertex indices. Their order decides the order of neighbours, and so of the centres.
+        faces: (F, 3) vertex indices. Their order determines the order of neighbours and centres.
         n_vertices: vertices of the mesh.
         steps: (stride, pool radius, unpool radius) of each step, in hops, from fine to coarse.
-        seeds: vertices that stay centres on every level; vertex 0 when there are none.
+        seeds: vertices that are centres on every level; vertex 0 by default.
 
-    Raises ValueError when the mesh is not connected (the components are named) or an index is out of range.
+    Raises ValueError when the mesh is not connected (with its components) or an index is out of range.
     """
     faces = np.asarray(faces)
     if faces.size and (faces.min() < 0 or faces.max() >= n_vertices):
@@ -176,8 +176,8 @@ def build_hierarchy(
 
 
 def _edge_graph(faces: np.ndarray, n_vertices: int) -> list[list[int]]:
-    """Neighbours of every vertex, in the order in which the faces first name the edge."""
-    # A dict keeps the order of insertion and forgets repeats.
+    """Neighbours of every vertex, in the order in which their edges first occur in the faces."""
+    # Keys of a dict: in order of insertion, without repetition.
     graph: list[dict[int, None]] = [{} for _ in range(n_vertices)]
     for a, b, c in faces.tolist():
         for p, q in ((a, b), (b, c), (c, a)):
@@ -202,7 +202,7 @@ def _ball(graph: list[list[int]], start: int, radius: int) -> list[tuple[int, in
 
 
 def _centres(graph: list[list[int]], seeds: list[int], stride: int) -> list[int]:
-    """Breadth-first choice of vertices no two of which (seeds apart) are within `stride - 1` hops, sorted by index."""
+    """Breadth-first choice of vertices that are at least `stride` hops apart (except seeds), sorted by index."""
     centres, covered = set(seeds), set()
     for seed in seeds:
         covered.update(v for v, _ in _ball(graph, seed, stride - 1))
@@ -235,7 +235,7 @@ def _check_connected(graph: list[list[int]]) -> None:
         more = f"; and {len(components) - 8} more" if len(components) > 8 else ""
         raise ValueError(
             f"the mesh is not connected, it has {len(components)} components: {shown}{more}. "
-            "Leave the loose parts out or join them with edges"
+            "Remove the loose parts or connect them with edges"
         )
 
 

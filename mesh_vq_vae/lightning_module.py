@@ -11,7 +11,7 @@ from torch import Tensor
 from mesh_vq_vae.mesh_ops import aligned_vertex_error, edge_error, unique_edges, vertex_distances
 from mesh_vq_vae.model import MeshVQVAE
 
-MM = 1000.0  # metres to millimetres
+MM = 1000.0  # millimetres in a metre
 
 
 class MeshVQVAETraining(L.LightningModule):
@@ -19,15 +19,15 @@ class MeshVQVAETraining(L.LightningModule):
 
     Args:
         tokenizer: the model.
-        lr: peak learning rate of Adam. The published 5e-5 wants 500 epochs; a small network on two cores wants 2e-3.
+        lr: peak learning rate of Adam. The published 5e-5 needs 500 epochs; a small network on two cores needs 2e-3.
         betas: of Adam.
-        steps: length of the cosine decay; None keeps the rate (published).
+        steps: length of the cosine decay; None for a constant rate (published).
         final_lr: the rate at the end of the decay, as a share of `lr`.
-        unquantized_steps: steps at the start during which latents pass unquantized; the codebook then starts from
-            latents that mean something (published: 0).
+        unquantized_steps: number of first steps in which latents are not quantized, so that the codebook then starts
+            from trained latents (published: 0).
         edge_weight: weight of the mean difference of edge vectors, which keeps the surface smooth where vertices are
             dense, on hands and faces (published: 0).
-        free_shift: a shift of the whole mesh costs nothing (published). Off, decoded meshes come out centred.
+        free_shift: leave a shift of the whole mesh out of the loss (published). Without, decoded meshes are centred.
 
     Logs V2V_mm (mean vertex distance, both meshes centred) and PA-V2V_mm (after the best similarity), the published
     errors, and without `free_shift` also vertex_error_mm, the mean distance of the vertices as they are. A test of R
@@ -48,8 +48,8 @@ class MeshVQVAETraining(L.LightningModule):
         super().__init__()
         self.tokenizer = tokenizer
         self.lr, self.betas, self.steps, self.final_lr = lr, tuple(betas), steps, final_lr
-        self.unquantized_steps, self.free_shift = unquantized_steps, free_shift
-        self.edge_weight = edge_weight
+        self.unquantized_steps, self.edge_weight, self.free_shift = unquantized_steps, edge_weight, free_shift
+        self._distance_name = "V2V_mm" if free_shift else "vertex_error_mm"
         edges = unique_edges(tokenizer.faces) if edge_weight > 0 else None
         self.register_buffer("edges", edges, persistent=False)
 
@@ -59,85 +59,27 @@ class MeshVQVAETraining(L.LightningModule):
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         vertices = batch["vertices"]
-        reconstruction = self.tokenizer(vertices, quantize=self.global_step >= self.unquantized_steps)
-        error = self._distances(reconstruction.vertices, vertices).mean()
-        quantized = reconstruction.quantized
-        self.log(f"train/{self._distance_name}", MM * error, prog_bar=True, sync_dist=True)
+        decoded, quantized = self.tokenizer(vertices, quantize=self.global_step >= self.unquantized_steps)
+        loss, metrics = self._loss(decoded, quantized.loss, vertices)
+        metrics |= {"commitment": quantized.loss, "perplexity": quantized.perplexity}
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # the steps whose metrics are written
-            for name, value in self._published_errors(reconstruction.vertices.detach(), vertices).items():
-                if name != self._distance_name:
-                    self.log(f"train/{name}", value, sync_dist=True)
-        self.log("train/commitment", quantized.loss, sync_dist=True)
-        self.log("train/perplexity", quantized.perplexity, prog_bar=True, sync_dist=True)
-        loss = error + quantized.loss
-        if self.edge_weight > 0:
-            crumpling = edge_error(reconstruction.vertices, vertices, self.edges).mean()
-            self.log("train/edge_error_mm", MM * crumpling, sync_dist=True)
-            loss = loss + self.edge_weight * crumpling
+            metrics = self._published_errors(decoded.detach(), vertices) | metrics
+        for name, value in metrics.items():
+            shown = name in (self._distance_name, "perplexity")
+            self.log(f"train/{name}", value, prog_bar=shown, sync_dist=True)
         return loss
 
-    def on_validation_epoch_start(self) -> None:
-        self._forget_codes()
-
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
-
-    def on_validation_epoch_end(self) -> None:
-        self._report_codes("val")
-
-    def on_test_epoch_start(self) -> None:
-        self._forget_codes()
-
-    def test_step(self, batch: dict, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
-
-    def on_test_epoch_end(self) -> None:
-        self._report_codes("test")
-
-    def _forget_codes(self) -> None:
-        # No buffer: averaged weights change places with their buffers before the epoch's end is reported.
-        self._codes_seen = torch.zeros(self.tokenizer.codebook_size, device=self.device)
-
-    def _report_codes(self, split: str) -> None:
-        """How many codes the split's bodies use, on all processes together, and how evenly."""
-        seen = self.trainer.strategy.reduce(self._codes_seen, reduce_op="sum")
-        share = seen / seen.sum()
-        self.log(f"{split}/codes_used", (seen > 0).sum().float(), prog_bar=True)
-        self.log(f"{split}/perplexity", torch.exp(-(share * torch.log(share + 1e-10)).sum()))
-
-    def _evaluate(self, batch: dict, split: str) -> None:
-        vertices = batch["vertices"]
-        # Eval mode: looking at data must not move the codebook.
-        result = self.tokenizer(vertices)
-        distances = MM * self._distances(result.vertices, vertices)  # (B, V)
-        unquantized = self.tokenizer(vertices, quantize=False).vertices
-        name = self._distance_name
-        loss = distances.mean() / MM + result.quantized.loss
-        reported = {
-            name: distances.mean(),
-            f"{name}_worst_5_percent": distances.flatten().quantile(0.95),
-            f"{name}_unquantized": MM * self._distances(unquantized, vertices).mean(),
-            **self._published_errors(result.vertices, vertices),
-        }
+    def _loss(self, decoded: Tensor, commitment: Tensor, vertices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of decoded meshes (B, V, 3), and its terms in millimetres by name."""
+        error = self._distances(decoded, vertices).mean()
+        loss, terms = error + commitment, {self._distance_name: MM * error}
         if self.edges is not None:
-            crumpling = edge_error(result.vertices, vertices, self.edges).mean()
-            reported["edge_error_mm"] = MM * crumpling
-            loss = loss + self.edge_weight * crumpling
-        indices = result.quantized.indices
-        if split == "test" and indices.ndim == 3:
-            reported |= self._errors_by_quantizers(indices, vertices)
-        for name, value in (reported | {"loss": loss}).items():
-            shown = name == self._distance_name
-            self.log(f"{split}/{name}", value, prog_bar=shown, batch_size=len(vertices), sync_dist=True)
-        self._codes_seen += torch.bincount(indices.flatten(), minlength=len(self._codes_seen))
-
-    @property
-    def _distance_name(self) -> str:
-        """What the trained distance is called in millimetres."""
-        return "V2V_mm" if self.free_shift else "vertex_error_mm"
+            crumpling = edge_error(decoded, vertices, self.edges).mean()
+            loss, terms["edge_error_mm"] = loss + self.edge_weight * crumpling, MM * crumpling
+        return loss, terms
 
     def _distances(self, predicted: Tensor, true: Tensor) -> Tensor:
-        """(B, V) m, of meshes (B, V, 3): the distances that are trained."""
+        """The distances (B, V) m of meshes (B, V, 3) that are trained."""
         return vertex_distances(predicted, true) if self.free_shift else (predicted - true).norm(dim=-1)
 
     @staticmethod
@@ -147,11 +89,53 @@ class MeshVQVAETraining(L.LightningModule):
             "PA-V2V_mm": MM * aligned_vertex_error(predicted, true).mean(),
         }
 
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        self._evaluate(batch["vertices"], "val")
+
+    def test_step(self, batch: dict, batch_idx: int) -> None:
+        self._evaluate(batch["vertices"], "test")
+
+    def _evaluate(self, vertices: Tensor, split: str) -> None:
+        decoded, quantized = self.tokenizer(vertices)
+        loss, terms = self._loss(decoded, quantized.loss, vertices)
+        unquantized = self.tokenizer(vertices, quantize=False).vertices
+        name, indices = self._distance_name, quantized.indices
+        metrics = {
+            **self._published_errors(decoded, vertices),
+            **terms,
+            f"{name}_worst_5_percent": MM * self._distances(decoded, vertices).flatten().quantile(0.95),
+            f"{name}_unquantized": MM * self._distances(unquantized, vertices).mean(),
+            "loss": loss,
+        }
+        if split == "test" and indices.ndim == 3:
+            metrics |= self._errors_by_quantizers(indices, vertices)
+        for name, value in metrics.items():
+            shown = name == self._distance_name
+            self.log(f"{split}/{name}", value, prog_bar=shown, batch_size=len(vertices), sync_dist=True)
+        self._codes_seen += torch.bincount(indices.flatten(), minlength=len(self._codes_seen))
+
     def _errors_by_quantizers(self, tokens: Tensor, true: Tensor) -> dict[str, Tensor]:
         """Errors of the meshes decoded from tokens (B, N, R) with the first r quantizers alone, for every r."""
         depth = tokens.shape[-1]
         each = [self._published_errors(self.tokenizer.decode(tokens[..., :r]), true) for r in range(1, depth + 1)]
         return {f"{name}_first_{r}_of_{depth}": each[r - 1][name] for name in each[0] for r in range(1, depth + 1)}
+
+    def on_validation_epoch_start(self) -> None:
+        # Not a buffer: averaged weights are swapped with their buffers before the epoch's end is reported.
+        self._codes_seen = torch.zeros(self.tokenizer.codebook_size, device=self.device)
+
+    def on_validation_epoch_end(self, split: str = "val") -> None:
+        """Log how many codes the split's bodies use, on all processes together, and how evenly."""
+        seen = self.trainer.strategy.reduce(self._codes_seen, reduce_op="sum")
+        share = seen / seen.sum()
+        self.log(f"{split}/codes_used", (seen > 0).sum().float(), prog_bar=True)
+        self.log(f"{split}/perplexity", torch.exp(-(share * torch.log(share + 1e-10)).sum()))
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end("test")
 
     def configure_optimizers(self) -> dict:
         parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]

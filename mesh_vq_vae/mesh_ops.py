@@ -1,9 +1,4 @@
-"""The similarity (scale, rotation, translation) that brings one set of points closest to another.
-
-Errors of reconstructed meshes: training losses and metrics.
-
-Left and right of a mesh: which vertex comes where another was when the body is seen in a mirror.
-"""
+"""Operations on meshes: best similarity between point sets, errors of reconstructed meshes, edges, and mirroring."""
 
 from __future__ import annotations
 
@@ -29,11 +24,10 @@ class Similarity(NamedTuple):
 
 
 def fit_similarity(source: Tensor, target: Tensor) -> Similarity:
-    """Least-squares similarity from `source` to `target`; a rotation, never a mirror image.
+    """Least-squares similarity from `source` to `target`; its rotation is never a reflection.
 
     Args:
-        source, target: (..., N, 3) with any batch dimensions; the last is always the coordinates. A source whose points
-            all coincide is moved to the target's mean (scale 0).
+        source, target: (..., N, 3). A source whose points all coincide is moved to the target's mean (scale 0).
 
     Source: Umeyama, Least-squares estimation of transformation parameters between two point patterns, TPAMI 1991.
     """
@@ -57,7 +51,7 @@ def procrustes_align(source: Tensor, target: Tensor) -> Tensor:
 def vertex_error(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean vertex distance of meshes (B, V, 3), each first centred on its vertex mean -> (B,), in their unit.
 
-    The published training loss and its "v2v" (Fiche et al., ECCV 2024): a shift of a whole mesh costs nothing.
+    The published training loss and its "v2v" (Fiche et al., ECCV 2024); it ignores a shift of the whole mesh.
     """
     return vertex_distances(predicted, target).mean(1)
 
@@ -72,7 +66,7 @@ def vertex_distances(predicted: Tensor, target: Tensor) -> Tensor:
 def aligned_vertex_error(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean vertex distance (B,) of meshes (B, V, 3) after the similarity that brings `predicted` closest to `target`.
 
-    The published "PA-V2V". NaN for a mesh that is not finite, where the decomposition would raise an error.
+    The published "PA-V2V". NaN for a mesh that is not finite, for which the decomposition would raise an error.
     """
     finite = (predicted - target).isfinite().all(2).all(1)
     predicted = predicted.where(finite[:, None, None], target.nan_to_num())
@@ -88,21 +82,20 @@ def unique_edges(faces: Tensor) -> Tensor:
 
 
 def edge_error(predicted: Tensor, target: Tensor, edges: Tensor) -> Tensor:
-    """Mean difference of the edge vectors of meshes (B, V, 3), edges (E, 2) -> (B,): how crumpled the surface is."""
+    """Mean difference of the edge vectors of meshes (B, V, 3), edges (E, 2) -> (B,)."""
     difference = predicted - target
     return (difference[:, edges[:, 0]] - difference[:, edges[:, 1]]).norm(dim=-1).mean(1)
 
 
-# Faces to begin at; on a symmetric template the first will do.
-_TRIES = 200
+_TRIES = 200  # faces to start from; on a symmetric template the first one succeeds
 
 
 def mirrored_vertices(template: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The vertex on the other side of the body, for each vertex; on the line between the sides, the vertex itself.
+    """The mirror-image vertex on the other side of the body for each vertex; itself for a vertex on the midline.
 
-    Two vertices of the template that lie mirrored to one another in x begin, and the faces tell the rest: what lies to
-    the left of an edge lies to the right of the mirrored edge. So the sides match exactly though the template does not,
-    in its rest pose by a fraction of a millimetre, posed by centimetres.
+    The search starts from an edge and the edge nearest to its reflection in x, and follows the faces: what lies left of
+    an edge lies right of the mirrored edge. So the result is exact although the template is not exactly symmetric (by
+    a fraction of a millimetre in its rest pose, by centimetres when posed).
 
     Args:
         template: (V, 3) m, x from side to side.
@@ -112,7 +105,7 @@ def mirrored_vertices(template: np.ndarray, faces: np.ndarray) -> np.ndarray:
         (V,) int64, its own inverse.
 
     Raises:
-        ValueError: if the faces are not the same on both sides, so that there is no such pairing.
+        ValueError: if the faces are not the same on both sides.
     """
     centre = template[:, 0].mean()
     reflected = template * [-1, 1, 1] + [2 * centre, 0, 0]
@@ -126,8 +119,8 @@ def mirrored_vertices(template: np.ndarray, faces: np.ndarray) -> np.ndarray:
             if np.array_equal(mirrored[mirrored], np.arange(len(template))):
                 return mirrored
     raise ValueError(
-        f"The mesh of {len(template)} vertices has no left and right that match face by face, so predictions cannot be "
-        "mirrored: give average=none or average=shift."
+        f"The mesh of {len(template)} vertices has no left and right sides that match face by face, so predictions "
+        "cannot be mirrored: use tta=none or tta=shift."
     )
 
 
@@ -140,7 +133,7 @@ def _third_vertices(faces: np.ndarray) -> dict[tuple[int, int], int]:
 
 
 def _walk(third: dict[tuple[int, int], int], edge: tuple[int, int], image: tuple[int, int]) -> dict[int, int] | None:
-    """{vertex: mirrored vertex} over the surface from an edge and its mirror image; None at the first contradiction."""
+    """{vertex: mirrored vertex} over the surface from an edge and its mirror image; None on a contradiction."""
     pairs = dict(zip(edge, image, strict=True))
     todo, seen = deque([edge, edge[::-1]]), set()
     while todo:
@@ -148,10 +141,13 @@ def _walk(third: dict[tuple[int, int], int], edge: tuple[int, int], image: tuple
         if (a, b) in seen:
             continue
         seen.add((a, b))
-        c, opposite = third.get((a, b)), third.get((pairs[b], pairs[a]))  # in a mirror, faces turn the other way round
+        c, opposite = (
+            third.get((a, b)),
+            third.get((pairs[b], pairs[a])),
+        )  # reflected faces are flipped
         if c is None and opposite is None:  # the surface ends here
             continue
         if c is None or opposite is None or pairs.setdefault(c, opposite) != opposite:
             return None
-        todo += [(c, b), (a, c)]  # into the two neighbours
+        todo += [(c, b), (a, c)]  # the two neighbouring faces
     return pairs

@@ -1,4 +1,4 @@
-"""MeshVQVAE: a body mesh as a few dozen discrete tokens, and back (Fiche et al., ECCV 2024).
+"""MeshVQVAE: a tokenizer that maps body meshes to a few dozen discrete tokens and back (Fiche et al., ECCV 2024).
 
     tokenizer = MeshVQVAE.load("checkpoint/anny_lite/tokenizer.safetensors")
     tokens = tokenizer.encode(vertices)      # (B, V, 3) metres, canonical -> (B, N)
@@ -24,8 +24,6 @@ from mesh_vq_vae.hierarchy import Hierarchy
 from mesh_vq_vae.mesh_ops import mirrored_vertices
 from mesh_vq_vae.quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
 
-_DECODED_AT_ONCE = 8  # meshes; more gain nothing on a CPU
-
 
 class Reconstruction(NamedTuple):
     vertices: Tensor  # (B, V, 3) metres
@@ -33,7 +31,7 @@ class Reconstruction(NamedTuple):
 
 
 class _Half(nn.Module):
-    """The released files list one autoencoder under two names, `encoder.model` and `decoder.model`."""
+    """Gives the one autoencoder its two names of the released files, `encoder.model` and `decoder.model`."""
 
     def __init__(self, model: FullyConvAE):
         super().__init__()
@@ -41,7 +39,7 @@ class _Half(nn.Module):
 
 
 def _check_mesh(name: str, value: Tensor | None, n_vertices: int) -> None:
-    """Raise ValueError when faces, template or regressor are not of the mesh that the hierarchy is for."""
+    """Raise ValueError when faces, template or regressor do not belong to the hierarchy's mesh."""
     if value is None:
         return
     if name == "faces":
@@ -65,10 +63,10 @@ class MeshVQVAE(nn.Module):
         n_quantizers: 1, or R > 1 for a residual quantizer (tokens (B, N, R)).
         shared_codebook: of a residual quantizer.
         commitment, decay, restart_below, start_from_data: see `VectorQuantizerEMA`.
-        around_template: the network sees and gives offsets from the template instead of positions (not published; a
-            small network need not learn the mean body then).
+        around_template: the network's input and output are offsets from the template instead of positions (not
+            published; a small network then does not have to learn the mean body).
         faces: (F, 3), template: (V, 3) metres, keypoint_regressor: (J, V). They are stored with the weights, so that
-            whoever decodes needs no body model. `around_template` needs the template.
+            decoding needs no body model. `around_template` needs the template.
     """
 
     def __init__(
@@ -92,36 +90,30 @@ class MeshVQVAE(nn.Module):
         keypoint_regressor: np.ndarray | Tensor | None = None,
     ):
         super().__init__()
-        self.config = {
+        quantizer = {
+            "n_codes": n_codes,
+            "commitment": commitment,
+            "decay": decay,
+            "restart_below": restart_below,
+            "start_from_data": start_from_data,
+        }
+        layers = {
             "connections": list(connections),
             "channels": list(channels),
             "n_bases": list(n_bases),
             "residual_rates": list(residual_rates),
-            "n_codes": n_codes,
-            "n_quantizers": n_quantizers,
-            "shared_codebook": shared_codebook,
-            "commitment": commitment,
-            "decay": decay,
-            "restart_below": restart_below,
-            "start_from_data": start_from_data,
-            "around_template": around_template,
         }
+        residual = {"n_quantizers": n_quantizers, "shared_codebook": shared_codebook}
+        self.config = {**layers, **residual, **quantizer, "around_template": around_template}
         if around_template and template is None:
             raise ValueError("around_template=True needs the template mesh")
         self.hierarchy = hierarchy
-        autoencoder = FullyConvAE(hierarchy, connections, channels, n_bases, residual_rates, init=init)
+        autoencoder = FullyConvAE(hierarchy, **layers, init=init)
         self.n_tokens, self.latent_dim = autoencoder.latent_shape
         self.encoder = _Half(autoencoder)
-        quantizer = {
-            "n_codes": n_codes,
-            "dim": self.latent_dim,
-            "commitment": commitment,
-            "decay": decay,
-            "restart_below": restart_below,
-            "start_from_data": start_from_data,
-        }
+        quantizer["dim"] = self.latent_dim
         if n_quantizers > 1:
-            self.vq_vae = ResidualQuantizer(n_quantizers, shared_codebook, **quantizer)
+            self.vq_vae = ResidualQuantizer(**residual, **quantizer)
         else:
             self.vq_vae = VectorQuantizerEMA(**quantizer)
         self.decoder = _Half(autoencoder)
@@ -147,16 +139,16 @@ class MeshVQVAE(nn.Module):
 
     @cached_property
     def mirrored(self) -> Tensor:
-        """(V,) int64 on the CPU: the vertex on the other side of the body for each one, see `mirrored_vertices`.
+        """(V,) int64 on the CPU, see `mirrored_vertices`.
 
-        Raises ValueError when template or faces are not there, or the mesh has no two sides.
+        Raises ValueError without template or faces, or when the mesh is not symmetric.
         """
         if self.template is None or self.faces is None:
-            raise ValueError("a tokenizer without template and faces knows no left and right: give tta=none")
+            raise ValueError("a tokenizer without template and faces cannot be mirrored: use tta=none")
         return torch.from_numpy(mirrored_vertices(self.template.cpu().numpy(), self.faces.cpu().numpy()))
 
     def forward(self, vertices: Tensor, quantize: bool = True) -> Reconstruction:
-        """Vertices (B, V, 3) through the bottleneck and back. `quantize=False` passes latents on (warm-up)."""
+        """Vertices (B, V, 3) through the bottleneck and back. `quantize=False` skips the codebook (warm-up)."""
         z = self.encode_latents(vertices)
         if quantize:
             quantized = self.vq_vae(z)
@@ -178,14 +170,14 @@ class MeshVQVAE(nn.Module):
         vertices = self.decoder.model.decode(latents)
         return vertices + self.template if self.config["around_template"] else vertices
 
-    def decode_sparsely(self, latents: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    def decode_subset(self, latents: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Latents or codes (B, N, D) -> the vertices `points` (S,) of their meshes (B, S, 3), and keypoints (B, J, 3).
 
-        Differentiable, and much cheaper than `decode_latents`: made for training losses.
+        Differentiable, and much cheaper than `decode_latents`: for training losses.
         """
         if self.keypoint_regressor is None:
             raise ValueError("this tokenizer was made without a keypoint regressor")
-        some, keypoints = self.decoder.model.decode_sparsely(latents, points, self.keypoint_regressor)
+        some, keypoints = self.decoder.model.decode_subset(latents, points, self.keypoint_regressor)
         if self.config["around_template"]:
             with torch.autocast(latents.device.type, enabled=False):
                 some, keypoints = some + self.template[points], keypoints + self.keypoint_regressor @ self.template
@@ -210,33 +202,23 @@ class MeshVQVAE(nn.Module):
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N) or (B, N, R) -> canonical vertices (B, V, 3) in metres.
 
-        Of R residual quantizers the first r are enough: `decode(tokens[..., :r])` is a coarser mesh.
+        With R residual quantizers, `decode(tokens[..., :r])` decodes a coarser mesh from the first r.
         """
         return self.decode_latents(self.vq_vae.lookup(tokens))
 
-    @torch.no_grad()
-    def decode_codes(self, codes: Tensor) -> Tensor:
-        """Codes (..., N, D), any number of them -> canonical vertices (..., V, 3) m, in the memory of a few meshes."""
-        vertices = codes.new_empty((*codes.shape[:-2], self.n_vertices, 3))
-        flat_codes, flat_vertices = codes.flatten(0, -3), vertices.flatten(0, -3)
-        for start in range(0, len(flat_codes), _DECODED_AT_ONCE):
-            part = slice(start, start + _DECODED_AT_ONCE)
-            flat_vertices[part] = self.decode_latents(flat_codes[part])
-        return vertices
-
     def expected_codes(self, logits: Tensor) -> Tensor:
-        """Logits (B, N, K) -> the mean code at each place under them (B, N, D), for `decode_latents`. Differentiable.
+        """Logits (B, N, K) -> mean codes (B, N, D) under their softmax, for `decode_latents`. Differentiable.
 
-        Where several codes are likely, the mesh lies between theirs: nearer to the truth on average than the likeliest
-        one, and less of a body. For one codebook only.
+        Where several codes are likely, the decoded mesh lies between theirs: closer to the truth on average than the
+        likeliest one, but less realistic. For a single codebook only.
         """
         return logits.softmax(-1) @ self.codebook
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write weights, layers and topology to one safetensors file, whole or not at all.
+        """Write weights, configuration and mesh to one safetensors file, completely or not at all.
 
         Args:
-            dtype: of the weights, e.g. torch.float16 for half the size. The topology keeps its own.
+            dtype: of the weights, e.g. torch.float16 for half the size. The mesh keeps its own type.
         """
         state = {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")}
         matrices = {f"topology.{k}": torch.from_numpy(v) for k, v in self.hierarchy.matrices().items()}
@@ -248,7 +230,7 @@ class MeshVQVAE(nn.Module):
     def load(cls, path: str | Path) -> MeshVQVAE:
         """Read a file written by `save`, in eval mode, float32. Strict.
 
-        Raises FileNotFoundError, or ValueError that says what is wrong with the file.
+        Raises FileNotFoundError, or ValueError with what is wrong with the file.
         """
         tensors, config = read_weights(path, "MeshVQVAE")
         topology = {k.removeprefix("topology."): tensors.pop(k) for k in list(tensors) if k.startswith("topology.")}
@@ -267,9 +249,9 @@ class MeshVQVAE(nn.Module):
         torch.save({"model": self.state_dict(), **extra}, path)
 
     def load_released(self, path: str | Path) -> MeshVQVAE:
-        """Read a released file (`torch.save` dict with key "model", keys perhaps under "module.") into this model.
+        """Read a released file (`torch.save` dict with key "model") into this model.
 
-        Raises FileNotFoundError, or ValueError that names the keys and shapes that differ.
+        Raises FileNotFoundError, or ValueError with the keys and shapes that differ.
         """
         load_strictly(self, without_surplus(self.state_dict(), read_released(path), path), path)
         return self

@@ -1,7 +1,7 @@
 """Vector quantizers: an EMA codebook (van den Oord et al., NeurIPS 2017, appendix A.1) and a residual stack of them.
 
-Published rule by default. Two options mend its known weakness (codes that are never used stay useless): a start of the
-codebook from data, and a restart of dead codes.
+The defaults are the published rule. Two options fix its known weakness, codes that are never used: initialising the
+codebook from data, and restarting dead codes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mega_common.distributed import gather_rows, own_rows, share_from_first
 
 
 class Quantized(NamedTuple):
-    """What a quantizer returns for latents (B, N, D)."""
+    """Result of a quantizer for latents (B, N, D)."""
 
     latents: Tensor  # (B, N, D) codes, with the gradient passed straight through
     indices: Tensor  # (B, N), or (B, N, R) from R residual quantizers
@@ -33,9 +33,10 @@ class VectorQuantizerEMA(nn.Module):
         commitment: weight of the squared distance between latent and code.
         decay: of the moving averages.
         eps: Laplace smoothing of the cluster sizes.
-        restart_below: a code whose moving count falls below this is moved onto a random latent of the batch; 0 = never
+        restart_below: a code whose moving count falls below this is moved to a random latent of the batch; 0 for never
             (published).
-        start_from_data: the first training batch's latents become the codebook; off = random normal (published).
+        start_from_data: initialise the codebook from latents of the first training batch, not from random normal
+            numbers (published).
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class VectorQuantizerEMA(nn.Module):
         self.commitment, self.decay, self.eps = commitment, decay, eps
         self.restart_below, self.start_from_data = restart_below, start_from_data
         self._embedding = nn.Embedding(n_codes, dim)
-        self._embedding.weight.requires_grad_(False)  # moved by averages, not by gradients
+        self._embedding.weight.requires_grad_(False)  # follows averages, not gradients
         self.register_buffer("_ema_cluster_size", torch.zeros(n_codes))
-        # A parameter, as in the released files, that no optimizer moves.
+        # A parameter because it is one in the released files; no optimizer changes it.
         self._ema_w = nn.Parameter(torch.randn(n_codes, dim), requires_grad=False)
 
     @property
@@ -63,9 +64,9 @@ class VectorQuantizerEMA(nn.Module):
         return self._embedding.weight
 
     def forward(self, z: Tensor) -> Quantized:
-        """Latents (B, N, D) -> `Quantized`. In training mode the codebook then takes one step.
+        """Latents (B, N, D) -> `Quantized`. In training mode the codebook is then updated.
 
-        With several processes it is that of all their latents together, the same on each, and so is the perplexity.
+        Codebook and perplexity follow the latents of all processes together, and are the same on each.
         """
         flat = z.detach().reshape(-1, z.shape[-1])  # (B*N, D)
         if self.training:
@@ -85,7 +86,7 @@ class VectorQuantizerEMA(nn.Module):
 
     def assign(self, flat: Tensor) -> Tensor:
         """Nearest code (M,) of latents (M, D); the first index wins a tie."""
-        with torch.autocast(flat.device.type, enabled=False):  # near codes differ in digits that bfloat16 lacks
+        with torch.autocast(flat.device.type, enabled=False):  # bfloat16 cannot tell close codes apart
             products = flat @ self.codebook.t()
         distances = flat.square().sum(1, keepdim=True) + self.codebook.square().sum(1) - 2 * products
         return distances.argmin(1)
@@ -104,7 +105,7 @@ class VectorQuantizerEMA(nn.Module):
         self.codebook.copy_(self._ema_w / size[:, None])
         if self.restart_below > 0:
             self._restart(flat, size < self.restart_below)
-        # A GPU adds in any order: without this the codebooks would drift apart, and codes be restarted on some only.
+        # A GPU sums in any order: without this the codebooks of the processes would drift apart.
         share_from_first(self.codebook, self._ema_w, self._ema_cluster_size)
 
     @torch.no_grad()
@@ -113,12 +114,12 @@ class VectorQuantizerEMA(nn.Module):
 
     @torch.no_grad()
     def _restart(self, flat: Tensor, dead: Tensor) -> None:
-        # Twice the threshold gives a restarted code time to win latents before it is called dead again.
+        # Twice the threshold gives a restarted code time to attract latents before it counts as dead again.
         if dead.any():
             self._place(dead, flat, 2 * self.restart_below)
 
     def _place(self, which: Tensor, flat: Tensor, size: float) -> None:
-        """Put the codes `which` (K,) onto random latents, counted as `size` latents each."""
+        """Move the codes `which` (K,) to random latents, with a count of `size` each."""
         n = int(which.sum())
         picked = flat[torch.randint(len(flat), (n,), device=flat.device)]
         self.codebook[which] = picked
@@ -127,12 +128,12 @@ class VectorQuantizerEMA(nn.Module):
 
 
 class ResidualQuantizer(nn.Module):
-    """Several quantizers in a row, each quantizing what the ones before left over (Lee et al., CVPR 2022).
+    """A stack of quantizers, each of which quantizes the residual of those before (Lee et al., CVPR 2022).
 
     Args:
         n_quantizers: R.
         shared_codebook: one codebook for all R.
-        others: as for `VectorQuantizerEMA`.
+        quantizer: arguments of `VectorQuantizerEMA`.
     """
 
     def __init__(self, n_quantizers: int, shared_codebook: bool = False, **quantizer):

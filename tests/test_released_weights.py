@@ -6,14 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from mega.checkpoints import load_cvqmae, load_into, load_vqmae, save_model
 from mega.model import VQMAE
 from mega.tokenizer import load_tokenizer
-from mega.training import cvqmae as image_run
-from mega.training.cvqmae import CVQMAETraining
-from mega.training.trainer import export_dtype
 from mega_common.weights_io import read_released, read_weights, write_weights
 from mesh_vq_vae import MeshVQVAE
 from tests.helpers.fake_files import composed
@@ -200,25 +196,6 @@ def test_numbers_that_half_precision_cannot_hold_are_named(model: VQMAE, tmp_pat
     ],
 )
 def test_published_setups_are_exported_in_float32_and_the_shipped_one_in_float16(script: str, experiments) -> None:
-    assert export_dtype(composed(script)) == torch.float16
+    assert composed(script).export_dtype == "float16"
     for experiment in experiments:
-        assert export_dtype(composed(script, f"experiment={experiment}")) == torch.float32
-    with pytest.raises(ValueError, match="export_dtype=half is not known: choose float16 or float32"):
-        export_dtype(composed(script, "export_dtype=half"))
-
-
-@pytest.mark.parametrize("name", ["float16", "float32"])
-def test_an_image_model_is_exported_as_asked(tmp_path: Path, monkeypatch, name: str) -> None:
-    tokenizer = toy_tokenizer()
-    model, config = toy_model(tokenizer.n_tokens)
-    module = CVQMAETraining(
-        model, tokenizer, torch.arange(3), config["crop"], base_lr=1e-3, batch_size=4, warmup_steps=1, steps=2
-    )
-    monkeypatch.setattr(image_run, "load_run_weights", lambda *_: None)  # the run's are the module's own
-    path = tmp_path / "cvqmae.safetensors"
-    sizes = {k: v for k, v in config["model"].items() if k != "cond_dim"}
-    asked = {"weights": str(path), "average": "none", "output": str(tmp_path), "export_from": "last", "model": sizes}
-    asked |= {"backbone_name": config["backbone"], "backbone": {}, "export_dtype": name}
-    image_run._export(OmegaConf.create(asked), module)
-    tensors, _ = read_weights(path, "CVQMAE")
-    assert {v.dtype for v in tensors.values() if v.is_floating_point()} == {getattr(torch, name)}
+        assert composed(script, f"experiment={experiment}").export_dtype == "float32"

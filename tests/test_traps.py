@@ -13,6 +13,7 @@ Tested elsewhere:
                                                      test_pretrained: test_vit_and_what_it_is_not
     ViT positions that fit no crop                   test_pretrained: test_positions_follow_the_picture
     the transformer's first step run for each sample test_models: test_backbone_and_first_step_run_once
+    the best sample of a batch for that of a person  test_metrics: test_best_of_is_taken_per_person
     items of synthetic pictures                      test_data: test_reading_twice_gives_the_same,
                                                      test_mirrored_items_are_whole, test_workers_change_nothing,
                                                      test_item_depends_on_seed_epoch_and_index_only
@@ -34,7 +35,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-import mega.training.cvqmae
 from mega.data import Augmentation, SMPLImageData, SMPLImages, SyntheticImageData
 from mega.data.smpl_annotations import SMPLAnnotations
 from mega.data.smpl_images import Mixture, Source
@@ -146,7 +146,7 @@ def test_validation_does_not_move_the_codebook() -> None:
 def image_training() -> CVQMAETraining:
     tokenizer = toy_tokenizer()
     model, _ = toy_model(tokenizer.n_tokens)
-    options = {"base_lr": 1e-3, "batch_size": 4, "warmup_steps": 1, "steps": 2, "n_samples": 3}
+    options = {"base_lr": 1e-3, "batch_size": 4, "warmup_steps": 1, "steps": 2}
     return CVQMAETraining(model, tokenizer, torch.arange(3), CROP, **options)
 
 
@@ -172,19 +172,6 @@ def test_any_batch_can_be_decoded() -> None:
     for size in (1, 2, 3):
         parts = torch.cat([tokenizer.decode(part) for part in tokens.split(size)])
         torch.testing.assert_close(parts, together)
-
-
-def test_best_of_q_is_each_persons(monkeypatch) -> None:
-    """Not the best draw of a batch: two people whose best draws are different ones."""
-    module, logged = image_training(), {}
-    errors = iter(torch.tensor([[3.0, 9.0], [8.0, 1.0], [7.0, 7.0]]))  # (Q, B)
-    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: float(value)}))
-    monkeypatch.setattr(mega.training.cvqmae, "mesh_errors", lambda *_: {"PVE": next(errors)})
-    batch = {"vertices": module.tokenizer.template.expand(2, -1, -1), "rotmat": torch.eye(3).expand(2, 3, 3)}
-    features = module.features(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
-    with torch.no_grad():
-        module.eval()._measure_samples(batch, features, 0)
-    assert logged == {"test/PVE_one_sample": 6.0, "test/PVE_best_of_3": 2.0}
 
 
 def test_annotated_boxes_anywhere_give_a_crop() -> None:

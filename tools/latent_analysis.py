@@ -1,42 +1,38 @@
-"""What the tokens of a tokenizer encode: numbers in latent.json, and pictures.
+"""Analyse what the tokens of a tokenizer encode: numbers in latent.json, and pictures.
 
-    python tools/latent_analysis.py                                     the shipped tokenizer of the Anny body
-    python tools/latent_analysis.py experiment=mesh_vqvae_54            the released one, on the user's motions …
+    python tools/latent_analysis.py                                     the default tokenizer of the Anny body
+    python tools/latent_analysis.py experiment=mesh_vqvae_54            the released one, on your own motions …
     python tools/latent_analysis.py experiment=mesh_vqvae_54 data=3dpw_meshes     … or on 3DPW's test people
 
     bodies=64              unseen bodies of the data's test split; pairs of them are interpolated and exchanged
-    token_bodies=8         bodies in which each token's code is exchanged
+    token_bodies=8         bodies in which the code of each token is exchanged
     steps=7                meshes of an interpolation, both ends included
-    pair=0                 which pair of bodies the pictures show
-    folder=outputs/latents for latent.json, interpolation.png, tokens.png, exchange.png, and latents.jpg with all three
+    pair=0                 the pair of bodies in the pictures
+    output=outputs/latents for latent.json, interpolation.png, tokens.png, exchange.png, and latents.jpg with all three
     weights=FILE           the tokenizer
     device=auto seed=0     auto | cpu | cuda; seed of the random bodies
 
-interpolation.png: meshes between two bodies; latents are interpolated, quantized and decoded. Below: the interpolation
-of vertices, which shortens limbs. tokens.png: the template, its vertices coloured by the token that moves them most, by
-the part of the body that this token belongs to, and by the share of its change that is due to shape; then how far the
-strongest token of each part moves the surface.
-exchange.png: two bodies, the shape of one in the pose of the other, and bodies with some tokens of either.
-docs/latents.md explains the numbers.
+interpolation.png: meshes between two bodies, by interpolating, quantizing and decoding latents; below, by interpolating
+vertices, which shortens limbs. tokens.png: the template, each vertex coloured by the token that moves it most, by the
+body part of this token, and by the share of the token's change that is due to shape; then the effect of the strongest
+token of each part. exchange.png: two bodies, the shape of one in the pose of the other, and bodies with some tokens of
+each. docs/latents.md explains the numbers.
 """
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
 import cv2
-import hydra
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
 from mega.bodies import BodyModel
 from mega.bodies.parts import PARTS
 from mega.bodies.smplh import GENDERS
-from mega.config import InputError, build, check_whole_number, read_device
+from mega.config import InputError, build, main, read_device
 from mega.export import encode_png, make_output_folder, write_together
 from mega.latents import describe_effects, exchange_pose_and_shape, interpolate, swap_parts, token_effects
 from mega.rendering import draw_people, panel
@@ -45,30 +41,19 @@ from mega.rendering.shading import PALETTE, heat_colors
 from mega.tokenizer import load_tokenizer
 from mesh_vq_vae import MeshVQVAE
 
-HEIGHT = 300  # px, of a body in the pictures
+HEIGHT = 300  # px, of each body's picture
 FROM_A, FROM_B = PALETTE[0], PALETTE[1]
 EXCHANGED = PALETTE[2]
-_FAR = 12.0  # m, from the camera to the bodies: nearly parallel rays
+_FAR = 12.0  # m from the camera to the bodies: nearly parallel rays
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="latent_analysis")
-def main(config: DictConfig) -> None:
-    try:
-        analyse(config)
-    except (InputError, OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-
-
+@main("latent_analysis")
 def analyse(config: DictConfig) -> None:
-    """Everything, into `folder`."""
-    for name, least in (("bodies", 2), ("token_bodies", 2), ("steps", 2), ("pair", 0)):
-        check_whole_number(config, name, least)
     if config.pair >= config.bodies // 2:
         raise InputError(f"pair={config.pair}: {config.bodies} bodies are {config.bodies // 2} pairs, counted from 0.")
-    folder, device = make_output_folder(config.folder), read_device(config.device)
+    folder, device = make_output_folder(config.output), read_device(config.device)
     body = build(config.body)
-    tokenizer = load_tokenizer(config.weights, partial(instantiate(config.tokenizer), body=body)).to(device).eval()
+    tokenizer = load_tokenizer(config.weights, partial(build(config.tokenizer), body=body)).to(device).eval()
     quadruples = make_quadruples(body.to(device), draw_bodies(config, body), device)  # (P, 2, 2, V, 3)
     a, b = quadruples[:, 0, 0], quadruples[:, 1, 1]
 
@@ -77,14 +62,12 @@ def analyse(config: DictConfig) -> None:
     tokens = describe_effects(tokenizer, effects)
     exchanged, exchange = exchange_pose_and_shape(tokenizer, quadruples)
 
-    one = slice(config.pair, config.pair + 1)
-    faces = tokenizer.faces.cpu().numpy()
+    pair, faces = config.pair, tokenizer.faces.cpu().numpy()
+    shape_share = np.array(exchange["shape_share_by_token_percent"])
     pictures = {
-        "interpolation": draw_interpolation(between[config.pair], a[config.pair], b[config.pair], faces),
-        "tokens": draw_tokens(
-            tokenizer, effects.cpu().numpy(), tokens, np.array(exchange["shape_share_by_token_percent"])
-        ),
-        "exchange": draw_exchange(tokenizer, {name: meshes[one] for name, meshes in exchanged.items()}),
+        "interpolation": draw_interpolation(between[pair], a[pair], b[pair], faces),
+        "tokens": draw_tokens(tokenizer, effects.cpu().numpy(), tokens, shape_share),
+        "exchange": draw_exchange(tokenizer, {name: meshes[pair : pair + 1] for name, meshes in exchanged.items()}),
     }
     numbers = {
         "weights": str(config.weights),
@@ -107,10 +90,10 @@ def analyse(config: DictConfig) -> None:
 def draw_bodies(config: DictConfig, body: BodyModel) -> dict:
     """Pose (P, J, 3), shape (P, S) and gender ((P,) names or None) of the first bodies of the data's test split."""
     size = "test_meshes" if "test_meshes" in config.data else "test_frames"
-    batches = list(instantiate(config.data, **{size: config.bodies})(body=body).test_dataloader())
+    batches = list(build(config.data, **{size: config.bodies})(body=body).test_dataloader())
     columns = {name: torch.cat([batch[name] for batch in batches])[: config.bodies] for name in batches[0]}
     if len(columns["pose"]) < 2:
-        raise InputError("two bodies at least are needed, but the data's test split has fewer.")
+        raise InputError("at least two bodies are needed, but the data's test split has fewer.")
     genders = [GENDERS[i] for i in columns["gender"].tolist()] if "gender" in columns else None
     return {"pose": columns["pose"], "shape": columns.get("shape", columns.get("betas")), "gender": genders}
 
@@ -127,15 +110,15 @@ def make_quadruples(body: BodyModel, bodies: dict, device: torch.device) -> Tens
 
 
 def draw_row(bodies: list[tuple[Tensor, np.ndarray, str]], faces: np.ndarray, turn: float = 25) -> list:
-    """Cells of a panel: canonical meshes (V, 3) with their colours, (3,) or (V, 3), and captions.
+    """Cells of a panel, of canonical meshes (V, 3), colours (3,) or (V, 3), and captions.
 
-    All stand on one floor and have the same scale. `turn` degrees turn them about the vertical axis.
+    All stand on one floor at the same scale, turned by `turn` degrees about the vertical axis.
     """
     angle = np.deg2rad(turn)
     rotation = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]], np.float32)
     turned = [vertices.cpu().numpy() @ rotation.T for vertices, _, _ in bodies]
     low, high = (np.stack([limit(vertices, axis=0) for vertices in turned]) for limit in (np.min, np.max))
-    metres = 1.06 * (high - low)[:, 1].max()  # that a picture is high
+    metres = 1.06 * (high - low)[:, 1].max()  # height of a picture
     focal = HEIGHT / metres * _FAR
     width = round(HEIGHT * max(0.45, 1.1 * (high - low)[:, 0].max() / metres))
     cells = []
@@ -144,8 +127,7 @@ def draw_row(bodies: list[tuple[Tensor, np.ndarray, str]], faces: np.ndarray, tu
         seen = np.stack([x, 0.97 * metres - y, _FAR - z], axis=1).astype(np.float32)  # the floor near the lower edge
         colors = np.broadcast_to(color, seen.shape).astype(np.float32)
         paper = np.full((HEIGHT, width, 3), 255, np.uint8)
-        # The camera is level with the middle of the picture.
-        seen[:, 1] -= metres / 2
+        seen[:, 1] -= metres / 2  # the camera is level with the middle of the picture
         cells.append((draw_people(paper, seen[None], faces, focal, (width / 2, HEIGHT / 2), colors[None]), caption))
     return cells
 
@@ -162,7 +144,7 @@ def draw_interpolation(between: Tensor, a: Tensor, b: Tensor, faces: np.ndarray)
 
 
 def draw_tokens(tokenizer: MeshVQVAE, effects: np.ndarray, tokens: list[dict], shape_share: np.ndarray) -> np.ndarray:
-    """Which token moves a vertex most, what is known of it, and the effect (V,) of the strongest token of each part.
+    """Which token moves each vertex most, its properties, and the effect (V,) of the strongest token of each part.
 
     Args:
         effects: (N, V) m.
@@ -197,7 +179,7 @@ def draw_tokens(tokenizer: MeshVQVAE, effects: np.ndarray, tokens: list[dict], s
 
 
 def colors_of_neighbours(owner: np.ndarray, faces: np.ndarray, n_tokens: int, n_colors: int) -> np.ndarray:
-    """(N,) a colour number per token, so that tokens whose vertices touch differ, of the fewest used so far."""
+    """Colour numbers (N,) of the tokens: different for adjacent tokens, and all used about equally often."""
     pairs = owner[faces[:, [0, 1, 1, 2, 2, 0]]].reshape(-1, 2)
     touch = np.zeros((n_tokens, n_tokens), bool)
     touch[pairs[:, 0], pairs[:, 1]] = touch[pairs[:, 1], pairs[:, 0]] = True
@@ -240,7 +222,7 @@ def write(folder: Path, pictures: dict[str, np.ndarray], numbers: dict) -> None:
 
 
 def summary(numbers: dict) -> str:
-    """The most telling numbers, a line each."""
+    """The main numbers, one per line."""
     middle = len(numbers["interpolation"]["share_of_last"]) // 2
     changed, means = numbers["exchange"]["changed_tokens_percent"], numbers["token_means"]
     lines = [
@@ -258,4 +240,4 @@ def summary(numbers: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    analyse()

@@ -1,11 +1,11 @@
-"""Training states on disk: whole or not at all, often, and from any of them a run goes on as if nothing had happened.
+"""Training states on disk. A run that stops at any moment resumes from them exactly.
 
     runs/NAME/checkpoints/last.ckpt        the newest state
-                          previous.ckpt    the one before, should the newest turn out broken
-                          best_NAME.ckpt   weights alone, of the validation with the least value of a metric so far
+                          previous.ckpt    the state before, in case the newest is broken
+                          best_NAME.ckpt   weights only, of the validation with the lowest value of a metric so far
 
-States are taken right before a batch. All randomness in a training step is a function of (seed, epoch, batch) and all
-in the data of (seed, epoch, row), so nothing else has to be remembered.
+States are saved right before a batch. All randomness of a training step is a function of (seed, epoch, batch), and all
+randomness of the data is a function of (seed, epoch, row), so no state of a random generator has to be saved.
 """
 
 from __future__ import annotations
@@ -30,19 +30,52 @@ say = rank_zero_only(print)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
-# What a cluster says before it kills: a plain request, the end of the time limit as users ask for it, and as submitit
-# does.
+# What a cluster sends before it ends a job: SIGTERM; before the time limit SIGUSR1, if users ask for it, or SIGUSR2,
+# which submitit asks for.
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_SAVE = 1  # smaller than any signal's number but that of SIGHUP, which is none of ours
+_SAVE = 1  # below the numbers of these signals
+
+
+def checkpoint_folder(output: str | Path) -> Path:
+    """Folder of a run's training states."""
+    return Path(output) / "checkpoints"
+
+
+class LightningInternals:
+    """The only place that reads or writes attributes of Lightning which are not part of its public interface."""
+
+    def __init__(self, trainer: L.Trainer):
+        self.loop = trainer.fit_loop
+
+    def set_logged_steps(self, steps: int) -> None:
+        """Set the step at which metrics are logged: Lightning's own count is one ahead after resuming."""
+        self.loop.epoch_loop._batches_that_stepped = steps
+
+    def forget_training_loader(self) -> None:
+        """Drop the loader that Lightning made of the whole first epoch in order to count its steps.
+
+        It would keep this loader for a training that is resumed in the middle of that epoch.
+        """
+        self.loop._combined_loader = None
+
+    def reopen_epoch(self) -> None:
+        """Correct the counters at the end of a training, so that one with more steps or epochs continues from here."""
+        batches, epochs = self.loop.epoch_loop.batch_progress, self.loop.epoch_progress
+        if batches.is_last_batch:
+            batches.reset_on_run()  # otherwise the next epoch would count as trained
+        elif batches.current.completed > 0 and epochs.current.completed == epochs.current.ready:
+            for count in (epochs.total, epochs.current):  # an epoch cut short by `max_steps` counts as completed
+                count.processed -= 1
+                count.completed -= 1
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes beside the target, then renames, so that what is there is whole; the last state stays as previous."""
+    """Writes a checkpoint to a temporary file and renames it; the last state is kept as the previous one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")  # what a killed run left of it is written over
+        temporary = path.with_name(f"{path.name}.tmp")  # overwrites what a killed run left
         with temporary.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
@@ -53,22 +86,22 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def find_checkpoint(folder: str | Path) -> Path | None:
-    """The newest whole state in a folder of checkpoints, or None; tells of a broken one.
+    """The newest intact state in a folder of checkpoints, or None; a broken one is reported and skipped.
 
-    Raises ValueError when there are states, but all are broken.
+    Raises ValueError when all states are broken.
     """
     found = [path for name in (LAST, PREVIOUS) if (path := Path(folder) / name).is_file()]
     for path in found:
         if _is_whole(path):
             return path
-        say(f"{path} is broken (cut short, or damaged on disk) and is passed over")
+        say(f"{path} is broken (cut short, or damaged on disk) and is skipped")
     if found:
-        raise ValueError(f"every training state in {folder} is broken: remove the folder to start anew")
+        raise ValueError(f"every training state in {folder} is broken: remove the folder to start again")
     return None
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the archive is complete and its checksums hold; nothing in it is unpickled."""
+    """Whether the archive is complete and its checksums are right; nothing in it is unpickled."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -76,23 +109,36 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def best_checkpoint(name: str) -> str:
-    """File name of the best weights by the metric `name` of a config's `monitor`."""
-    return f"best_{name}.ckpt"
+def load_run_weights(module: L.LightningModule, output: str | Path, which: str = "last") -> None:
+    """Load the weights of a run into a module, strictly.
+
+    Args:
+        which: "last", or "best_NAME" with a name in the config's `monitor`.
+
+    Raises FileNotFoundError when the run has saved no state yet, ValueError for another `which`.
+    """
+    folder = checkpoint_folder(output)
+    last = find_checkpoint(folder)
+    if last is None:
+        raise FileNotFoundError(f"there is no training state {folder / LAST} yet: run the script with mode=train first")
+    paths = {"last": last} | {path.stem: path for path in sorted(folder.glob("best_*.ckpt"))}
+    if which not in paths:
+        raise ValueError(f"export_from={which} is not in {folder}: choose {' or '.join(paths)}")
+    module.load_state_dict(torch.load(paths[which], map_location="cpu", weights_only=True)["state_dict"])
 
 
 class StoppedBySignal(SystemExit):
-    """The run was asked to stop, and has saved its state."""
+    """The run was asked to stop and has saved its state."""
 
 
 class Checkpoints(L.Callback):
-    """Saves the state every so many minutes, at every epoch and when the run is told to stop; keeps the best weights.
+    """Saves the state at regular intervals, at every epoch and when the run is asked to stop; keeps the best weights.
 
     Args:
         folder: for the files.
         minutes: between two states; 0 saves before every batch.
-        monitor: {name: logged validation metric}; the weights of each one's least value are kept, as best_NAME.ckpt.
-        requeue: on a cluster that is about to end the job for its time (SIGUSR1), ask SLURM to run it again.
+        monitor: {name: logged validation metric}; the weights with the lowest value are kept as best_NAME.ckpt.
+        requeue: when SLURM is about to end the job for its time limit (SIGUSR1), ask it to run the job again.
     """
 
     def __init__(
@@ -117,7 +163,7 @@ class Checkpoints(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._saved_at = time.monotonic()
-        # Lightning has put a handler of its own for SIGTERM, which stops without saving.
+        # These replace Lightning's handler of SIGTERM, which stops without saving.
         self._handlers = {number: signal.signal(number, self._remember) for number in _SIGNALS}
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
@@ -129,13 +175,12 @@ class Checkpoints(L.Callback):
         self._signal = number
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        # Lightning's count of logged steps is one ahead after a continuation.
-        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        LightningInternals(trainer).set_logged_steps(trainer.global_step)
         if batch_idx % trainer.accumulate_grad_batches != 0:
-            return  # gradients of the batches before would be lost
+            return  # the gradients of the batches before would be lost
         new_epoch = batch_idx == 0 and trainer.current_epoch > 0
         due = new_epoch or time.monotonic() - self._saved_at >= self.seconds
-        # The processes must agree: a signal may have reached one only, and clocks differ.
+        # The processes must agree: a signal may have reached only one of them, and clocks differ.
         wanted = max(self._signal, _SAVE if due else 0)
         if trainer.world_size > 1:
             on_device = torch.tensor(float(wanted), device=module.device)
@@ -153,7 +198,7 @@ class Checkpoints(L.Callback):
             score = float(trainer.callback_metrics[metric])
             if score < self.best.get(name, float("inf")) and not trainer.fast_dev_run:
                 self.best[name] = score
-                self._save_weights(trainer, module, self.folder / best_checkpoint(name))
+                self._save_weights(trainer, module, self.folder / f"best_{name}.ckpt")
 
     @staticmethod
     def _save_weights(trainer: L.Trainer, module: L.LightningModule, path: Path) -> None:
@@ -165,37 +210,31 @@ class Checkpoints(L.Callback):
         trainer.strategy.barrier()
 
     def save(self, trainer: L.Trainer) -> None:
-        """Write the state as the last one."""
+        """Save the state as the last one."""
         trainer.save_checkpoint(self.folder / LAST)
         self._saved_at = time.monotonic()
 
     def save_end(self, trainer: L.Trainer) -> None:
-        """Write the state of a run that has ended, from which one with more steps or epochs goes on."""
-        batches, epochs = trainer.fit_loop.epoch_loop.batch_progress, trainer.fit_loop.epoch_progress
-        if batches.is_last_batch:
-            batches.reset_on_run()  # or the next epoch would pass for trained
-        elif batches.current.completed > 0 and epochs.current.completed == epochs.current.ready:
-            for count in (epochs.total, epochs.current):  # Lightning takes an epoch that `max_steps` cut short for done
-                count.processed -= 1
-                count.completed -= 1
+        """Save the state of a run that has ended; a run with more steps or epochs continues from it."""
+        LightningInternals(trainer).reopen_epoch()
         self.save(trainer)
 
     def _stop(self, trainer: L.Trainer, number: int) -> None:
         name = signal.Signals(number).name
-        say(f"{name}: saved step {trainer.global_step} in {self.folder}; the same command continues")
-        job, others = os.environ.get("SLURM_JOB_ID"), self._handlers.get(number)
+        say(f"{name}: saved step {trainer.global_step} in {self.folder}; the same command resumes")
+        job, previous_handler = os.environ.get("SLURM_JOB_ID"), self._handlers.get(number)
         if number == signal.SIGUSR1 and job and self.requeue and trainer.is_global_zero:
             try:
                 subprocess.run(["scontrol", "requeue", job], check=True)
             except (OSError, subprocess.CalledProcessError) as error:
-                say(f"SLURM could not be asked to run job {job} again ({error}): submit it once more")
-        if number == signal.SIGUSR2 and callable(others):
-            others(number, None)  # submitit's own: it submits the job again
+                say(f"SLURM could not be asked to run job {job} again ({error}): submit it again")
+        if number == signal.SIGUSR2 and callable(previous_handler):
+            previous_handler(number, None)  # submitit's own, which submits the job again
         raise StoppedBySignal(128 + number)
 
 
 class SeedEveryBatch(L.Callback):
-    """Random numbers of a training step are a function of (seed, epoch, batch), the same on every process.
+    """Makes the random numbers of a training step a function of (seed, epoch, batch), the same on every process.
 
     What is drawn for the rows of a batch is drawn for those of all processes (`mega_common.distributed.draw_rows`).
     """

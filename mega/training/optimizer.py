@@ -1,7 +1,5 @@
-"""The optimizer of the masked transformers (MAE's recipe: He et al., CVPR 2022, appendix A) and its learning rates.
-
-Cross-entropy against a codebook whose codes are not all equally wrong.
-"""
+"""The optimizer of the masked transformers (MAE's recipe: He et al., CVPR 2022, appendix A), learning-rate schedules,
+and the cross-entropy of tokens with soft targets."""
 
 from __future__ import annotations
 
@@ -12,6 +10,8 @@ from dataclasses import dataclass
 import lightning as L
 import torch
 from torch import Tensor, nn
+
+from mega.training.checkpoints import LightningInternals
 
 SCHEDULES = ("published", "step")
 # (step, from 0; first step of a parameter group) -> factor of the learning rate
@@ -27,17 +27,17 @@ def schedule_of(
     steps: float = -1,
     warmup_epochs: int = 20,
 ) -> dict:
-    """The learning rate of a training, and how it changes: arguments of `adamw`.
+    """The learning rate of a training and its schedule: arguments of `adamw`.
 
     Args:
-        trainer: says how many processes there are, and over how many batches gradients are accumulated.
+        trainer: gives the number of processes and of batches over which gradients are accumulated.
         base_lr: for 256 rows per step; the rate is proportional to the rows of all processes (published; Goyal et al.,
             2017).
         batch_size: rows per batch and process.
         schedule: "published" changes the rate once per epoch (`published_factor`), "step" at every step
-            (`stepwise_factor`). Both depend on the step's number only, so that a resumed training continues exactly.
+            (`stepwise_factor`). Both depend on the step number only, so that a resumed training continues exactly.
         warmup_steps: of "step"; below 1, a share of all steps.
-        steps: of "step", the length of the whole training; below 1, as many as the trainer is going to make.
+        steps: of "step", the length of the training; below 1, the steps that the trainer is going to make.
         warmup_epochs: of "published".
 
     Raises ValueError for an unknown schedule, and for "published" without a number of epochs.
@@ -58,14 +58,12 @@ def schedule_of(
 
 def _planned_steps(trainer: L.Trainer) -> float:
     steps = trainer.estimated_stepping_batches
-    # To count, Lightning has made a loader of the whole first epoch, and would keep it for a training that is continued
-    # in the middle of this epoch.
-    trainer.fit_loop._combined_loader = None
+    LightningInternals(trainer).forget_training_loader()
     return steps
 
 
 def published_factor(warmup_epochs: int, epochs: int, steps_per_epoch: int) -> Factor:
-    """The published schedule: linear warm-up and half-cosine decay, whichever is less, constant within an epoch."""
+    """The published schedule: the lesser of a linear warm-up and a half-cosine decay, constant within an epoch."""
 
     def factor(step: int, start: int) -> float:
         if step < start:
@@ -92,7 +90,7 @@ def stepwise_factor(warmup_steps: int, steps: int) -> Factor:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters with a learning rate of their own: `rate` times that of the others, from step `start` on."""
+    """Parameters that learn at `rate` times the learning rate, from step `start` on."""
 
     parameters: Sequence[nn.Parameter]
     rate: float = 1.0
@@ -106,10 +104,7 @@ def adamw(
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.95),
 ) -> dict:
-    """AdamW whose rates are multiplied by a factor at each step.
-
-    Returns: what a LightningModule's `configure_optimizers` returns.
-    """
+    """AdamW whose learning rates are multiplied by `factor` at each step: the result of `configure_optimizers`."""
     parameters = [{"params": list(group.parameters), "lr": group.rate * lr} for group in groups]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
     factors = [lambda step, start=group.start: factor(step, start) for group in groups]
@@ -117,22 +112,22 @@ def adamw(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def neighbour_targets(codebook: Tensor, softness: float) -> Tensor:
-    """Target distribution (K, K) of each true code: it spreads to codes that mean nearly the same.
+def neighbour_targets(codebook: Tensor, label_smoothing_temperature: float) -> Tensor:
+    """Target distributions (K, K) of the cross-entropy: row i spreads from code i to codes close to it.
 
-    Row i is softmax_j(-|e_i - e_j|² / (softness * s)) with s the mean squared distance to a nearest neighbour;
-    softness 0 gives the one-hot targets of the published loss.
+    Row i is softmax_j(-|e_i - e_j|² / (temperature * s)) with s the mean squared distance to a nearest neighbour;
+    temperature 0 gives the one-hot targets of the published loss.
     """
     distances = torch.cdist(codebook, codebook).square()
-    if softness == 0:
+    if label_smoothing_temperature == 0:
         return torch.eye(len(codebook), device=codebook.device)
-    apart = distances + torch.diag(torch.full((len(codebook),), torch.inf, device=codebook.device))
-    return torch.softmax(-distances / (softness * apart.amin(1).mean()), dim=1)
+    others = distances + torch.diag(torch.full((len(codebook),), torch.inf, device=codebook.device))
+    return torch.softmax(-distances / (label_smoothing_temperature * others.amin(1).mean()), dim=1)
 
 
-def soft_cross_entropy(logits: Tensor, targets: Tensor, hidden: Tensor) -> Tensor:
-    """Mean cross-entropy at the hidden places of logits (B, N, K) against distributions (B, N, K); zero if none is."""
-    if not hidden.any():
+def soft_cross_entropy(logits: Tensor, targets: Tensor, masked: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (B, N, K) against distributions (B, N, K) where `masked` (B, N); zero if nowhere."""
+    if not masked.any():
         return logits.sum() * 0.0
     losses = -(targets * logits.log_softmax(-1)).sum(-1)  # (B, N)
-    return losses[hidden].mean()
+    return losses[masked].mean()

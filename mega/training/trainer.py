@@ -1,4 +1,4 @@
-"""What the training scripts share: a trainer from a config, continuing the last run, and fitting or testing with it."""
+"""What the training scripts share: build the trainer, fit with resume, test, and prepare an export."""
 
 from __future__ import annotations
 
@@ -16,84 +16,69 @@ from omegaconf import DictConfig, OmegaConf
 
 from mega.optimize import compile_blocks
 from mega.training.callbacks import DataWait, StopOnNaN, build_loggers
-from mega.training.checkpoints import LAST, Checkpoints, SeedEveryBatch, WholeFiles, find_checkpoint, say
+from mega.training.checkpoints import (
+    Checkpoints,
+    SeedEveryBatch,
+    WholeFiles,
+    checkpoint_folder,
+    find_checkpoint,
+    load_run_weights,
+    say,
+)
 from mega_common.device import choose_precision
 from mega_common.distributed import gather_list
+from mega_common.weights_io import is_released
 from mesh_vq_vae import MeshVQVAE
 
 
-def checkpoint_folder(output: str | Path) -> Path:
-    """Where the training states of a run lie."""
-    return Path(output) / "checkpoints"
-
-
-def begin(config: DictConfig) -> None:
-    """To be called before anything is built: initial weights follow from the seed.
-
-    Raises ValueError for a mode that the training scripts do not have.
-    """
-    if config.mode not in ("train", "test", "export"):
-        raise ValueError(f"unknown mode '{config.mode}': choose train, test or export")
-    L.seed_everything(config.seed, verbose=False)
-
-
-def export_dtype(config: DictConfig) -> torch.dtype:
-    """Of the weights that mode=export writes. Raises ValueError for one that the scripts do not have."""
-    if config.export_dtype not in ("float16", "float32"):
-        raise ValueError(f"export_dtype={config.export_dtype} is not known: choose float16 or float32.")
-    return getattr(torch, config.export_dtype)
-
-
-def model_arguments(config: DictConfig, tokenizer: MeshVQVAE) -> dict:
-    """The arguments a masked transformer was built with, backbone apart: what its file must say to build it again."""
-    arguments = {k: v for k, v in OmegaConf.to_container(config).items() if k not in ("_target_", "backbone", "init")}
-    return arguments | {"n_tokens": tokenizer.n_tokens, "codebook_size": tokenizer.codebook_size}
-
-
-def build_trainer(config: DictConfig, checkpoints: Checkpoints, callbacks: Sequence[Callback] = ()) -> L.Trainer:
-    """The config's trainer with loggers, and the callbacks that every training has."""
-    every = [
-        SeedEveryBatch(config.seed),
-        LearningRateMonitor("step"),
-        TQDMProgressBar(refresh_rate=10),
-        StopOnNaN(Path(config.output)),
-        *callbacks,
-    ]
-    if config.ema_decay is not None:
-        every.append(EMAWeightAveraging(decay=config.ema_decay))
-    # Last of all: a state holds what the others did before the batch, and waiting is what is left of the time.
-    every += [DataWait(config.trainer.log_every_n_steps), checkpoints]
-    plugins: list = [WholeFiles()]
-    if SLURMEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # `Checkpoints` does
-    loggers = build_loggers(config.logger)
-    options = {"enable_checkpointing": False, "default_root_dir": config.output}  # `Checkpoints` writes, nobody else
-    return _trainer(config, logger=loggers, callbacks=every, plugins=plugins, **options)
-
-
-def _trainer(config: DictConfig, **options: Any) -> L.Trainer:
-    """The config's trainer; `trainer.precision=auto` becomes what the device is good at."""
+def build_trainer(config: DictConfig, **options: Any) -> L.Trainer:
+    """The config's trainer, with `trainer.precision=auto` replaced by the best precision of the device."""
     asked, device = str(config.trainer.precision), config.trainer.accelerator
     if device in ("gpu", "auto"):
         device = "cuda" if device == "gpu" or torch.cuda.is_available() else "cpu"
     kind = asked if asked == "auto" else "bf16" if asked.startswith("bf16") else "fp32"
     chosen = choose_precision(kind, device, say)
     precision = {"bf16": "bf16-mixed", "fp32": "32-true"}[chosen] if asked == "auto" else config.trainer.precision
-    return instantiate(config.trainer, precision=precision, **options)
+    return instantiate(config.trainer, precision=precision, default_root_dir=config.output, **options)
 
 
-def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule, callbacks=()) -> None:
-    """Train, from the run's last checkpoint where there is one, and leave a checkpoint of the end."""
+def fit(
+    config: DictConfig, module: L.LightningModule, data: L.LightningDataModule, callbacks: Sequence[Callback] = ()
+) -> None:
+    """Train, resuming from the run's last training state if there is one, and save the state of the end.
+
+    Raises SystemExit at the end of a training that had to skip data (`data.problems`), and lists what was skipped.
+    """
     folder = checkpoint_folder(config.output)
     checkpoints = Checkpoints(folder, config.checkpoint_minutes, config.monitor, config.requeue)
-    trainer = build_trainer(config, checkpoints, callbacks)
+    average = [] if config.ema_decay is None else [EMAWeightAveraging(decay=config.ema_decay)]
+    trainer = build_trainer(
+        config,
+        enable_checkpointing=False,  # `Checkpoints` does
+        logger=build_loggers(config.logger),
+        # SLURM: `Checkpoints` asks for the job to be run again
+        plugins=[WholeFiles(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
+        callbacks=[
+            SeedEveryBatch(config.seed),
+            LearningRateMonitor("step"),
+            TQDMProgressBar(refresh_rate=10),
+            StopOnNaN(Path(config.output)),
+            *callbacks,
+            *average,
+            # Last: what time is left is waiting, and states include what other callbacks did before the batch.
+            DataWait(config.trainer.log_every_n_steps),
+            checkpoints,
+        ],
+    )
     if config.compile:
-        compile_network(module, on_cpu=config.trainer.accelerator == "cpu")
+        if not hasattr(module, "model"):
+            raise ValueError("compile=true is for the transformers: the tokenizer's sparse products gain nothing")
+        compile_blocks(module.model, on_cpu=config.trainer.accelerator == "cpu")
     dry = bool(trainer.fast_dev_run)
     last = None if dry else find_checkpoint(folder)
     if last is not None:
-        say(f"continuing from {last}")
-    # Lightning does not know that our loaders start where the epoch was left.
+        say(f"resuming from {last}")
+    # Lightning does not know that our loaders start at the right batch of an epoch.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     try:
         trainer.fit(module, data, ckpt_path=last, weights_only=True)
@@ -105,40 +90,35 @@ def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModu
         ) from error
     if not dry:
         checkpoints.save_end(trainer)
-    problems = list(dict.fromkeys(gather_list(getattr(data, "problems", []))))  # processes may tell the same ones
+    problems = list(dict.fromkeys(gather_list(getattr(data, "problems", []))))  # several processes may report the same
     if problems and trainer.is_global_zero:
         print("\n".join(problems))
-        raise SystemExit(
-            f"trained to the end, but {len(problems)} problem(s) with the data were passed over, see above"
-        )
-
-
-def compile_network(module: L.LightningModule, on_cpu: bool) -> None:
-    """Send what a training module trains through torch.compile; raises as `compile_blocks`."""
-    if not hasattr(module, "model"):
-        raise ValueError("compile=true is for the masked transformers; the tokenizer's sparse products gain nothing")
-    compile_blocks(module.model, on_cpu)
+        raise SystemExit(f"trained to the end, but {len(problems)} problem(s) with the data were skipped, see above")
 
 
 def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
-    """Measure a module on the test split and print a table of the numbers."""
-    trainer = _trainer(config, logger=False, enable_checkpointing=False, default_root_dir=config.output)
+    """Measure a module on the test split and print a table of the metrics."""
+    trainer = build_trainer(config, logger=False, enable_checkpointing=False)
     (results,) = trainer.test(module, data, verbose=False)
     width = max(map(len, results))
     say("\n".join(f"{name:<{width}}  {value:10.3f}" for name, value in results.items()))
     return results
 
 
-def load_run_weights(module: L.LightningModule, output: str | Path, which: str = "last") -> None:
-    """The weights of a run into a module, strictly: `which` is "last" or "best_NAME", a name in the config's `monitor`.
+def prepare_export(config: DictConfig, module: L.LightningModule) -> tuple[Path, torch.dtype]:
+    """Load the run's weights (`export_from`) into a module; returns the file to write and the type of its weights.
 
-    Raises FileNotFoundError when the run has left none yet, ValueError for another `which`.
+    Raises ValueError when `weights` is a released file, which is never overwritten, and as `load_run_weights`.
     """
-    folder = checkpoint_folder(output)
-    last = find_checkpoint(folder)
-    if last is None:
-        raise FileNotFoundError(f"there is no training state {folder / LAST} yet: run the script with mode=train first")
-    paths = {"last": last} | {path.stem: path for path in sorted(folder.glob("best_*.ckpt"))}
-    if which not in paths:
-        raise ValueError(f"export_from={which} is not in {folder}: choose {' or '.join(paths)}")
-    module.load_state_dict(torch.load(paths[which], map_location="cpu", weights_only=True)["state_dict"])
+    if is_released(config.weights):
+        raise ValueError(f"{config.weights} is a released file and is not overwritten: give another weights=FILE.")
+    load_run_weights(module, config.output, config.export_from)
+    path = Path(config.weights)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path, getattr(torch, config.export_dtype)
+
+
+def model_arguments(config: DictConfig, tokenizer: MeshVQVAE) -> dict:
+    """The arguments of a masked transformer that its file stores to build it again, without the backbone."""
+    arguments = {k: v for k, v in OmegaConf.to_container(config).items() if k not in ("_target_", "backbone", "init")}
+    return arguments | {"n_tokens": tokenizer.n_tokens, "codebook_size": tokenizer.codebook_size}

@@ -352,12 +352,12 @@ def test_prior_is_trained_measured_and_exported(run, project) -> None:
     assert (project / "runs" / "mega_pretrained" / "checkpoints" / "best_cross_entropy.ckpt").is_file()
     # The tokens of a frame that is drawn once are not worth a cache.
     assert [path.name for path in (project / "runs" / "cache").glob("*.npz")] == ["motions_val_000.npz"]
-    assert "test/cross_entropy_50_percent_hidden" in run("pretrain_mega.py", *options, "mode=test")
+    assert "test/cross_entropy_50_percent_masked" in run("pretrain_mega.py", *options, "mode=test")
     with pytest.raises(pytest.fail.Exception, match="is a released file and is not overwritten"):
         run("pretrain_mega.py", *options, "mode=export")
     own = "weights=own/vqmae.safetensors"
     run("pretrain_mega.py", *options, "mode=export", own)
-    assert "test/cross_entropy_50_percent_hidden" in run("pretrain_mega.py", *options, "mode=test", own)
+    assert "test/cross_entropy_50_percent_masked" in run("pretrain_mega.py", *options, "mode=test", own)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_an_interrupted_training_on_random_frames_ends_the_same(run, project) ->
     steps = [torch.load(state, weights_only=True)["global_step"] for state in states]
     assert steps[1] == 8
     assert steps[0] // 3 < 8 < 2 * steps[0] // 3
-    assert "continuing from" in run("train_mesh_vqvae.py", *options, "output=runs/parts")
+    assert "resuming from" in run("train_mesh_vqvae.py", *options, "output=runs/parts")
     assert differences(*states) == []
     (log,) = (project / "runs" / "whole").glob("csv/*/metrics.csv")
     assert {"val/V2V_mm", "val/PA-V2V_mm", "val/loss"} <= set(log.read_text().splitlines()[0].split(","))
@@ -452,7 +452,7 @@ def test_latents_of_a_released_tokenizer_are_analysed(run, project) -> None:
     write_3dpw(project / "datasets" / "3DPW" / "3DPW_test.npz")
     options = ("experiment=mesh_vqvae_54", *SMALL_TOKENIZER, "bodies=4", "token_bodies=2", "steps=3")
     for data in ("data=3dpw_meshes", "data.shares={val: 0.2, test: 0.4}"):
-        said = run("tools/latent_analysis.py", *options, data, "folder=latents")
+        said = run("tools/latent_analysis.py", *options, data, "output=latents")
         assert "limb lengths halfway between two bodies" in said
         numbers = json.loads((project / "latents" / "latent.json").read_text())
         assert (numbers["tokens_per_body"], numbers["pairs"]) == (54, 2)

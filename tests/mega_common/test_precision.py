@@ -16,7 +16,7 @@ from mega.backbones import blazepose as blazepose_module
 from mega.backbones import efficientnet_lite as efficientnet_module
 from mega.config import read_device, read_precision
 from mega.data.photos import InputError
-from mega.training.trainer import _trainer
+from mega.training.trainer import build_trainer
 from mega_common import device as precision
 from mega_common.device import choose_precision
 from tests.helpers.fake_files import composed
@@ -51,7 +51,7 @@ def test_what_is_chosen_and_said(has_it: bool) -> None:
 )
 def test_precision_of_a_trainer(has_it: bool, asked: str, with_it: str, without: str, capsys) -> None:
     config = composed("train_mega", f"trainer.precision={asked}")
-    trainer = _trainer(config, logger=False, enable_checkpointing=False)
+    trainer = build_trainer(config, logger=False, enable_checkpointing=False)
     assert trainer.precision == (with_it if has_it else without)
     said = capsys.readouterr().out
     assert ("the reason" in said) == (asked == "auto" or (asked == "bf16-mixed" and not has_it))

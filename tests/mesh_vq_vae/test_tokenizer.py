@@ -73,7 +73,7 @@ def test_sparse_decoding_agrees_with_the_whole(residual_rate):
     latents = torch.randn(2, tokenizer.n_tokens, tokenizer.latent_dim)
     points = torch.tensor([3, 100, 0, 161])
     whole = tokenizer.decode_latents(latents)
-    some, keypoints = tokenizer.decode_sparsely(latents, points)
+    some, keypoints = tokenizer.decode_subset(latents, points)
     torch.testing.assert_close(some, whole[:, points])
     torch.testing.assert_close(keypoints, tokenizer.keypoint_regressor @ whole, atol=1e-5, rtol=1e-4)
 
@@ -81,9 +81,9 @@ def test_sparse_decoding_agrees_with_the_whole(residual_rate):
 def test_reduced_precision_around_it_does_not_reach_the_tokenizer():
     tokenizer = toy_tokenizer()
     latents, points = torch.randn(2, tokenizer.n_tokens, tokenizer.latent_dim), torch.arange(5)
-    exact = [tokenizer.decode_latents(latents), *tokenizer.decode_sparsely(latents, points)]
+    exact = [tokenizer.decode_latents(latents), *tokenizer.decode_subset(latents, points)]
     with torch.autocast("cpu", torch.bfloat16):
-        reduced = [tokenizer.decode_latents(latents), *tokenizer.decode_sparsely(latents, points)]
+        reduced = [tokenizer.decode_latents(latents), *tokenizer.decode_subset(latents, points)]
     for a, b in zip(reduced, exact, strict=True):
         torch.testing.assert_close(a, b)
 

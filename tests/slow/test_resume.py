@@ -13,9 +13,8 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader, TensorDataset
 
 from mega.data.loading import training_loader
-from mega.training.checkpoints import LAST, PREVIOUS, Checkpoints, WholeFiles, find_checkpoint
+from mega.training.checkpoints import LAST, PREVIOUS, Checkpoints, WholeFiles, find_checkpoint, load_run_weights
 from mega.training.optimizer import ParameterGroup, adamw, schedule_of
-from mega.training.trainer import load_run_weights
 from mesh_vq_vae.lightning_module import MeshVQVAETraining
 from tests.helpers.small_trainings import ROOT, make_pictures, small_trainings
 from tests.helpers.toy import toy_tokenizer
@@ -36,7 +35,7 @@ def test_a_killed_training_ends_the_same(tmp_path):
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert {path.name for path in killed.parent.iterdir()} == {PREVIOUS, f"{LAST}.tmp"}
     finish(command, tmp_path / "killed")
-    assert f"continuing from {killed.with_name(PREVIOUS)}" in (tmp_path / "killed.log").read_text()
+    assert f"resuming from {killed.with_name(PREVIOUS)}" in (tmp_path / "killed.log").read_text()
     assert differences(state(tmp_path / "peaceful"), state(tmp_path / "killed")) == []
 
 
@@ -56,7 +55,7 @@ def test_a_training_that_is_told_to_stop_saves_first(asked_by, tmp_path):
     done = interrupted(asked_by, 1, [*command, "checkpoint_minutes=60", f"output={tmp_path / 'told'}"])
     assert done.returncode == 128 + asked_by, done.stderr[-2000:]
     assert f"{asked_by.name}: saved step" in done.stdout
-    assert "the same command continues" in done.stdout
+    assert "the same command resumes" in done.stdout
     last = state(tmp_path / "told")
     assert last.with_name(PREVIOUS).exists()
     steps = torch.load(last, weights_only=True)["global_step"]
@@ -65,7 +64,7 @@ def test_a_training_that_is_told_to_stop_saves_first(asked_by, tmp_path):
     finish(command, tmp_path / "told")
     log = (tmp_path / "told.log").read_text()
     assert f"{last} is broken" in log
-    assert f"continuing from {last.with_name(PREVIOUS)}" in log
+    assert f"resuming from {last.with_name(PREVIOUS)}" in log
     assert differences(state(tmp_path / "peaceful"), last) == []
     kept = torch.load(last.with_name(PREVIOUS), weights_only=True)
     averaged, current = kept["state_dict"], kept["current_model_state"]

@@ -167,7 +167,7 @@ def test_all_processes_stop_when_the_loss_of_one_is_not_finite(tmp_path):
     torch.multiprocessing.spawn(train_until_not_finite, (tmp_path, port), nprocs=2)
     (path,) = (tmp_path / "run").iterdir()
     rank = torch.load(path, weights_only=True)["rank"]
-    assert f"The batch is kept in {path}" in (tmp_path / f"rank{rank}.txt").read_text()
+    assert f"The batch is saved in {path}" in (tmp_path / f"rank{rank}.txt").read_text()
     assert "the loss of another process is not finite at step" in (tmp_path / f"rank{1 - rank}.txt").read_text()
 
 

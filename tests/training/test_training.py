@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from mega.checkpoints import load_cvqmae
+from mega.checkpoints import BACKBONES, load_cvqmae
 from mega.geometry import rot6d_to_matrix
 from mega.model import CVQMAE, VQMAE
-from mega.training.auxiliary_head import Readout
+from mega.training.auxiliary_head import AuxiliaryHead
 from mega.training.cvqmae import CVQMAETraining
 from mega.training.optimizer import neighbour_targets, published_factor, schedule_of, soft_cross_entropy
+from mega.training.trainer import prepare_export
+from mega_common.weights_io import read_weights
+from tests.helpers.fake_files import composed
 from tests.helpers.toy import CROP, toy_model, toy_tokenizer
+from train_mega import export
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +60,7 @@ def tokenizer(folder) -> Path:
     ]
     run("train_mesh_vqvae.py", *options, "trainer.max_steps=3")
     assert steps_logged(folder / "tokenizer") == 2
-    assert "continuing from" in run("train_mesh_vqvae.py", *options, "trainer.max_steps=6")
+    assert "resuming from" in run("train_mesh_vqvae.py", *options, "trainer.max_steps=6")
     assert steps_logged(folder / "tokenizer") >= 5
     assert list((folder / "tokenizer" / "panels").glob("*.png"))
     run("train_mesh_vqvae.py", *options, "mode=export")
@@ -87,25 +91,24 @@ def test_from_bodies_to_the_demo(folder, tokenizer, vqmae, pictures):
     weights = folder / "cvqmae.safetensors"
     options = [f"output={folder / 'image'}", f"weights={weights}", f"tokenizer_weights={tokenizer}"]
     options += [f"pretrained={vqmae}", f"data.cache={folder / 'tokens'}", f"data.folder={pictures}", "data.workers=0"]
-    options += ["data.batch_size=4", "crop.size=64", "loss_points=8", "training.n_samples=3"]
+    options += ["data.batch_size=4", "crop.size=64", "loss_points=8"]
     options += ["model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1"]
     options += ["trainer.log_every_n_steps=1"]
     run("train_mega.py", *options, "trainer.max_steps=6", "training.backbone_steps=1", "training.decoded_every=2")
     assert list((folder / "image" / "panels").glob("*.png"))
-    # The readout teaches from the first step, the transformer from the second.
+    # The auxiliary head learns from the first step, the transformer from the second.
     (log,) = (folder / "image").glob("csv/*/metrics.csv")
     with log.open() as file:
         steps = [row for row in csv.DictReader(file) if row["train/loss"]]
     assert len(steps) == 6
-    assert all(row["train/readout_place"] for row in steps)
+    assert all(row["train/auxiliary_position"] for row in steps)
     assert [bool(row["train/tokens"]) for row in steps] == [False] + 5 * [True]
     run("train_mega.py", *options, "mode=export")
     assert load_cvqmae(weights)[1]["average"] == "flip"
-    report = run("train_mega.py", *options, "mode=test")
-    for name in ("PVE", "PA-MPJPE", "2d_keypoints_percent_of_box", "PVE_best_of_3"):
-        assert f"test/{name}" in report
-    # Another run may start from an image model, and be without a readout.
-    options += [f"output={folder / 'image_again'}", f"pretrained={weights}", "training.weights.readout=0"]
+    for name in ("PVE", "PA-MPJPE", "2d_keypoints_percent_of_box"):
+        assert f"val/{name}" in log.read_text().splitlines()[0]
+    # Another run may start from an image model, and have no auxiliary head.
+    options += [f"output={folder / 'image_again'}", f"pretrained={weights}", "training.weights.auxiliary=0"]
     run("train_mega.py", *options, "trainer.max_steps=1", "training.backbone_steps=0")
 
     run("demo.py", f"input={pictures / 'test' / 'images'}", f"output={folder / 'out'}", f"weights={folder}")
@@ -172,7 +175,7 @@ def people(tokenizer) -> dict:
 
 def test_validation_has_the_loss_of_training_and_draws_nothing(monkeypatch):
     """Two validations of the same weights agree, and the random numbers of training are not touched."""
-    module = image_training(weights={"points": 2.0, "readout": 1.0}, reprojection="expected", backbone_steps=4).eval()
+    module = image_training(weights={"points": 2.0, "auxiliary": 1.0}, reprojection="expected", backbone_steps=4).eval()
     logged = {}
     monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: float(value)}))
     monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update({k: float(v) for k, v in values.items()}))
@@ -186,7 +189,7 @@ def test_validation_has_the_loss_of_training_and_draws_nothing(monkeypatch):
         found.append(dict(logged))
     assert found[0] == found[1]
     # All terms, in the steps too in which training has none of the transformer's.
-    terms = {name: logged[f"val/{name}"] for name in ("tokens", "rotation", "keypoints2d", "points", "readout")}
+    terms = {name: logged[f"val/{name}"] for name in ("tokens", "rotation", "keypoints2d", "points", "auxiliary")}
     terms["points"] *= 2
     assert logged["val/loss"] == pytest.approx(sum(terms.values()), rel=1e-5)
 
@@ -202,14 +205,14 @@ def test_whether_tokens_learn_from_the_keypoints(reprojection, learns, monkeypat
     batch = people(tokenizer)
     tokens = batch["tokens"]
     batch["points"] = batch["vertices"][:, :3]
-    hidden = torch.arange(tokenizer.n_tokens).expand(4, -1) % 2 == 0
+    masked = torch.arange(tokenizer.n_tokens).expand(4, -1) % 2 == 0
     features = torch.randn(4, 1280, 2, 2, generator=generator)
 
     logits = []
     forward = module.model.forward
     monkeypatch.setattr(module.model, "forward", lambda *args: logits.append(forward(*args)) or logits[-1])
     torch.manual_seed(0)
-    loss = module._loss(features, batch, hidden, "train")
+    loss = module._loss(features, batch, masked, "train")
     loss.backward()
     decoder = module.model.decoder
     assert (decoder.head.weight.grad is not None and bool(decoder.head.weight.grad.any())) is learns
@@ -217,10 +220,10 @@ def test_whether_tokens_learn_from_the_keypoints(reprojection, learns, monkeypat
     # By hand: mean over people, keypoints, x and y of the confidence times the distance along each axis.
     torch.manual_seed(0)
     rot6d, cam = module.model.rotcam(features)
-    hard = torch.where(hidden, logits[0].argmax(-1), tokens)
+    hard = torch.where(masked, logits[0].argmax(-1), tokens)
     codes = tokenizer.vq_vae.lookup(hard)
     if learns:
-        codes = torch.where(hidden[..., None], logits[0].softmax(-1) @ tokenizer.codebook, codes)
+        codes = torch.where(masked[..., None], logits[0].softmax(-1) @ tokenizer.codebook, codes)
     joints = tokenizer.keypoint_regressor @ tokenizer.decode_latents(codes) @ rot6d_to_matrix(rot6d).transpose(1, 2)
     projected = cam[:, None, :1] * (joints[..., :2] + cam[:, None, 1:])
     by_hand = (batch["keypoints2d"][..., 2:] * (projected - batch["keypoints2d"][..., :2]).abs()).mean()
@@ -255,8 +258,8 @@ def test_the_published_initial_values(model):
 
 
 def test_everything_that_should_learn_does():
-    """Each parameter that is not frozen, the readout's too, is in the optimizer once, with the right rate."""
-    module = image_training(warmup_steps=2, steps=10, weights={"readout": 1.0}, backbone_rate=0.5, backbone_steps=4)
+    """Each parameter that is not frozen, the auxiliary head's too, is in the optimizer once, with the right rate."""
+    module = image_training(warmup_steps=2, steps=10, weights={"auxiliary": 1.0}, backbone_rate=0.5, backbone_steps=4)
     module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     configured = module.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
@@ -264,7 +267,7 @@ def test_everything_that_should_learn_does():
     learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
     assert len(group_of) == sum(len(group["params"]) for group in optimizer.param_groups) == len(learning)
     for name, parameter in learning.items():
-        kind = "other" if name.startswith(("readout.", "model.decoder.rot", "model.decoder.cam_")) else "transformer"
+        kind = "other" if name.startswith(("auxiliary.", "model.decoder.rot", "model.decoder.cam_")) else "transformer"
         kind = "backbone" if name.startswith("model.backbone.") else kind
         assert group_of[id(parameter)] == ["backbone", "other", "transformer"].index(kind), name
     rates = []
@@ -280,30 +283,30 @@ def test_everything_that_should_learn_does():
 
 
 @pytest.fixture
-def readout() -> Readout:
+def head() -> AuxiliaryHead:
     torch.manual_seed(0)
-    return Readout(channels=8, grid=(5, 3), tokenizer=toy_tokenizer())
+    return AuxiliaryHead(channels=8, grid=(5, 3), tokenizer=toy_tokenizer())
 
 
-def test_readout_learns_where_things_are(readout):
-    """Gradient descent on the losses leads the reading to the truth: places, depth and codes mean what they say."""
+def test_auxiliary_head_learns_where_things_are(head):
+    """Gradient descent on the losses leads to the truth: positions, depth and codes mean what they say."""
     features = torch.randn(2, 8, 5, 3)
-    n_keypoints = readout.n_keypoints
+    n_keypoints = head.n_keypoints
     on_crop = torch.rand(2, n_keypoints, 2) * 1.6 - 0.8
     on_crop[0, 0] = torch.tensor([7.0, 0.0])  # outside of the crop: left out
-    depth, codes = torch.randn(2, n_keypoints), readout(features).codes.detach() + readout.std
-    optimizer = torch.optim.Adam(readout.parameters(), 0.02)
+    depth, codes = torch.randn(2, n_keypoints), head(features)["codes"].detach() + head.std
+    optimizer = torch.optim.Adam(head.parameters(), 0.02)
     for _ in range(400):
-        losses = readout.losses(readout(features), codes, on_crop, depth)
+        losses = head.losses(head(features), codes, on_crop, depth)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    assert losses["place"] < 0.1
+    assert losses["position"] < 0.1
     assert losses["depth"] < 0.1
     assert losses["codes"] < 0.1
     # x runs along the rows of a map, y down its columns.
-    reading = readout(features)
-    best = readout.cells[reading.heat.argmax(-1)]  # (B, J, 2)
+    predicted = head(features)
+    best = head.cells[predicted["heatmaps"].argmax(-1)]  # (B, J, 2)
     assert (best - on_crop)[1].abs().max() < 0.2
 
 
@@ -317,17 +320,17 @@ def test_neighbours_share_the_target():
     assert soft[0, 1] > 0.1 > 1e-6 > soft[0, 2]
 
 
-def test_soft_cross_entropy_looks_at_hidden_places_only():
+def test_soft_cross_entropy_is_of_masked_tokens_only():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 5, 7, generator=generator, requires_grad=True)
     tokens = torch.randint(7, (2, 5), generator=generator)
-    hidden = torch.rand(2, 5, generator=generator) > 0.5
+    masked = torch.rand(2, 5, generator=generator) > 0.5
     one_hot = torch.eye(7)[tokens]
-    loss = soft_cross_entropy(logits, one_hot, hidden)
-    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[hidden], tokens[hidden]))
+    loss = soft_cross_entropy(logits, one_hot, masked)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[masked], tokens[masked]))
     (gradient,) = torch.autograd.grad(loss, logits)
-    assert (gradient[~hidden] == 0).all()
-    assert soft_cross_entropy(logits, one_hot, torch.zeros_like(hidden)) == 0
+    assert (gradient[~masked] == 0).all()
+    assert soft_cross_entropy(logits, one_hot, torch.zeros_like(masked)) == 0
 
 
 def test_weights_say_what_they_are(tokenizer, vqmae):
@@ -337,3 +340,36 @@ def test_weights_say_what_they_are(tokenizer, vqmae):
         with safe_open(path, "pt") as file:
             assert file.metadata()["format"] == name
             json.loads(file.metadata()["config"])
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_run_is_named_after_its_backbone(backbone):
+    config = composed("train_mega", f"backbone={backbone}")
+    assert config.output == f"runs/{backbone}"
+    built = getattr(BACKBONES[backbone], "func", BACKBONES[backbone])
+    assert config.backbone._target_ == f"mega.backbones.{built.__name__}"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_an_exported_image_model_loads(tmp_path, monkeypatch, dtype):
+    """As asked, under the name of its own backbone, which is not the default one."""
+    monkeypatch.setattr("mega.training.trainer.load_run_weights", lambda *_: None)  # the run's are the module's own
+    path, module = tmp_path / "new" / "cvqmae.safetensors", image_training()
+    sizes = (
+        "model.dim=32",
+        *(f"model.{part}_{name}" for part in ("encoder", "decoder") for name in ("depth=1", "heads=2")),
+    )
+    options = (f"weights={path}", f"export_dtype={dtype}", "tta=none", "backbone=efficientnet_lite0", *sizes)
+    export(composed("train_mega", *options), module)
+    tensors, description = read_weights(path, "CVQMAE")
+    assert {v.dtype for v in tensors.values() if v.is_floating_point()} == {getattr(torch, dtype)}
+    assert (description["backbone"], description["crop"]) == ("efficientnet_lite0", CROP)
+    loaded, _ = load_cvqmae(path)
+    for name, value in module.model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, atol=2e-3, rtol=1e-3)
+
+
+def test_released_files_are_not_overwritten(tmp_path):
+    torch.save({"model": {}}, tmp_path / "released")
+    with pytest.raises(ValueError, match="is a released file and is not overwritten"):
+        prepare_export(composed("train_mega", f"weights={tmp_path / 'released'}"), image_training())
