@@ -47,17 +47,17 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 def convert(config: DictConfig) -> None:
     """Read and check everything, then write: nothing is written if a released file is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if config.weights is None:
+    if not config.weights:
         raise ValueError(f"Choose the weights: weights={', '.join(PUBLISHED_SETUPS)}, or a file.")
     if config.dtype not in _DTYPES:
         raise ValueError(f"dtype={config.dtype} is not known; choose from {', '.join(_DTYPES)}.")
     dtype = _DTYPES[config.dtype]
     model_path, tokenizer_path = find_weights(config.weights)
-    tokenizer_path = config.tokenizer_weights or tokenizer_path
+    tokenizer_path = config.get("tokenizer_weights") or tokenizer_path
     output = Path(config.output or Path("checkpoint") / model_path.name)
 
     tokenizer = load_tokenizer(tokenizer_path)
-    model, description = load_cvqmae(model_path, config.cam_range)
+    model, description = load_cvqmae(model_path, config.get("cam_range"))
     check_pair(model, tokenizer)
     check_range(tokenizer, tokenizer_path, dtype)
     check_range(model, model_path, dtype)
