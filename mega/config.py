@@ -108,7 +108,8 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], Cal
                 try:
                     statuses.append(task(config) or 0)
                 except (OSError, ValueError) as error:
-                    sys.exit(str(error))
+                    print(error, file=sys.stderr)
+                    statuses.append(1)
 
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
             sys.exit(max(statuses, default=0))

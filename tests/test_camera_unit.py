@@ -74,8 +74,8 @@ def test_the_unit_of_the_head_is_seen_by_nobody(average: str) -> None:
     torch.testing.assert_close(other.mesh, ours.mesh)
 
     image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    crop, box = Crop(size=64, margin=1.0, mean=[0.5] * 3, std=[0.5] * 3), np.array([[60.0, 40, 260, 200]])
-    tight = [Predictor(tokenizer, m, crop, average=average).tighten(image, box) for m in (usual, halved)]
+    crop, box = Crop(size=64, margin=1.0), np.array([[60.0, 40, 260, 200]])
+    tight = [Predictor(tokenizer, m, crop, tta=average).tighten(image, box) for m in (usual, halved)]
     np.testing.assert_allclose(*tight, rtol=1e-4)
     assert np.abs(tight[0] - box).max() > 1, "the box should have moved"
 
@@ -132,10 +132,11 @@ def test_every_route_puts_the_body_in_the_same_place(tmp_path: Path) -> None:
 
     # The demo, seen from so far away that perspective is weak
     half = 100 * SCALE
-    predictor = Predictor(tokenizer, model, Crop(**CROP))
-    estimate = predictor.estimate(image, np.array([[*(CENTER - half), *(CENTER + half)]]))
-    torch.testing.assert_close(estimate.cam, predicted.cam, atol=1e-5, rtol=0)
-    drawn = predictor.decode(estimate, image.shape[1::-1], focal=1e6)
+    predictor = Predictor(tokenizer, model, Crop(CROP["size"], CROP["margin"]))
+    boxes = np.array([[*(CENTER - half), *(CENTER + half)]])
+    seen = predictor.predict(predictor.crops(image, boxes))
+    torch.testing.assert_close(seen.cam, predicted.cam, atol=1e-5, rtol=0)
+    drawn = predictor(image, boxes, focal=1e6)
     vertices = drawn.vertices[0, rows].astype(np.float64)
     projected = drawn.focal * vertices[:, :2] / vertices[:, 2:] + drawn.principal_point
     np.testing.assert_allclose(projected, pixels, atol=0.2)
