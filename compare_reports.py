@@ -18,19 +18,16 @@ people that all reports have; negative is better. Its interval, at 95 %, is a bo
 when 0 lies outside. Reports of other data, or of another protocol under the same name, are refused.
 """
 
-import sys
-
-import hydra
 from omegaconf import DictConfig
 
-from mega.evaluation.compare import name_reports, run_comparison
+from mega.config import as_option, main
+from mega.evaluation.compare import run_comparison
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="compare_reports")
-def main(config: DictConfig) -> None:
-    sys.exit(run_comparison(config))
+@main("compare_reports", as_option("reports", many=True))
+def main(config: DictConfig) -> int:
+    return run_comparison(config)
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = name_reports(sys.argv[1:])
     main()

@@ -87,7 +87,7 @@ def demo(config: DictConfig) -> int:
         config.compile,
         config.decode,
         config.tta,
-        tokenizer=config.get("tokenizer_weights"),
+        tokenizer=config.tokenizer_weights,
     )
     sampling = None
     if config.mode == "stochastic":

@@ -8,13 +8,17 @@ The same seed gives the same pictures with any number of processes. Stopped or k
 was. The fields of `annotations.npz` are told in datasets/README.md.
 """
 
-import hydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mega.config import main
+from mega.synthetic import build_dataset
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="make_synthetic")
+
+@main("make_synthetic")
 def main(config: DictConfig) -> None:
-    hydra.utils.call(config, _convert_="all")
+    scene = instantiate(config.scene, _convert_="all")
+    build_dataset(config.folder, dict(config.splits), config.seed, config.processes, scene, config.overwrite)
 
 
 if __name__ == "__main__":

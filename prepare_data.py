@@ -33,19 +33,16 @@ Beside every annotation file lies NAME_report.json: how many people of every seq
 not, and what went wrong. A file that cannot be used is named and the others are still done; the exit status is then 1.
 """
 
-import sys
-
-import hydra
 from omegaconf import DictConfig
 
-from mega.data.prepare import name_dataset, run_preparation
+from mega.config import as_option, main
+from mega.data.prepare import run_preparation
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="prepare_data")
-def main(config: DictConfig) -> None:
-    sys.exit(run_preparation(config))
+@main("prepare_data", as_option("dataset"))
+def main(config: DictConfig) -> int:
+    return run_preparation(config)
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = name_dataset(sys.argv[1:])
     main()

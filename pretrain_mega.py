@@ -8,13 +8,13 @@
 Checkpoints, logs (CSV, TensorBoard) and panels go to `output`. Options: configs/pretrain_mega.yaml.
 """
 
-import hydra
 from omegaconf import DictConfig
 
+from mega.config import main
 from mega.training import run_pretraining
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="pretrain_mega")
+@main("pretrain_mega")
 def main(config: DictConfig) -> None:
     run_pretraining(config)
 

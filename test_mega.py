@@ -2,23 +2,23 @@
 
     python test_mega.py                                         the shipped weights on datasets/synthetic/test
     python test_mega.py mode=stochastic samples=25              several hypotheses a person, and what they are worth
-    python test_mega.py experiment=mega_hrnet data=3dpw_test    the published model on your files
-    python test_mega.py data=datasets/mine/test/annotations.npz limit=500
+    python test_mega.py experiment=mega_hrnet testset=3dpw    the published model on your files
+    python test_mega.py testset=datasets/mine/test/annotations.npz limit=500
     torchrun --nproc-per-node=4 test_mega.py …                  on several GPUs, every person exactly once
 
-    data=synthetic_test    synthetic_test | 3dpw_test | 3dpw_occ | 3dpw_pc | emdb_test | FILE.npz, of either form of
+    testset=synthetic      synthetic | 3dpw | 3dpw_occ | 3dpw_pc | emdb | FILE.npz, of either form of
                            annotations; its picture names start from its own folder or from the project's, or
-                           data.root=DIR. data.batch_size=16 data.workers=1: how pictures are read, which changes no
-                           number
+                           testset.root=DIR. testset.batch_size=16 testset.workers=1: how
+                           pictures are read, which changes no number
     protocol=null          mega | standard | hips | coco17 or a list; null takes all that the test set has
                            (docs/evaluation.md)
     limit=null             only the first so many people
     mode=deterministic     deterministic | stochastic, which adds samples to it
-    samples=25 steps=5 temperature=1 sampler=default seed=0     of the stochastic mode; sampler=published leaves one
+    samples=25 steps=5 temperature=1 rule=default seed=0        of the stochastic mode; rule=published leaves one
                            token undrawn, as the published numbers were made
     decode=null            argmax | soft: the mesh of the likeliest codes, as published, or of the mean codes; null
                            leaves it to the weights
-    average=null           none | flip | shift | flip_shift: mean over crops that are mirrored or moved
+    tta=null               none | flip | shift | flip_shift: mean over crops that are mirrored or moved
                            (docs/predictions.md); null leaves it to the weights
     weights=checkpoint/anny_lite                                folder, or with an experiment its released file
     device=auto precision=fp32 compile=false                    as demo.py; with precision=auto errors depend on the
@@ -33,19 +33,16 @@ The output folder gets report.md with its pictures, summary.json and per_sample.
 An interrupted evaluation goes on by the same command. `python compare_reports.py A B` compares two.
 """
 
-import sys
-
-import hydra
 from omegaconf import DictConfig
 
-from mega.evaluation.evaluate import name_file, run_evaluation
+from mega.config import file_as_testset, main
+from mega.evaluation.evaluate import run_evaluation
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="test_mega")
-def main(config: DictConfig) -> None:
-    sys.exit(run_evaluation(config))
+@main("test_mega", file_as_testset)
+def main(config: DictConfig) -> int:
+    return run_evaluation(config)
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = name_file(sys.argv[1:])
     main()

@@ -8,13 +8,13 @@
 Checkpoints, logs (CSV, TensorBoard) and panels go to `output`. Options: configs/train_mega.yaml.
 """
 
-import hydra
 from omegaconf import DictConfig
 
+from mega.config import main
 from mega.training import run_image_training
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="train_mega")
+@main("train_mega")
 def main(config: DictConfig) -> None:
     run_image_training(config)
 

@@ -8,13 +8,13 @@
 Checkpoints, logs (CSV, TensorBoard) and panels go to `output`. Options: configs/train_mesh_vqvae.yaml.
 """
 
-import hydra
 from omegaconf import DictConfig
 
+from mega.config import main
 from mega.training import run_tokenizer
 
 
-@hydra.main(version_base="1.3", config_path="configs", config_name="train_mesh_vqvae")
+@main("train_mesh_vqvae")
 def main(config: DictConfig) -> None:
     run_tokenizer(config)
 

@@ -1,24 +1,531 @@
-"""What the scripts share on their way from a config to a run.
+"""Typed options of the scripts, and the entry point that reads them.
 
-Options of the scripts, checked: a wrong one is an InputError that says what is allowed.
+A dataclass holds the options of one script: their types, ranges and defaults. `configs/SCRIPT.yaml` adds the groups
+that the script chooses from (body, data, model, …). A wrong option ends a script with one sentence, see `main`.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
+import math
+import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import hydra
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.utils import get_object, instantiate
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mega.data.photos import InputError
 from mega.external_files import CONFIGS
 from mega_common.device import choose_precision
+
+
+@dataclass(frozen=True)
+class Least:
+    """The smallest value that is allowed."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Above:
+    """What a value must exceed."""
+
+    value: float
+
+
+Count = Annotated[int, Least(1)]
+Whole = Annotated[int, Least(0)]
+NonNegative = Annotated[float, Least(0)]
+Positive = Annotated[float, Above(0)]
+
+Mode = StrEnum("Mode", ["deterministic", "stochastic"])
+TrainingMode = StrEnum("TrainingMode", ["train", "test", "export"])
+Decode = StrEnum("Decode", ["argmax", "soft"])
+TTA = StrEnum("TTA", ["none", "flip", "shift", "flip_shift"])
+Rule = StrEnum("Rule", ["default", "published"])
+Precision = StrEnum("Precision", ["fp32", "bf16", "auto"])
+Export = StrEnum("Export", ["glb", "obj"])
+Dtype = StrEnum("Dtype", ["float32", "float16"])
+Part = StrEnum("Part", ["head", "torso", "left_arm", "right_arm", "left_leg", "right_leg"])
+ErrorProtocol = StrEnum("ErrorProtocol", ["coco17", "mega"])
+
+_REPOSITORY = "checkpoint/anny_lite"
+
+
+@dataclass
+class PredictionOptions:
+    """What every script has that predicts people with an image model."""
+
+    weights: str = "anny_lite"  # a name (`mega.load`), a folder, or the file of an image model
+    tokenizer_weights: str | None = None  # another tokenizer than that of the weights
+    mode: Mode = Mode.deterministic  # stochastic adds samples to the deterministic prediction
+    samples: Count = 25  # number of samples …
+    steps: Count = 5  # … sampling steps …
+    temperature: NonNegative = 1.0  # … temperature …
+    seed: Whole = 0  # … and seed of the stochastic mode
+    decode: Decode | None = None  # mesh of the most likely codes or of the mean codes; null: as the weights say
+    tta: TTA | None = None  # test-time augmentation; null: as the weights say
+    device: str = "auto"  # auto | cpu | cuda | cuda:1 …
+    precision: Precision = Precision.fp32  # not auto: the numbers must not depend on the machine
+    compile: bool = False  # torch.compile for backbone and transformer
+
+
+@dataclass
+class DemoOptions(PredictionOptions):
+    input: str = "demo_data"  # folder, file or glob pattern
+    output: str = "demo_out"  # folder of the results
+    boxes: str | None = None  # JSON file; null: boxes.json of the input folder, if there is one
+    focal: Positive | None = None  # focal length, px; null: 1000/224 of the longer side of the picture
+    export: Export = Export.glb  # format of the meshes
+    tighten_passes: Whole = 2  # passes that tighten the box of a whole picture around the prediction
+    max_side: Count = 1024  # longer side of drawn pictures, px
+
+
+@dataclass
+class GenerateOptions:
+    output: str = "generated"  # folder of the results
+    tokenizer_weights: str = f"{_REPOSITORY}/tokenizer.safetensors"
+    pretrained: str = f"{_REPOSITORY}/vqmae.safetensors"  # the masked transformer
+    n: Count = 16  # number of bodies
+    steps: Count = 20
+    temperature: NonNegative = 1.3
+    seed: Whole = 0
+    rule: Rule = Rule.default  # published: the last step leaves one token out
+    export: Export = Export.glb
+    device: str = "auto"
+    given: list[Part] = field(default_factory=list)  # parts of the body that are kept from a source
+    source: str | None = None  # .npz of bodies; null: the bodies that are drawn when no part is given
+    person: Whole = 0  # which body of the source
+    reference: str | None = None  # .npz of bodies to compare figures with
+
+
+@dataclass
+class EvaluationOptions(PredictionOptions):
+    output: str | None = None  # folder of the report; null: outputs/test/WEIGHTS_TESTSET_MODE
+    rule: Rule = Rule.default  # published: the last sampling step leaves one token out
+    protocol: list[str] | None = None  # null: all that the test set has
+    limit: Count | None = None  # only the first so many people
+    examples: Whole = 4  # pictures each of the best, the median and the worst people
+    pictures: Annotated[Any, Literal["all"] | Whole] = 0  # a picture of each of the first so many people
+
+
+@dataclass
+class TrainingOptions:
+    """What every training script has, and how a run is kept."""
+
+    output: str = MISSING  # folder of checkpoints, logs and panels
+    weights: str = MISSING  # file that mode=export writes and mode=test measures
+    monitor: dict[str, str] = (
+        MISSING  # {NAME: metric}: the lowest value's weights are kept as checkpoints/best_NAME.ckpt
+    )
+    mode: TrainingMode = TrainingMode.train  # train continues the last run in `output`
+    export_from: str = "last"  # weights of the run that mode=export writes: last | best_NAME
+    export_dtype: Dtype = Dtype.float16  # of the weights that mode=export writes
+    seed: Whole = 0
+    checkpoint_minutes: NonNegative = 10.0  # between two training states; one is also left after every epoch and at
+    # SIGTERM, SIGUSR1 and SIGUSR2
+    requeue: bool = True  # on SLURM: at SIGUSR1 (the time limit is near) ask for the job to be run again
+    ema_decay: NonNegative | None = None  # e.g. 0.9999: validate and export a moving average of the weights
+    compile: bool = False  # torch.compile for the blocks of the network
+
+
+@dataclass
+class TokenizerTrainingOptions(TrainingOptions):
+    output: str = "runs/tokenizer"
+    weights: str = f"{_REPOSITORY}/tokenizer.safetensors"
+    pretrained: str | None = None  # weights to start from; null: random ones
+    monitor: dict[str, str] = field(default_factory=lambda: {"v2v": "val/V2V_mm", "loss": "val/loss"})
+
+
+@dataclass
+class PretrainingOptions(TrainingOptions):
+    output: str = "runs/pretraining"
+    tokenizer_weights: str = f"{_REPOSITORY}/tokenizer.safetensors"
+    weights: str = f"{_REPOSITORY}/vqmae.safetensors"
+    monitor: dict[str, str] = field(default_factory=lambda: {"cross_entropy": "val/cross_entropy_50_percent_hidden"})
+
+
+@dataclass
+class CropOptions:
+    size: Count = 192  # px
+    margin: Positive = 1.1  # side of the crop in longer sides of the box
+    patch: bool = False  # cut boxes of SMPL annotations exactly (ViT), not in whole pixels
+
+
+@dataclass
+class ImageTrainingOptions(TrainingOptions):
+    output: str = "runs/${backbone_name}"
+    backbone_name: str = "blazepose"
+    tokenizer_weights: str = f"{_REPOSITORY}/tokenizer.safetensors"
+    pretrained: str | None = f"{_REPOSITORY}/vqmae.safetensors"  # where a new run starts: a VQMAE or an image model
+    # What HRNet, ResNet and ViT start from: FILE, imagenet (ResNet: torchvision's, downloaded if necessary) or random.
+    # It is required unless `pretrained` is an image model, which includes its backbone. The others have own options.
+    backbone_weights: str | None = None
+    weights: str = f"{_REPOSITORY}/cvqmae.safetensors"
+    monitor: dict[str, str] = field(
+        default_factory=lambda: {"loss": "val/loss", "pve": "val/PVE", "pa_mpjpe": "val/PA-MPJPE"}
+    )
+    tta: TTA = TTA.flip  # test-time augmentation that predictions with the exported weights use
+    protocol: ErrorProtocol = ErrorProtocol.coco17  # of the errors; mega: H36M joints, with experiment=mega_*
+    loss_points: Count = 256  # vertices that the loss uses
+    crop: CropOptions = field(default_factory=CropOptions)
+
+
+@dataclass
+class SyntheticOptions:
+    folder: str = "datasets/synthetic"
+    splits: dict[str, int] = field(default_factory=lambda: {"test": 2000, "val": 500, "train": 40000})  # pictures
+    seed: Whole = 0
+    processes: Count | None = None  # null: one per core
+    overwrite: bool = False  # replace what was made with another seed or other settings
+
+
+@dataclass
+class PreparationOptions:
+    """The options of a data set are in `configs/dataset/`."""
+
+
+@dataclass
+class SetupOptions:
+    root: str = "."  # folder with body_models/, checkpoint/ and datasets/
+
+
+@dataclass
+class ConversionOptions:
+    weights: str | None = None  # mega_hrnet, mega_resnet, mega_vit, or a released file
+    tokenizer_weights: str | None = None  # another tokenizer than the released one
+    cam_range: Positive | None = None  # see `CVQMAE`; null: that of the published setup
+    output: str | None = None  # folder; null: checkpoint/ and the name of the experiment's weights
+    dtype: Dtype = Dtype.float32
+    pretrained: str = "checkpoint/VQMAE/mega_pretrained"  # the prior; left out where there is none
+
+
+@dataclass
+class ComparisonOptions:
+    reports: list[str] = field(default_factory=list)  # folders that test_mega.py wrote
+    names: list[str] | None = None  # null: names of the folders
+    baseline: str = "0"  # with which the others are compared: its number, from 0, or its name
+    variants: list[str] = field(default_factory=lambda: ["deterministic"])
+    protocols: list[str] | None = None  # null: all that every report has
+    metrics: list[str] = field(default_factory=lambda: ["PVE", "MPJPE", "PA-MPJPE"])
+    output: str | None = None
+
+
+@dataclass
+class LatentOptions:
+    output: str = "outputs/latents"
+    weights: str = f"{_REPOSITORY}/tokenizer.safetensors"
+    bodies: Annotated[int, Least(2)] = 64  # unseen bodies
+    token_bodies: Annotated[int, Least(2)] = 8  # bodies in which the code of each token is exchanged
+    steps: Annotated[int, Least(2)] = 7  # meshes of an interpolation, both ends included
+    pair: Whole = 0  # which pair of bodies the pictures show
+    device: str = "auto"
+    seed: Whole = 0
+
+
+#: The options of each primary config.
+OPTIONS: dict[str, type] = {
+    "demo": DemoOptions,
+    "generate": GenerateOptions,
+    "test_mega": EvaluationOptions,
+    "train_mesh_vqvae": TokenizerTrainingOptions,
+    "pretrain_mega": PretrainingOptions,
+    "train_mega": ImageTrainingOptions,
+    "make_synthetic": SyntheticOptions,
+    "prepare_data": PreparationOptions,
+    "check_setup": SetupOptions,
+    "convert_weights": ConversionOptions,
+    "compare_reports": ComparisonOptions,
+    "latent_analysis": LatentOptions,
+}
+for _name, _options in OPTIONS.items():
+    # Without types, so that a config with `experiment=…` may hold more than a script needs; `check` looks at the types.
+    _node = OmegaConf.to_container(OmegaConf.structured(_options), enum_to_str=True)
+    ConfigStore.instance().store(name=f"{_name}_options", node=_node)
+
+
+def main(
+    config_name: str, rewrite: Callable[[list[str]], list[str]] | None = None
+) -> Callable[[Callable[[DictConfig], int | None]], Callable[[], None]]:
+    """Make `main(config) -> exit status` (None: 0) the entry point of a script with the options `config_name`.
+
+    A wrong option and an error that the user can correct (ValueError, OSError) end the script with one sentence and
+    exit status 1. Other errors are faults of ours and show a traceback, as all do with HYDRA_FULL_ERROR=1.
+
+    Args:
+        config_name: of a primary config in `configs/`.
+        rewrite: turns the words of the command line into Hydra's overrides.
+    """
+
+    def decorate(task: Callable[[DictConfig], int | None]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def run() -> None:
+            statuses, in_full = [], os.environ.get("HYDRA_FULL_ERROR")
+
+            @functools.wraps(task)
+            def job(config: DictConfig) -> None:
+                try:
+                    status = task(check(config, config_name, HydraConfig.get().overrides.task)) or 0
+                except (OSError, ValueError, InstantiationException, OmegaConfBaseException) as error:
+                    if in_full == "1" or not _can_be_corrected(error):
+                        raise
+                    print(describe(error), file=sys.stderr)
+                    status = 1
+                statuses.append(status)
+
+            if rewrite is not None:
+                sys.argv[1:] = rewrite(sys.argv[1:])
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
+            except (HydraException, OmegaConfBaseException) as error:  # of the command line
+                if in_full == "1" or not _can_be_corrected(error):
+                    raise
+                sys.exit(describe(error))
+            sys.exit(max(statuses, default=0))
+
+        return run
+
+    return decorate
+
+
+def compose(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
+    """The checked config that a script gets from `overrides`."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+    return check(config, config_name, overrides)
+
+
+def as_option(name: str, many: bool = False) -> Callable[[list[str]], list[str]]:
+    """For `main`: words without = and names of files mean name=WORD, or with `many` name=[WORD, …]."""
+
+    def rewrite(words: list[str]) -> list[str]:
+        bare = [word for word in words if not word.startswith("-") and ("=" not in word or Path(word).exists())]
+        quoted = [_quote(word) for word in bare]
+        short = [f"{name}=[{','.join(quoted)}]"] if many and bare else [f"{name}={word}" for word in bare]
+        return short + [word for word in words if word not in bare]
+
+    return rewrite
+
+
+def file_as_testset(words: list[str]) -> list[str]:
+    """For `main`: testset=FILE.npz is short for testset=file testset.path=FILE.npz."""
+    found = [(word, re.match(r"testset=(.*\.npz)$", word)) for word in words]
+    parts = [["testset=file", f"testset.path={_quote(file[1])}"] if file else [word] for word, file in found]
+    return [word for part in parts for word in part]
+
+
+def _quote(word: str) -> str:
+    return word if re.fullmatch(r"[\w./-]+", word) else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def check(config: DictConfig, config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
+    """A copy of a composed config with the types of its dataclass. Raises InputError for what does not fit.
+
+    Nodes with `_target_` are compared with the signature of what they call. Other keys, from `experiment=…`, are kept.
+    """
+    hints = typing.get_type_hints(OPTIONS[config_name], include_extras=True)
+    _check_names(overrides, [*hints, *_groups(config)], config_name)
+    config = OmegaConf.create({k: v for k, v in OmegaConf.to_container(config).items() if k != "hydra"})
+    for name, hint in hints.items():
+        value = _read(config, name)
+        if typing.get_origin(_without_none(hint)) is list and isinstance(value, str | int | float):
+            config[name] = value = [value]  # one name does not need brackets
+        _check_value(name, value, hint)
+    for name in config:
+        _check_node(name, config, name)
+    typed = OmegaConf.structured(OPTIONS[config_name])
+    OmegaConf.set_struct(typed, False)
+    typed.merge_with(config)
+    return typed
+
+
+def _groups(config: DictConfig) -> list[str]:
+    """The config groups that a script chooses from."""
+    settings = config.hydra if "hydra" in config else HydraConfig.get()
+    return [re.split("[/@]", group)[0] for group in settings.runtime.choices]
+
+
+def _check_names(overrides: Iterable[str], known: Sequence[str], config_name: str) -> None:
+    for override in overrides:
+        name = re.split("[=.@/]", override.lstrip("+~"))[0]
+        if name not in known:
+            raise InputError(_unknown(name, known, f"{config_name}.py"))
+
+
+def _unknown(name: str, known: Iterable[str], owner: str) -> str:
+    """A sentence on a name that is none of those known."""
+    known = sorted({str(each) for each in known} - {"hydra", "_target_", "_partial_"})
+    close = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}."
+    return f"{name} is not an option of {owner}; {hint}"
+
+
+def _read(config: DictConfig, name: str) -> Any:
+    """The value of an option as plain Python; a missing one is MISSING."""
+    if OmegaConf.is_missing(config, name):
+        return MISSING
+    value = config[name]
+    return OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
+
+
+def _check_value(label: str, value: Any, hint: Any) -> None:
+    if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__") and isinstance(value, Mapping):
+        hints = typing.get_type_hints(hint, include_extras=True)
+        for name, each in value.items():
+            if name not in hints:
+                raise InputError(_unknown(f"{label}.{name}", hints, label))
+            _check_value(f"{label}.{name}", each, hints[name])
+    elif value != MISSING and not _fits(value, hint):
+        *others, last = _alternatives(hint)
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        raise InputError(f"{label}={shown} must be {', '.join(others)}{' or ' * bool(others)}{last}.")
+
+
+def _check_node(label: str, parent: DictConfig, name: str) -> None:
+    """Check a node with `_target_`, and those in it, against the signatures of their targets."""
+    if OmegaConf.is_missing(parent, name) or OmegaConf.is_interpolation(parent, name):
+        return
+    node = parent[name]
+    if isinstance(node, ListConfig):
+        for i in range(len(node)):
+            _check_node(f"{label}[{i}]", node, i)
+    if not isinstance(node, DictConfig):
+        return
+    parameters = _parameters(label, node["_target_"]) if "_target_" in node else None
+    for key in node:
+        if parameters is not None and not key.startswith("_") and (label, key) not in _FOR_THE_SCRIPT:
+            if key not in parameters and ... not in parameters:
+                raise InputError(_unknown(f"{label}.{key}", parameters, node["_target_"].rpartition(".")[2]))
+            _check_value(f"{label}.{key}", _read(node, key), parameters.get(key, Any))
+        _check_node(f"{label}.{key}", node, key)
+
+
+# Keys that the scripts read themselves, or whose value `auto` they replace.
+_FOR_THE_SCRIPT = {("testset", "batch_size"), ("testset", "workers"), ("trainer", "precision")}
+
+
+def _parameters(label: str, target: str) -> dict[Any, Any]:
+    """{name: type hint} of what a target accepts; the key `...` where it accepts other names as well."""
+    try:
+        called = get_object(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{label}._target_={target} cannot be imported: {error}.") from error
+    hints = {}
+    function = called.__init__ if inspect.isclass(called) else called
+    scope = getattr(inspect.unwrap(function), "__globals__", {})
+    for parameter in inspect.signature(called).parameters.values():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            hints |= {...: Any} if parameter.kind is parameter.VAR_KEYWORD else {}
+            continue
+        hint = parameter.annotation
+        try:
+            hints[parameter.name] = eval(hint, scope) if isinstance(hint, str) else hint
+        except (NameError, TypeError, AttributeError, SyntaxError):  # imported for type checkers only
+            hints[parameter.name] = Any
+    return hints
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "text"}
+_LISTS = (list, tuple, Sequence)
+_MAPPINGS = (dict, Mapping)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value fits a type hint; any value fits a hint that is not a simple one."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if origin is Annotated:
+        kind, limit = arguments
+        if kind is Any:
+            return _fits(value, limit)
+        allowed = is_number and (value >= limit.value if isinstance(limit, Least) else value > limit.value)
+        return _fits(value, kind) and allowed and math.isfinite(value)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, each) for each in arguments)
+    if origin is Literal:
+        return any(value == each and type(value) is type(each) for each in arguments)
+    if origin in _LISTS or hint in _LISTS:
+        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value if arguments)
+    if origin in _MAPPINGS or hint in _MAPPINGS:
+        return isinstance(value, Mapping) and all(_fits(each, arguments[1]) for each in value.values() if arguments)
+    if inspect.isclass(hint) and issubclass(hint, Enum):
+        return isinstance(value, str) and value in hint.__members__
+    if hint in (None, type(None)):
+        return value is None
+    if hint is int:
+        return isinstance(value, int) and is_number
+    if hint is float:
+        return is_number
+    if hint is bool:
+        return isinstance(value, bool)
+    return hint not in (str, Path) or isinstance(value, str | int | float)
+
+
+def _alternatives(hint: Any) -> list[str]:
+    """What a value must be to fit, in words; null comes last."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        kind, limit = arguments
+        if kind is Any:
+            return _alternatives(limit)
+        return [f"{_KINDS[kind]} {'of at least' if isinstance(limit, Least) else 'above'} {limit.value}"]
+    if origin in (typing.Union, types.UnionType):
+        words = [word for each in arguments for word in _alternatives(each)]
+        return sorted(dict.fromkeys(words), key="null".__eq__)
+    if origin is Literal:
+        return [str(each) for each in arguments]
+    if origin in _LISTS or hint in _LISTS:
+        return ["a list" + (f" of {' | '.join(_alternatives(arguments[0]))}" if arguments else "")]
+    if origin in _MAPPINGS or hint in _MAPPINGS:
+        return ["a mapping" + (f" to {' | '.join(_alternatives(arguments[1]))}" if arguments else "")]
+    if inspect.isclass(hint) and issubclass(hint, Enum):
+        return list(hint.__members__)
+    return ["null"] if hint in (None, type(None)) else [_KINDS.get(hint, getattr(hint, "__name__", str(hint)))]
+
+
+def _without_none(hint: Any) -> Any:
+    kinds = [each for each in typing.get_args(hint) if each is not type(None)]
+    return kinds[0] if typing.get_origin(hint) in (typing.Union, types.UnionType) and len(kinds) == 1 else hint
+
+
+def _can_be_corrected(error: Exception) -> bool:
+    """Not a fault of ours in a constructor that Hydra called."""
+    return not isinstance(error, InstantiationException) or isinstance(error.__cause__, OSError | ValueError)
+
+
+def describe(error: Exception) -> str:
+    """One sentence on an error."""
+    cause = error.__cause__ or error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"{group}={choice} is not known; choose from {', '.join(error.options)}."
+    if isinstance(error, InstantiationException):
+        return str(cause)
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key and isinstance(cause.parent_node, DictConfig):
+        owner = cause.full_key.rpartition(".")[0] or Path(sys.argv[0]).name
+        return _unknown(cause.full_key, cause.parent_node, owner)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read; put a value with special characters in quotes: 'KEY=\"VALUE\"'."
+    return str(error).strip()
 
 
 def build(config: DictConfig, **arguments: Any) -> Any:
@@ -27,51 +534,6 @@ def build(config: DictConfig, **arguments: Any) -> Any:
         return instantiate(config, **arguments)
     except InstantiationException as error:
         raise error.__cause__ or error from None
-
-
-def say_missing_files(run: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """A run that ends, when a file is missing, with the message alone and exit status 1: what to do is all it says."""
-
-    @wraps(run)
-    def quietly(config: DictConfig) -> None:
-        try:
-            run(config)
-        except FileNotFoundError as error:
-            raise SystemExit(str(error)) from None
-
-    return quietly
-
-
-def as_list(value: str | int | Sequence | None) -> list[str] | None:
-    """What an option that takes one name or a list of them was given; None where it was left out."""
-    if value is None:
-        return None
-    return [str(value)] if isinstance(value, str | int) else [str(v) for v in value]
-
-
-def check_whole_number(options: Mapping, name: str, least: int) -> None:
-    """An option must be an int of `least` or more."""
-    value = options[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}={value} must be a whole number, {least} at least.")
-
-
-def is_positive(value: object) -> bool:
-    """Whether an option is a finite number above zero."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-
-
-def check_temperature(value: object) -> None:
-    """A temperature must be a number, 0 at least."""
-    if value != 0 and not is_positive(value):
-        raise InputError(f"temperature={value} must be a number, 0 at least.")
-
-
-def check_choice(options: Mapping, name: str, choices: tuple[str | None, ...]) -> None:
-    """An option must be one of a few."""
-    if options[name] not in choices:
-        said = ", ".join("null" if choice is None else choice for choice in choices)
-        raise InputError(f"{name}={options[name]} is not known; choose from {said}.")
 
 
 def read_device(name: str) -> torch.device:
@@ -93,27 +555,3 @@ def read_precision(asked: str, device: torch.device) -> str:
         return choose_precision(asked, device)
     except ValueError as error:
         raise InputError(str(error)) from None
-
-
-def main(config_name: str) -> Callable[[Callable[[DictConfig], int | None]], Callable[[], None]]:
-    """Make a function of the config the entry point of a script; replaced by the typed one of the branch `config`."""
-
-    def decorate(task: Callable[[DictConfig], int | None]) -> Callable[[], None]:
-        @wraps(task)
-        def run() -> None:
-            statuses = []
-
-            @wraps(task)
-            def job(config: DictConfig) -> None:
-                try:
-                    statuses.append(task(config) or 0)
-                except (OSError, ValueError) as error:
-                    print(error, file=sys.stderr)
-                    statuses.append(1)
-
-            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
-            sys.exit(max(statuses, default=0))
-
-        return run
-
-    return decorate

@@ -40,8 +40,6 @@ from mega.predictor import check_pair
 from mega.tokenizer import load_tokenizer
 from mega_common.weights_io import to_dtype
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
 
 @main("convert_weights")
 def convert(config: DictConfig) -> None:
@@ -49,15 +47,13 @@ def convert(config: DictConfig) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if not config.weights:
         raise ValueError(f"Choose the weights: weights={', '.join(PUBLISHED_SETUPS)}, or a file.")
-    if config.dtype not in _DTYPES:
-        raise ValueError(f"dtype={config.dtype} is not known; choose from {', '.join(_DTYPES)}.")
-    dtype = _DTYPES[config.dtype]
+    dtype = getattr(torch, config.dtype)
     model_path, tokenizer_path = find_weights(config.weights)
-    tokenizer_path = config.get("tokenizer_weights") or tokenizer_path
+    tokenizer_path = config.tokenizer_weights or tokenizer_path
     output = Path(config.output or Path("checkpoint") / model_path.name)
 
     tokenizer = load_tokenizer(tokenizer_path)
-    model, description = load_cvqmae(model_path, config.get("cam_range"))
+    model, description = load_cvqmae(model_path, config.cam_range)
     check_pair(model, tokenizer)
     check_range(tokenizer, tokenizer_path, dtype)
     check_range(model, model_path, dtype)

@@ -8,7 +8,7 @@
     token_bodies=8         bodies in which each token's code is exchanged
     steps=7                meshes of an interpolation, both ends included
     pair=0                 which pair of bodies the pictures show
-    folder=outputs/latents for latent.json, interpolation.png, tokens.png, exchange.png, and latents.jpg with all three
+    output=outputs/latents for latent.json, interpolation.png, tokens.png, exchange.png, and latents.jpg with all three
     weights=FILE           the tokenizer
     device=auto seed=0     auto | cpu | cuda; seed of the random bodies
 
@@ -21,12 +21,10 @@ docs/latents.md explains the numbers.
 """
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
 import cv2
-import hydra
 import numpy as np
 import torch
 from hydra.utils import instantiate
@@ -36,7 +34,7 @@ from torch import Tensor
 from mega.bodies import BodyModel
 from mega.bodies.parts import PARTS
 from mega.bodies.smplh import GENDERS
-from mega.config import InputError, build, check_whole_number, read_device
+from mega.config import InputError, build, main, read_device
 from mega.export import encode_png, make_output_folder, write_together
 from mega.latents import describe_effects, exchange_pose_and_shape, interpolate, swap_parts, token_effects
 from mega.rendering import draw_people, panel
@@ -51,22 +49,16 @@ EXCHANGED = PALETTE[2]
 _FAR = 12.0  # m, from the camera to the bodies: nearly parallel rays
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="latent_analysis")
+@main("latent_analysis")
 def main(config: DictConfig) -> None:
-    try:
-        analyse(config)
-    except (InputError, OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+    analyse(config)
 
 
 def analyse(config: DictConfig) -> None:
     """Everything, into `folder`."""
-    for name, least in (("bodies", 2), ("token_bodies", 2), ("steps", 2), ("pair", 0)):
-        check_whole_number(config, name, least)
     if config.pair >= config.bodies // 2:
         raise InputError(f"pair={config.pair}: {config.bodies} bodies are {config.bodies // 2} pairs, counted from 0.")
-    folder, device = make_output_folder(config.folder), read_device(config.device)
+    folder, device = make_output_folder(config.output), read_device(config.device)
     body = build(config.body)
     tokenizer = load_tokenizer(config.weights, partial(instantiate(config.tokenizer), body=body)).to(device).eval()
     quadruples = make_quadruples(body.to(device), draw_bodies(config, body), device)  # (P, 2, 2, V, 3)

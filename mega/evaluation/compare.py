@@ -27,7 +27,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from mega.config import as_list
 from mega.evaluation.plots import BLUE, DPI, GREEN, GREY, ORANGE, PINK, SKY, VERMILION, to_png
 from mega.evaluation.report import SUMMARY
 from mega.evaluation.statistics import PER_SAMPLE, Results, paired_difference, summarise_columns
@@ -559,12 +558,12 @@ def name_reports(arguments: Sequence[str]) -> list[str]:
 def run_comparison(config: DictConfig) -> int:
     """Compare what `configs/compare_reports.yaml` says; the exit status, 1 if it cannot be compared."""
     try:
-        folders = as_list(config.reports) or []
-        names = as_list(config.names) or _names(folders)
+        folders = list(config.reports)
+        names = config.names or _names(folders)
         if len(names) != len(folders):
             raise ValueError(f"names={names} are {len(names)}, but there are {len(folders)} reports.")
         reports = [read_report(folder, name) for folder, name in zip(folders, names, strict=True)]
-        asked = {name: as_list(config[name]) for name in ("variants", "protocols", "metrics")}
+        asked = {name: config[name] for name in ("variants", "protocols", "metrics")}
         comparison = compare(reports, **asked, baseline=config.baseline)
         print(comparison_text(comparison))
         if config.output is not None:

@@ -43,7 +43,7 @@ from torch.utils.data import default_collate
 
 from mega.bodies import BodyModel
 from mega.checkpoints import load_cvqmae, load_into
-from mega.config import as_list, build
+from mega.config import build
 from mega.data.smpl_images import BadPictureError
 from mega.evaluation.plots import draw_person, to_jpeg
 from mega.evaluation.report import write_report
@@ -55,8 +55,8 @@ from mega.geometry import MM_PER_M, crop_camera_to_full, project_weak_perspectiv
 from mega.metrics import Protocol, best_of, keypoint2d_error, mesh_errors, root_of
 from mega.model import CVQMAE
 from mega.optimize import optimize_for_inference
-from mega.sampling import DECODINGS, RULES, Prediction, predict_deterministic, sample
-from mega.test_time_augmentation import TTA_CHOICES, check_tta, predict_mesh, stored_tta
+from mega.sampling import Prediction, predict_deterministic, sample
+from mega.test_time_augmentation import check_tta, predict_mesh, stored_tta
 from mega.tokenizer import load_tokenizer
 from mega_common.atomic_io import write_whole
 from mega_common.device import choose_precision
@@ -318,7 +318,7 @@ class Subject:
         model = model.eval().to(device, memory_format=torch.channels_last)
         precision = choose_precision(config.precision, device)
         model = optimize_for_inference(model, precision, config.compile)
-        decode, average = config.decode or asked["decode"], config.average or asked["average"]
+        decode, average = config.decode or asked["decode"], config.tta or asked["average"]
         check_tta(average, tokenizer)
         return cls(model, tokenizer.eval().to(device), crop, decode, average, device, precision)
 
@@ -490,7 +490,7 @@ def _evaluate(config: DictConfig) -> None:
         body = build(config.body)
         subject = Subject.load(config, body)
         people = _test_set(config, body, subject.crop)
-        protocols = people.choose_protocols(as_list(config.protocol))
+        protocols = people.choose_protocols(config.protocol)
         options = replace(options, decode=subject.decode, average=subject.average)
     output = Path(config.output or f"outputs/test/{Path(config.weights).stem}_{people.name}_{config.mode}")
     about = _about(config, subject, people, protocols, options)
@@ -501,8 +501,9 @@ def _evaluate(config: DictConfig) -> None:
     n_pictures = len(people) if config.pictures == "all" else config.pictures
     show = PersonPictures(drawn, subject, people, next(iter(protocols)), n_pictures) if n_pictures else None
     measure = Measuring(subject, people, protocols, options, clock, show)
+    reading = config.testset.batch_size, config.testset.workers
     try:
-        run_groups(groups, people.items, measure, subject.device, config.data.batch_size, config.data.workers, clock)
+        run_groups(groups, people.items, measure, subject.device, *reading, clock)
     except BadPictureError as error:
         raise ValueError(f"{error} What was measured before it is kept: the same command goes on.") from error
     if process()[0] != 0:
@@ -524,28 +525,14 @@ def _evaluate(config: DictConfig) -> None:
 
 
 def _checked(config: DictConfig) -> Options:
-    for name, choices in (("mode", ("deterministic", "stochastic")), ("sampler", RULES)):
-        if config[name] not in choices:
-            raise ValueError(f"{name}={config[name]} is not known: choose from {', '.join(choices)}.")
-    for name, choices in (("decode", DECODINGS), ("average", TTA_CHOICES)):
-        if config[name] not in (None, *choices):
-            raise ValueError(f"{name}={config[name]} is not known: choose from {', '.join(choices)}, or null.")
-    for name in ("samples", "steps", "limit"):
-        if not (config[name] is None and name == "limit") and (not isinstance(config[name], int) or config[name] < 1):
-            raise ValueError(f"{name}={config[name]} must be a whole number of at least 1.")
-    if not isinstance(config.examples, int) or config.examples < 0:
-        raise ValueError(f"examples={config.examples} must be a whole number of at least 0.")
-    pictures = config.pictures
-    if pictures != "all" and (type(pictures) is not int or pictures < 0):
-        raise ValueError(f"pictures={pictures} is not known: give all, or how many people (0 for none).")
     samples = config.samples if config.mode == "stochastic" else 0
-    drawing = {name: config[name] for name in ("steps", "temperature", "sampler", "seed")}
+    drawing = {name: config[name] for name in ("steps", "temperature", "seed")} | {"sampler": config.rule}
     return Options(samples=samples, **drawing)
 
 
 def _test_set(config: DictConfig, body: BodyModel, crop: dict) -> TestSet:
     """The config's test set; with an experiment and no `data`, what the experiment's training names as its test."""
-    data = config.data
+    data = config.testset
     if "test" in data:
         described = {"_target_": "mega.evaluation.test_sets.published_test", **data.test}
         described["standard"] = "emdb" if "emdb" in str(data.test.path) else "3dpw"

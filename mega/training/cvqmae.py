@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mega.backbones import TRAINING_ONLY, start_backbone
 from mega.checkpoints import load_cvqmae, load_into, read_state, save_model
-from mega.config import build, say_missing_files
+from mega.config import build
 from mega.geometry import mean_distance, procrustes_align, project_weak_perspective, rot6d_to_matrix
 from mega.metrics import COCO17, PROTOCOLS, Protocol, keypoint2d_error, mesh_errors
 from mega.model import CVQMAE, load_pretrained_vqmae, sample_mask
@@ -344,7 +344,6 @@ def _angle(predicted: Tensor, true: Tensor) -> Tensor:
     return torch.rad2deg(cosine.clamp(-1, 1).acos())
 
 
-@say_missing_files
 def run_image_training(config: DictConfig) -> None:
     """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
     begin(config)
@@ -409,7 +408,7 @@ def _export(config: DictConfig, module: CVQMAETraining) -> None:
         raise ValueError(
             f"{config.weights} is a released file and is not overwritten: say where to write, weights=FILE."
         )
-    check_tta(config.average, module.tokenizer)
+    check_tta(config.tta, module.tokenizer)
     load_run_weights(module, config.output, config.export_from)
     model = module.model
     description = {
@@ -418,7 +417,7 @@ def _export(config: DictConfig, module: CVQMAETraining) -> None:
         "backbone_args": {k: v for k, v in config.backbone.items() if k not in ("_target_", *TRAINING_ONLY)},
         "crop": module.crop,
         "decode": module.decode,
-        "tta": config.average,
+        "tta": str(config.tta),
     }
     save_model(model, config.weights, description, dtype=export_dtype(config))
     print(f"wrote {config.weights}")

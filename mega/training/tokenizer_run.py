@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mega.config import build, say_missing_files
+from mega.config import build
 from mega.tokenizer import load_tokenizer
 from mega.training.callbacks import MeshPanels
 from mega.training.trainer import begin, export_dtype, fit, load_run_weights, test
@@ -16,7 +16,6 @@ from mega_common.weights_io import is_released
 from mesh_vq_vae.lightning_module import MeshVQVAETraining
 
 
-@say_missing_files
 def run_tokenizer(config: DictConfig) -> None:
     """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
     begin(config)

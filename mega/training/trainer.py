@@ -28,19 +28,12 @@ def checkpoint_folder(output: str | Path) -> Path:
 
 
 def begin(config: DictConfig) -> None:
-    """To be called before anything is built: initial weights follow from the seed.
-
-    Raises ValueError for a mode that the training scripts do not have.
-    """
-    if config.mode not in ("train", "test", "export"):
-        raise ValueError(f"unknown mode '{config.mode}': choose train, test or export")
+    """To be called before anything is built: initial weights follow from the seed."""
     L.seed_everything(config.seed, verbose=False)
 
 
 def export_dtype(config: DictConfig) -> torch.dtype:
-    """Of the weights that mode=export writes. Raises ValueError for one that the scripts do not have."""
-    if config.export_dtype not in ("float16", "float32"):
-        raise ValueError(f"export_dtype={config.export_dtype} is not known: choose float16 or float32.")
+    """Of the weights that mode=export writes."""
     return getattr(torch, config.export_dtype)
 
 

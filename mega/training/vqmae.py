@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mega.checkpoints import load_into, load_vqmae, save_model
-from mega.config import build, say_missing_files
+from mega.config import build
 from mega.model import VQMAE, masked_cross_entropy, sample_mask
 from mega.rendering import draw_body, panel
 from mega.sampling import sample_unconditional
@@ -112,7 +112,6 @@ class RandomBodyPanels(L.Callback):
         log_picture(trainer, self.folder, panel([row]))
 
 
-@say_missing_files
 def run_pretraining(config: DictConfig) -> None:
     """mode=train fits (and continues), mode=test measures `weights`, mode=export writes `weights` from the run."""
     begin(config)

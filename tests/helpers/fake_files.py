@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+from mega.config import compose
 from mega.model import VQMAE
 from tests.golden.golden import GOLDEN_DIR, recipe
 
@@ -28,8 +28,7 @@ needs_template = pytest.mark.skipif(not TEMPLATE.is_file(), reason=f"no {TEMPLAT
 
 def composed(script: str, *overrides: str) -> DictConfig:
     """The config of a script."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose(script, list(overrides))
+    return compose(script, overrides)
 
 
 def write_body(folder: Path) -> None:
