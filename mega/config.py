@@ -29,7 +29,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from mega.data.photos import InputError
 from mega.external_files import CONFIGS
@@ -343,7 +343,7 @@ def check(config: DictConfig, config_name: str, overrides: Iterable[str] = ()) -
     Nodes with `_target_` are compared with the signature of what they call. Other keys, from `experiment=…`, are kept.
     """
     hints = typing.get_type_hints(OPTIONS[config_name], include_extras=True)
-    _check_names(overrides, [*hints, *_groups(config)], config_name)
+    _check_names(overrides, [*hints, *_groups(config)], [*config], config_name)
     config = OmegaConf.create({k: v for k, v in OmegaConf.to_container(config).items() if k != "hydra"})
     for name, hint in hints.items():
         value = _read(config, name)
@@ -364,10 +364,11 @@ def _groups(config: DictConfig) -> list[str]:
     return [re.split("[/@]", group)[0] for group in settings.runtime.choices]
 
 
-def _check_names(overrides: Iterable[str], known: Sequence[str], config_name: str) -> None:
+def _check_names(overrides: Iterable[str], known: Sequence[str], sections: Sequence[str], config_name: str) -> None:
+    """Refuse what `+name=…` adds to the options and groups."""
     for override in overrides:
         name = re.split("[=.@/]", override.lstrip("+~"))[0]
-        if name not in known:
+        if name not in known and (override.startswith("+") or name not in sections):
             raise InputError(_unknown(name, known, f"{config_name}.py"))
 
 
@@ -380,11 +381,14 @@ def _unknown(name: str, known: Iterable[str], owner: str) -> str:
 
 
 def _read(config: DictConfig, name: str) -> Any:
-    """The value of an option as plain Python; a missing one is MISSING."""
+    """The value of an option as plain Python; MISSING where it, or a value that it refers to, is not given."""
     if OmegaConf.is_missing(config, name):
         return MISSING
-    value = config[name]
-    return OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
+    try:
+        value = config[name]
+        return OmegaConf.to_container(value, resolve=True) if isinstance(value, DictConfig | ListConfig) else value
+    except InterpolationResolutionError:
+        return MISSING
 
 
 def _check_value(label: str, value: Any, hint: Any) -> None:
@@ -437,6 +441,8 @@ def _parameters(label: str, target: str) -> dict[Any, Any]:
             hints |= {...: Any} if parameter.kind is parameter.VAR_KEYWORD else {}
             continue
         hint = parameter.annotation
+        if not target.startswith(_TYPED):
+            hint = Any
         try:
             hints[parameter.name] = eval(hint, scope) if isinstance(hint, str) else hint
         except (NameError, TypeError, AttributeError, SyntaxError):  # imported for type checkers only
@@ -444,6 +450,8 @@ def _parameters(label: str, target: str) -> dict[Any, Any]:
     return hints
 
 
+# Their type hints say all that is accepted; those of torchvision's transforms do not.
+_TYPED = ("mega.", "mesh_vq_vae.", "lightning.")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "text"}
 _LISTS = (list, tuple, Sequence)
 _MAPPINGS = (dict, Mapping)
