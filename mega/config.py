@@ -298,7 +298,13 @@ def main(
             except (HydraException, OmegaConfBaseException) as error:  # of the command line
                 if in_full == "1" or not _can_be_corrected(error):
                     raise
-                sys.exit(describe(error))
+                print(describe(error), file=sys.stderr)
+                statuses.append(1)
+            finally:
+                if in_full is None:
+                    del os.environ["HYDRA_FULL_ERROR"]
+                else:
+                    os.environ["HYDRA_FULL_ERROR"] = in_full
             sys.exit(max(statuses, default=0))
 
         return run

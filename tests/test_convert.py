@@ -92,7 +92,7 @@ def test_numbers_too_large_for_half_precision_are_refused(convert, project: Path
     ("arguments", "words"),
     [
         ([], "weights=mega_hrnet, mega_resnet, mega_vit"),
-        (["weights=mega_resnet", "dtype=int8"], "dtype=int8 is not known; choose from float32, float16"),
+        (["weights=mega_resnet", "dtype=int8"], "dtype=int8 must be float32 or float16"),
         (["weights=gone/mega_resnet"], "gone/mega_resnet is missing"),
         (["weights=checkpoint/VQMAE/mega_pretrained"], "mega_pretrained do not fit this CVQMAE"),
         (["weights=checkpoint/MESH_VQVAE/mesh_vqvae_54"], "mesh_vqvae_54 do not fit this CVQMAE"),
