@@ -64,7 +64,7 @@ def _check_is_file(path: Path, missing: str) -> None:
 def is_released(path: str | Path) -> bool:
     """Whether a file is of the released form (`torch.save`) and not of ours. False for a file that is not there."""
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() or path.suffix == ".safetensors":
         return False
     with path.open("rb") as file:
         head = file.read(9)

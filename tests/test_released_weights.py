@@ -203,7 +203,7 @@ def test_published_setups_are_exported_in_float32_and_the_shipped_one_in_float16
     assert export_dtype(composed(script)) == torch.float16
     for experiment in experiments:
         assert export_dtype(composed(script, f"experiment={experiment}")) == torch.float32
-    with pytest.raises(ValueError, match="export_dtype=half is not known: choose float16 or float32"):
+    with pytest.raises(ValueError, match="export_dtype=half must be float32 or float16"):
         export_dtype(composed(script, "export_dtype=half"))
 
 
