@@ -20,7 +20,7 @@ from mega.checkpoints import backbone_name, read_state, save_model
 from mega.config import build, main
 from mega.metrics import PROTOCOLS
 from mega.model import CVQMAE, load_pretrained_vqmae
-from mega.test_time_augmentation import check_average
+from mega.test_time_augmentation import check_tta
 from mega.tokenizer import load_tokenizer
 from mega.training.callbacks import PicturePanels
 from mega.training.checkpoints import checkpoint_folder, find_checkpoint
@@ -89,7 +89,7 @@ def load_start(model: CVQMAE, pretrained: str | None, backbone_weights: str | No
 def export(config: DictConfig, module: CVQMAETraining) -> None:
     """Write the run's weights to `weights`, with all that is needed to build the model and to prepare its crops."""
     average = config.tta.replace("_", "+")
-    check_average(average, module.tokenizer)
+    check_tta(average, module.tokenizer)
     path, dtype = prepare_export(config, module)
     backbone = module.model.backbone
     description = {

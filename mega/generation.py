@@ -98,14 +98,9 @@ def read_body_tokens(path: str | Path, tokenizer: MeshVQVAE, limit: int | None =
     return torch.cat([tokenizer.encode(part.to(device)).cpu() for part in vertices.split(_AT_ONCE)])
 
 
-def check_parts(given: str | Sequence[str] | None) -> list[str]:
-    """The parts named by the option `given`; a single one needs no brackets.
-
-    Raises InputError if one is not in PARTS, or all are named.
-    """
-    parts = [given] if isinstance(given, str) else [str(part) for part in given or ()]
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise InputError(f"given={', '.join(unknown)} is not a part of the body; choose from {', '.join(PARTS)}.")
+def check_parts(given: Sequence[str]) -> list[str]:
+    """The parts named by the option `given`. Raises InputError if all are named."""
+    parts = [str(part) for part in given]
     if set(parts) == set(PARTS):
         raise InputError("given names every part, so there is nothing to draw: leave one out.")
     return parts

@@ -64,7 +64,7 @@ def _check_is_file(path: Path, missing: str) -> None:
 def is_released(path: str | Path) -> bool:
     """Whether a file was written by `torch.save` and not by us. False if it is missing."""
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file() or path.suffix == ".safetensors":
         return False
     with path.open("rb") as file:
         head = file.read(9)

@@ -243,7 +243,7 @@ def test_the_source_is_what_is_drawn_without_parts(generate, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("given=nose",), "given=nose is not a part of the body; choose from head, torso"),
+        (("given=nose",), "must be a list of head | torso | left_arm"),
         (("given=[" + ",".join(PARTS) + "]",), "nothing to draw"),
         (("source=x.npz",), "source requires the parts of the body to keep"),
         (("given=head", "person=4", "n=2"), "person=4 does not exist: the set drawn with n=2 seed=0 has 2 bodies"),

@@ -35,11 +35,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+import mega
 from mega.data import Augmentation, SMPLImageData, SMPLImages, SyntheticImageData
 from mega.data.smpl_annotations import SMPLAnnotations
 from mega.data.smpl_images import Mixture, Source
 from mega.geometry.smpl_crops import annotated_crop, patch_crop
-from mega.predictor import Predictor, Sampling
+from mega.predictor import Sampling
 from mega.training.cvqmae import CVQMAETraining
 from mesh_vq_vae.lightning_module import MeshVQVAETraining
 from tests.helpers.toy import CROP, toy_model, toy_tokenizer
@@ -188,10 +189,10 @@ def test_annotated_boxes_anywhere_give_a_crop() -> None:
 
 
 def test_backbone_runs_once_for_all_samples(toy_weights: Path) -> None:
-    predictor, seen = Predictor.load(toy_weights), []
+    predictor, seen = mega.load(toy_weights), []
     predictor.model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     boxes = np.array([[10.0, 10, 60, 90], [30, 5, 70, 80]])
-    predictor.estimate(np.zeros((100, 80, 3), np.uint8), boxes, Sampling(samples=25, steps=2))
+    predictor(np.zeros((100, 80, 3), np.uint8), boxes, Sampling(samples=25, steps=2))
     assert seen == [2]
 
 

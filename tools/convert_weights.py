@@ -40,18 +40,14 @@ from mega.predictor import check_pair
 from mega.tokenizer import load_tokenizer
 from mega_common.weights_io import to_dtype
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
 
 @main("convert_weights")
 def convert(config: DictConfig) -> None:
     """Read and check everything, then write: nothing is written if a released file is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if config.weights is None:
+    if not config.weights:
         raise ValueError(f"Choose the weights: weights={', '.join(PUBLISHED_SETUPS)}, or a file.")
-    if config.dtype not in _DTYPES:
-        raise ValueError(f"dtype={config.dtype} is not known; choose from {', '.join(_DTYPES)}.")
-    dtype = _DTYPES[config.dtype]
+    dtype = getattr(torch, config.dtype)
     model_path, tokenizer_path = find_weights(config.weights)
     tokenizer_path = config.tokenizer_weights or tokenizer_path
     output = Path(config.output or Path("checkpoint") / model_path.name)

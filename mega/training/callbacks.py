@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mega.geometry import crop_camera_to_full, rot6d_to_matrix
 from mega.rendering import draw_body, draw_people, panel
-from mega.sampling import codes_to_decode, predict_deterministic
+from mega.sampling import select_codes, predict_deterministic
 from mega_common.atomic_io import whole_file
 
 
@@ -212,10 +212,10 @@ class PicturePanels(ValidationPanels):
     def rows(self, module: L.LightningModule, batch: dict[str, Tensor]) -> dict[str, list[np.ndarray]]:
         images = batch["image"]
         prediction = predict_deterministic(module.model, module.features(images))
-        codes = codes_to_decode(module.tokenizer, prediction, module.decode)
+        codes = select_codes(module.tokenizer, prediction, module.decode)
         meshes = {
             "truth": batch["vertices"] @ batch["rotmat"].mT,
-            "prediction": module.tokenizer.decode_latents(codes) @ rot6d_to_matrix(prediction.rot6d).mT,
+            "prediction": module.tokenizer.decode_latents(codes) @ prediction.rotation.mT,
         }
         faces, size = module.tokenizer.faces.cpu().numpy(), images.shape[-1]
         focal, centre = 5.0 * size, (size / 2, size / 2)  # from far away: close to weak perspective

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mega.geometry import mean_distance, procrustes_align, project_weak_perspective, rot6d_to_matrix
 from mega.metrics import COCO17, Protocol, keypoint2d_error, mesh_errors
-from mega.model import CVQMAE, draw_hidden
-from mega.sampling import codes_to_decode, predict_deterministic
+from mega.model import CVQMAE, sample_mask
+from mega.sampling import select_codes, predict_deterministic
 from mega.training.auxiliary_head import LOSS_WEIGHTS, AuxiliaryHead
 from mega.training.optimizer import ParameterGroup, adamw, neighbour_targets, schedule_of, soft_cross_entropy
 from mega_common.distributed import draw_rows
@@ -146,7 +146,7 @@ class CVQMAETraining(L.LightningModule):
         masked = None
         if self.global_step >= self.backbone_steps:
             tokens = batch["tokens"]
-            masked = draw_rows(lambda n: draw_hidden(n, tokens.shape[1]), len(tokens)).to(tokens.device)
+            masked = draw_rows(lambda n: sample_mask(n, tokens.shape[1]), len(tokens)).to(tokens.device)
             if torch.rand(()) < self.all_masked:
                 masked = torch.ones_like(masked)
         return self._loss(self.features(batch["image"]), batch, masked, "train")
@@ -223,15 +223,15 @@ class CVQMAETraining(L.LightningModule):
         self._report_errors(features, batch)
         # The same masks every time, so that two validations can be compared.
         generator = torch.Generator().manual_seed(batch_idx)
-        masked = draw_hidden(*batch["tokens"].shape, generator).to(features.device)
+        masked = sample_mask(*batch["tokens"].shape, generator).to(features.device)
         self._loss(features, batch | {"points": batch["vertices"][:, self.points]}, masked, "val")
 
     def _report_errors(self, features: Tensor, batch: dict) -> None:
         """Log the errors of the deterministic prediction, and of the auxiliary head."""
         prediction = predict_deterministic(self.model, features)
         with self._float32():
-            rotation = rot6d_to_matrix(prediction.rot6d)
-            codes = codes_to_decode(self.tokenizer, prediction, self.decode)
+            rotation = prediction.rotation
+            codes = select_codes(self.tokenizer, prediction, self.decode)
             mesh, errors = self._mesh_errors(codes, rotation, batch)
             on_crop = project_weak_perspective(self.tokenizer.keypoint_regressor @ mesh, prediction.cam)
             keypoints = keypoint2d_error(on_crop, batch["keypoints2d"], self.crop["margin"])

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from mega.model import VQMAE, draw_hidden, masked_cross_entropy
+from mega.model import VQMAE, sample_mask, masked_cross_entropy
 from mega.rendering import draw_body, panel
 from mega.sampling import sample_unconditional
 from mega.training.callbacks import log_picture
@@ -50,7 +50,7 @@ class VQMAETraining(L.LightningModule):
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         tokens = batch["tokens"]
-        masked = draw_rows(lambda n: draw_hidden(n, tokens.shape[1]), len(tokens)).to(tokens.device)
+        masked = draw_rows(lambda n: sample_mask(n, tokens.shape[1]), len(tokens)).to(tokens.device)
         loss = masked_cross_entropy(self.model(tokens, masked), tokens, masked, self.label_smoothing)
         self.log("train/cross_entropy", loss, prog_bar=True, sync_dist=True)
         return loss

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = GOLDEN_DIR.parent / "connections_smpl" / "template.ply"
 # What makes the published models small enough for tests.
 SMALL = ("model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1")
-SMALL_VIT = ("backbone.dim=32", "backbone.depth=1", "backbone.heads=2")
+SMALL_VIT = ("backbone.dim=64", "backbone.depth=1", "backbone.heads=16")
 PRIOR = "checkpoint/VQMAE/mega_pretrained"
 
 needs_template = pytest.mark.skipif(not TEMPLATE.is_file(), reason=f"no {TEMPLATE} for a body of SMPL's topology")
