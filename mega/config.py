@@ -398,7 +398,8 @@ def _check_value(label: str, value: Any, hint: Any) -> None:
             _check_value(f"{label}.{name}", each, hints[name])
     elif value != MISSING and not _fits(value, hint):
         *others, last = _alternatives(hint)
-        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        shown = shown.replace("'", "") if isinstance(value, list | dict) else shown
         raise InputError(f"{label}={shown} must be {', '.join(others)}{' or ' * bool(others)}{last}.")
 
 

@@ -110,8 +110,8 @@ def test_the_average_is_the_weights_choice_or_the_command_line_s(run, photos, tm
     asking = shutil.copytree(toy_weights, tmp_path / "asking")
     model, config = load_cvqmae(asking / MODEL_FILE)
     save_model(model, asking / MODEL_FILE, config | {"average": "flip"})
-    lines = {"silent": (), "none": ("average=none",), "flip": ("average=flip",)}
-    lines |= {"asking": (f"weights={asking}",), "refused": (f"weights={asking}", "average=none")}
+    lines = {"silent": (), "none": ("tta=none",), "flip": ("tta=flip",)}
+    lines |= {"asking": (f"weights={asking}",), "refused": (f"weights={asking}", "tta=none")}
     meshes = {}
     for key, arguments in lines.items():
         status, _, err = run(*arguments, f"output={tmp_path / key}")
@@ -275,14 +275,14 @@ def test_a_bad_boxes_file_is_one_sentence(run, photos, tmp_path, content):
         ("output={tmp}/photos", "holds the input"),
         ("mode=guess", "mode=guess"),
         ("decode=best", "decode=best"),
-        ("average=twice", "average=twice is not known; choose from null, none, flip, shift, flip+shift"),
+        ("tta=twice", "tta=twice must be none, flip, shift, flip_shift or null"),
         ("export=ply", "export=ply"),
         ("focal=-3", "focal=-3"),
         ("samples=0", "samples=0"),
         ("temperature=-1", "temperature=-1"),
         ("device=warp", "device=warp"),
-        ("precision=fp17", "precision=fp17 is not known; choose from fp32, bf16"),
-        ("compile=maybe", "compile=maybe is not known; choose true or false"),
+        ("precision=fp17", "precision=fp17 must be fp32, bf16 or auto"),
+        ("compile=maybe", "compile=maybe must be true or false"),
     ],
 )
 def test_what_stops_the_whole_run_is_one_sentence(run, photos, tmp_path, argument, words):

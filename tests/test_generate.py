@@ -244,7 +244,7 @@ def test_the_source_is_what_is_drawn_without_parts(generate, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("given=nose",), "given=nose is no part of the body; choose from head, torso"),
+        (("given=nose",), "given=[nose] must be a list of head | torso"),
         (("given=[" + ",".join(PARTS) + "]",), "nothing to draw"),
         (("source=x.npz",), "source needs to know which of its parts to keep"),
         (("given=head", "person=4", "n=2"), "person=4 is not there: the n=2 bodies drawn at seed=0 has 2,"),

@@ -140,7 +140,7 @@ def analyse(monkeypatch, capsys):
 
 
 def test_the_script_leaves_pictures_and_numbers(analyse, tmp_path) -> None:
-    status, said = analyse("bodies=5", "token_bodies=2", "steps=3", "pair=1", f"folder={tmp_path / 'latents'}")
+    status, said = analyse("bodies=5", "token_bodies=2", "steps=3", "pair=1", f"output={tmp_path / 'latents'}")
     assert status == 0, said
     assert "a token moves the surface by" in said
     numbers = json.loads((tmp_path / "latents" / "latent.json").read_text())
@@ -159,8 +159,8 @@ def test_the_script_leaves_pictures_and_numbers(analyse, tmp_path) -> None:
 
 
 def test_wrong_options_are_one_sentence(analyse, tmp_path) -> None:
-    status, said = analyse("bodies=4", "pair=2", f"folder={tmp_path}")
+    status, said = analyse("bodies=4", "pair=2", f"output={tmp_path}")
     assert (status, said) == (1, "pair=2: 4 bodies are 2 pairs, counted from 0.\n")
-    status, said = analyse("weights=nowhere.safetensors", f"folder={tmp_path}")
+    status, said = analyse("weights=nowhere.safetensors", f"output={tmp_path}")
     assert status == 1
     assert "nowhere.safetensors is missing" in said

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
+from mega.config import file_as_testset
 from mega.evaluation import evaluate as examples
-from mega.evaluation.evaluate import name_file, run_evaluation
+from mega.evaluation.evaluate import run_evaluation
 from mega.evaluation.shards import GROUP
 from mega.evaluation.statistics import Results
 from mega_common.atomic_io import whole_file, write_whole
@@ -61,7 +62,8 @@ def started(*overrides: str, killed_at: int | None = None, **environment: str) -
     """In a process of its own, see `evaluate_killed` for `killed_at`."""
     command = [sys.executable, "test_mega.py", *overrides]
     if killed_at is not None:
-        program = "import sys; from tests.evaluation.test_evaluation import *; evaluate_killed(int(sys.argv[1]), *sys.argv[2:])"
+        program = "import sys; from tests.evaluation.test_evaluation import evaluate_killed as run; "
+        program += "run(int(sys.argv[1]), *sys.argv[2:])"
         command = [sys.executable, "-c", program, str(killed_at), *overrides]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -71,7 +73,7 @@ def started(*overrides: str, killed_at: int | None = None, **environment: str) -
 def reference(pictures, tmp_path_factory) -> Path:
     """The report of one process that reads whole groups."""
     output = tmp_path_factory.mktemp("reference")
-    process = started(f"data.folder={pictures}", f"output={output}", *DRAWS, "pictures=all")
+    process = started(f"testset.folder={pictures}", f"output={output}", *DRAWS, "pictures=all")
     said = process.communicate()[0].decode()
     assert process.returncode == 0, said
     assert f"{PEOPLE} people" in said
@@ -117,14 +119,14 @@ def test_there_is_a_picture_of_every_person(reference) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_any_batch_size_gives_the_same_numbers(reference, pictures, tmp_path, batch_size) -> None:
-    process = started(f"data.folder={pictures}", f"output={tmp_path}", *DRAWS, f"data.batch_size={batch_size}")
+    process = started(f"testset.folder={pictures}", f"output={tmp_path}", *DRAWS, f"testset.batch_size={batch_size}")
     said = process.communicate()[0].decode()
     assert process.returncode == 0, said
     assert (tmp_path / "per_sample.csv").read_text() == (reference / "per_sample.csv").read_text()
 
 
 def test_two_processes_give_the_same_numbers(reference, pictures, tmp_path) -> None:
-    options = (f"data.folder={pictures}", f"output={tmp_path}", *DRAWS, "pictures=all")
+    options = (f"testset.folder={pictures}", f"output={tmp_path}", *DRAWS, "pictures=all")
     processes = [started(*options, RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank)) for rank in range(2)]
     for process in processes:
         said = process.communicate()[0].decode()
@@ -134,7 +136,7 @@ def test_two_processes_give_the_same_numbers(reference, pictures, tmp_path) -> N
 
 
 def test_a_killed_evaluation_goes_on(reference, pictures, tmp_path) -> None:
-    options = (f"data.folder={pictures}", f"output={tmp_path}", *DRAWS, "pictures=all")
+    options = (f"testset.folder={pictures}", f"output={tmp_path}", *DRAWS, "pictures=all")
     write_whole(tmp_path / "pictures" / "of_an_earlier_evaluation.jpg", b"")
     process = started(*options, killed_at=GROUP + 5)
     said = process.communicate()[0].decode()
@@ -161,8 +163,8 @@ def test_a_killed_evaluation_goes_on(reference, pictures, tmp_path) -> None:
 
 def test_a_file_may_be_named(reference, pictures, tmp_path, capsys) -> None:
     path = pictures / "test" / "annotations.npz"
-    overrides = name_file([f"data={path}", "limit=2", f"output={tmp_path}", "pictures=1"])
-    assert overrides[:2] == ["data=file", f"data.path={path}"]
+    overrides = file_as_testset([f"testset={path}", "limit=2", f"output={tmp_path}", "pictures=1"])
+    assert overrides[:2] == ["testset=file", f"testset.path={path}"]
     assert evaluate(*overrides) == 0, capsys.readouterr().err
     assert len(Results.read_csv(tmp_path / "per_sample.csv")) == 2
     # A picture of the first person only, as that of the stochastic mode, but without the spread of samples.
@@ -189,7 +191,7 @@ def test_what_cannot_be_evaluated_is_said_before_any_work(pictures, tmp_path, ca
     def with_annotations(**changes: np.ndarray | None) -> str:
         columns = {k: v for k, v in (known | changes).items() if v is not None}
         np.savez(folder / "annotations.npz", **columns)
-        return refused(f"data.folder={tmp_path / 'set'}")
+        return refused(f"testset.folder={tmp_path / 'set'}")
 
     assert f"of the {PEOPLE} pictures that {folder / 'annotations.npz'} names are missing" in with_annotations()
     nobody = {k: v[:0] for k, v in known.items() if v.ndim}
@@ -197,14 +199,10 @@ def test_what_cannot_be_evaluated_is_said_before_any_work(pictures, tmp_path, ca
     assert "lacks the fields ['pose']" in with_annotations(pose=None)
     assert "is for the body smplh, but the configured body is anny" in with_annotations(body=np.array("smplh"))
     assert "protocol=mega is not one of synthetic_test: choose from coco17" in refused(
-        f"data.folder={pictures}", "protocol=mega"
+        f"testset.folder={pictures}", "protocol=mega"
     )
-    assert "there is no annotation file nowhere.npz" in refused("data=file", "data.path=nowhere.npz")
-    assert "mode=guess is not known: choose from deterministic, stochastic" in refused("mode=guess")
-    assert "samples=0 must be a whole number" in refused("mode=stochastic", "samples=0")
-    for value in ("some", "-1", "true", "null"):
-        assert "is not known: give all, or how many people (0 for none)" in refused(f"pictures={value}")
-    assert "annotated for SMPL bodies: give experiment=" in refused("data=3dpw_test")
+    assert "there is no annotation file nowhere.npz" in refused("testset=file", "testset.path=nowhere.npz")
+    assert "annotated for SMPL bodies: give experiment=" in refused("testset=3dpw")
 
 
 @needs_template
@@ -218,12 +216,12 @@ def test_from_raw_files_to_a_report(tmp_path, monkeypatch, capsys) -> None:
     assert prepare_data(tmp_path, "3dpw", "dataset.splits=[test]") == 0
     assert prepare_data(tmp_path, "emdb") == 0
     monkeypatch.chdir(tmp_path)
-    for data, protocols in (("3dpw_test", ("mega", "standard", "hips")), ("emdb_test", ("mega", "standard"))):
+    for data, protocols in (("3dpw", ("mega", "standard", "hips")), ("emdb", ("mega", "standard"))):
         chosen = f"protocol=[{','.join(protocols)}]"
         status = evaluate(
             "experiment=mega_hrnet",
             *SMALL,
-            f"data={data}",
+            f"testset={data}",
             chosen,
             f"output=report_{data}",
             "examples=0",

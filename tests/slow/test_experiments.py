@@ -71,7 +71,7 @@ def test_demo_with_released_files(demo, tmp_path) -> None:
 @pytest.mark.parametrize("experiment", ["mega_hrnet", "mega_resnet", "mega_vit", "mega_hrnet_mixture"])
 @pytest.mark.parametrize("script", ["demo", "test_mega", "train_mega"])
 def test_published_setups_average_nothing(experiment, script) -> None:
-    assert composed(script, f"experiment={experiment}").average == "none"
+    assert composed(script, f"experiment={experiment}").tta == "none"
 
 
 def test_weights_of_another_experiment_are_named(demo) -> None:
