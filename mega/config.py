@@ -275,7 +275,7 @@ def main(
     def decorate(task: Callable[[DictConfig], int | None]) -> Callable[[], None]:
         @functools.wraps(task)
         def run() -> None:
-            statuses, in_full = [], os.environ.get("HYDRA_FULL_ERROR")
+            statuses, in_full = [], os.environ.get("HYDRA_FULL_ERROR", "0")
 
             @functools.wraps(task)
             def job(config: DictConfig) -> None:
@@ -297,6 +297,8 @@ def main(
                 if in_full == "1" or not _can_be_corrected(error):
                     raise
                 sys.exit(describe(error))
+            finally:
+                os.environ["HYDRA_FULL_ERROR"] = in_full
             sys.exit(max(statuses, default=0))
 
         return run
