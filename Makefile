@@ -1,18 +1,27 @@
 # make demo   overlays, meshes and a table for demo_data/, in demo_out/
-# make test   every check
+# make test        the fast tests
+# make test-all    every test
+# make lint        ruff
 # make test-avx2   a part of the checks as on a CPU without AVX-512 (most laptops), which rounds differently
 # Each makes the virtual environment .venv the first time.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-avx2 setup clean
+.PHONY: demo test test-all test-avx2 lint setup clean
 
 demo: setup
 	$(BIN)/python demo.py
 
 test: setup
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: setup
 	$(BIN)/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # PyTorch, oneDNN and MKL then use no instructions that such a CPU lacks; and so bfloat16 is slow, as it is there.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2

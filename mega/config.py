@@ -199,7 +199,7 @@ class SyntheticOptions:
 
 @dataclass
 class PreparationOptions:
-    """The options of a data set are in `configs/dataset/`."""
+    dataset: Any = None  # a config of `configs/dataset/`, which has its options
 
 
 @dataclass

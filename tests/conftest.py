@@ -1,10 +1,19 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and the `slow` mark."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.toy import write_toy_weights
+
+_SLOW = Path(__file__).parent / "slow"
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Everything in tests/slow is slow; elsewhere single tests are marked."""
+    for item in items:
+        if item.path.is_relative_to(_SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

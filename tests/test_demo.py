@@ -366,6 +366,7 @@ def test_an_unwritable_output_is_one_sentence(run, photos, tmp_path):
     assert f"The output folder {tmp_path / 'out'} cannot be written" in err
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_whole_results_or_none(photos, toy_weights, tmp_path):
     """The process may write no file above a size that one picture's results exceed and the other's do not."""
     write_photo(photos / "large.jpg", size=(400, 300))
@@ -384,6 +385,7 @@ def test_a_full_disk_leaves_whole_results_or_none(photos, toy_weights, tmp_path)
     assert written(tmp_path / "out") == results("small")
 
 
+@pytest.mark.slow
 def test_the_script_itself_without_anny(photos, toy_weights, tmp_path):
     """In a process of its own: no file but the results appears, and the body model is never imported."""
     write_photo(photos / "a photo (1).jpg")

@@ -11,15 +11,16 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, get_method
 from omegaconf import DictConfig, OmegaConf
 
+from mega.config import compose as checked
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-PRIMARY = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "training_defaults")
+PRIMARY = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("tool", "training_run"))
 GROUPS = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("*/*.yaml"))
 
 
 def composed(name: str, overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(name, overrides)
+    return checked(name, overrides)
 
 
 def check_targets(config: DictConfig) -> int:

@@ -19,9 +19,9 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mega.geometry import crop_camera_to_full, rot6d_to_matrix
+from mega.geometry import crop_camera_to_full
 from mega.rendering import draw_body, draw_people, panel
-from mega.sampling import select_codes, predict_deterministic
+from mega.sampling import predict_deterministic, select_codes
 from mega_common.atomic_io import whole_file
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mega.geometry import mean_distance, procrustes_align, project_weak_perspective, rot6d_to_matrix
 from mega.metrics import COCO17, Protocol, keypoint2d_error, mesh_errors
 from mega.model import CVQMAE, sample_mask
-from mega.sampling import select_codes, predict_deterministic
+from mega.sampling import predict_deterministic, select_codes
 from mega.training.auxiliary_head import LOSS_WEIGHTS, AuxiliaryHead
 from mega.training.optimizer import ParameterGroup, adamw, neighbour_targets, schedule_of, soft_cross_entropy
 from mega_common.distributed import draw_rows

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from mega.model import VQMAE, sample_mask, masked_cross_entropy
+from mega.model import VQMAE, masked_cross_entropy, sample_mask
 from mega.rendering import draw_body, panel
 from mega.sampling import sample_unconditional
 from mega.training.callbacks import log_picture

@@ -95,6 +95,7 @@ def drawn(output: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (output / "pictures").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_report_is_there(reference) -> None:
     assert {path.name for path in reference.iterdir()} >= {"report.md", "summary.json", "per_sample.csv"}
     assert not (reference / "partial").exists()
@@ -118,6 +119,7 @@ def test_the_report_is_there(reference) -> None:
     assert (results.columns["spread/apd"] > 0).all()
 
 
+@pytest.mark.slow
 def test_there_is_a_picture_of_every_person(reference) -> None:
     expected = {f"{i:06}_images_{i:06}_p0.jpg" for i in range(PEOPLE)}  # one person in each image
     assert drawn(reference).keys() == expected
@@ -128,6 +130,7 @@ def test_there_is_a_picture_of_every_person(reference) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.slow
 def test_any_batch_size_gives_the_same_numbers(reference, pictures, tmp_path, batch_size) -> None:
     process = started(f"testset.folder={pictures}", f"output={tmp_path}", *DRAWS, f"testset.batch_size={batch_size}")
     said = process.communicate()[0].decode()
@@ -135,6 +138,7 @@ def test_any_batch_size_gives_the_same_numbers(reference, pictures, tmp_path, ba
     assert (tmp_path / "per_sample.csv").read_text() == (reference / "per_sample.csv").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_numbers(reference, pictures, tmp_path) -> None:
     options = (f"testset.folder={pictures}", f"output={tmp_path}", *DRAWS, "pictures=all")
     processes = [started(*options, RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank)) for rank in range(2)]
@@ -145,6 +149,7 @@ def test_two_processes_give_the_same_numbers(reference, pictures, tmp_path) -> N
     assert drawn(tmp_path) == drawn(reference)
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_is_resumed(reference, pictures, tmp_path) -> None:
     options = (f"testset.folder={pictures}", f"output={tmp_path}", *DRAWS, "pictures=all")
     write_whole(tmp_path / "pictures" / "of_an_earlier_evaluation.jpg", b"")
@@ -171,6 +176,7 @@ def test_a_killed_evaluation_is_resumed(reference, pictures, tmp_path) -> None:
         assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), f"{name} was drawn again"
 
 
+@pytest.mark.slow
 def test_a_file_may_be_named(reference, pictures, tmp_path, capsys) -> None:
     path = pictures / "test" / "annotations.npz"
     overrides = [f"testset={path}", "limit=2", f"output={tmp_path}", "pictures=1"]
@@ -187,6 +193,7 @@ def test_a_file_may_be_named(reference, pictures, tmp_path, capsys) -> None:
     assert np.abs(alone[:, :width].astype(int) - with_spread[:, :width]).mean() < 2
 
 
+@pytest.mark.slow
 def test_what_cannot_be_evaluated_is_said_before_any_work(pictures, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("mega.evaluation.shards.Groups.measure", None)  # nothing is measured
 
@@ -220,6 +227,7 @@ def test_what_cannot_be_evaluated_is_said_before_any_work(pictures, tmp_path, ca
 
 
 @needs_template
+@pytest.mark.slow
 def test_from_raw_files_to_a_report(tmp_path, monkeypatch, capsys) -> None:
     """3DPW's and EMDB's raw files, prepared by the script, and the published setup on them."""
     write_project(tmp_path, {"mega_hrnet": SMALL})

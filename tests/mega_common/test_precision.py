@@ -111,6 +111,7 @@ def test_frozen_blocks_follow_the_device(has_it: bool, module, build) -> None:
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the imitation is of such CPUs")
 @pytest.mark.parametrize("limits", [AVX2, {"ONEDNN_MAX_CPU_ISA": "AVX2"}], ids=["all", "onednn"])
+@pytest.mark.slow
 def test_a_cpu_with_avx2_has_no_bfloat16(limits: dict[str, str]) -> None:
     """As most laptops; the variables have to be set before PyTorch is loaded."""
     program = (

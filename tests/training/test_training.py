@@ -87,6 +87,7 @@ def pictures(folder) -> Path:
     return data
 
 
+@pytest.mark.slow
 def test_from_bodies_to_the_demo(folder, tokenizer, vqmae, pictures):
     weights = folder / "cvqmae.safetensors"
     options = [f"output={folder / 'image'}", f"weights={weights}", f"tokenizer_weights={tokenizer}"]
@@ -118,6 +119,7 @@ def test_from_bodies_to_the_demo(folder, tokenizer, vqmae, pictures):
         assert result["vertices"].shape[1:] == (13348, 3)
 
 
+@pytest.mark.slow
 def test_image_model_of_another_tokenizer_is_refused(folder, tokenizer, vqmae, toy_weights):
     options = [f"tokenizer_weights={toy_weights / 'tokenizer.safetensors'}", f"output={folder / 'refused'}"]
     options += [f"pretrained={vqmae}", "model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1"]
@@ -333,6 +335,7 @@ def test_soft_cross_entropy_is_of_masked_tokens_only():
     assert soft_cross_entropy(logits, one_hot, torch.zeros_like(masked)) == 0
 
 
+@pytest.mark.slow
 def test_weights_say_what_they_are(tokenizer, vqmae):
     from safetensors import safe_open
 
