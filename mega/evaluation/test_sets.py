@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from mega.bodies import KEYPOINTS, BodyModel
 from mega.bodies.smplh import GENDERS, SMPL_JOINTS, SMPLHBody
-from mega.data import SMPLImages, SyntheticImages
+from mega.data import SMPLImages, SyntheticAnnotations, SyntheticImages
 from mega.data.smpl_images import Source, keypoint_regressor
 from mega.external_files import find_annotations
 from mega.metrics import COCO17, HIPS, MEGA, STANDARD_3DPW, STANDARD_EMDB, Protocol
