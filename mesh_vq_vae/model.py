@@ -24,6 +24,8 @@ from mesh_vq_vae.hierarchy import Hierarchy
 from mesh_vq_vae.mesh_ops import mirrored_vertices
 from mesh_vq_vae.quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
 
+_DECODED_AT_ONCE = 8  # meshes; more gain nothing on a CPU
+
 
 class Reconstruction(NamedTuple):
     vertices: Tensor  # (B, V, 3) metres
@@ -205,6 +207,16 @@ class MeshVQVAE(nn.Module):
         With R residual quantizers, `decode(tokens[..., :r])` decodes a coarser mesh from the first r.
         """
         return self.decode_latents(self.vq_vae.lookup(tokens))
+
+    @torch.no_grad()
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Codes (..., N, D), any number of them -> canonical vertices (..., V, 3) m, in the memory of a few meshes."""
+        vertices = codes.new_empty((*codes.shape[:-2], self.n_vertices, 3))
+        flat_codes, flat_vertices = codes.flatten(0, -3), vertices.flatten(0, -3)
+        for start in range(0, len(flat_codes), _DECODED_AT_ONCE):
+            part = slice(start, start + _DECODED_AT_ONCE)
+            flat_vertices[part] = self.decode_latents(flat_codes[part])
+        return vertices
 
     def expected_codes(self, logits: Tensor) -> Tensor:
         """Logits (B, N, K) -> mean codes (B, N, D) under their softmax, for `decode_latents`. Differentiable.
