@@ -31,14 +31,13 @@ import torch
 from torch import Tensor, nn
 
 from mega.backbones import BlazePose, EfficientNetLite0, HRNetW48, ResNet50, ViT
-from mega.config import read_device
 from mega.external_files import SHIPPED_WEIGHTS, locate, missing, require
 from mega.model import CVQMAE, IMAGE_KEYS, VQMAE
 from mega.predictor import Crop, Predictor, check_pair
 from mega.sampling import DECODINGS
 from mega.test_time_augmentation import TTA_CHOICES, stored_tta
 from mega.tokenizer import load_tokenizer
-from mega_common.device import choose_precision
+from mega_common.device import choose_precision, read_device
 from mega_common.weights_io import (
     is_released,
     load_strictly,

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import hydra
-import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -33,7 +32,6 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from mega.data.photos import InputError
 from mega.external_files import CONFIGS
-from mega_common.device import choose_precision
 
 
 @dataclass(frozen=True)
@@ -545,24 +543,3 @@ def build(config: DictConfig, **arguments: Any) -> Any:
         return instantiate(config, **arguments)
     except InstantiationException as error:
         raise error.__cause__ or error from None
-
-
-def read_device(name: str) -> torch.device:
-    """The device of a name, tried out; auto is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={name} cannot be used: {reason}") from None
-    return device
-
-
-def read_precision(asked: str, device: torch.device) -> str:
-    """The precision of a name, fp32 or bf16; auto is what the device is good at."""
-    try:
-        return choose_precision(asked, device)
-    except ValueError as error:
-        raise InputError(str(error)) from None

@@ -160,7 +160,7 @@ FILES = (
         "datasets/3dpw/3dpw_test.npz",
         "3DPW's test people",
         "https://virtualhumans.mpi-inf.mpg.de/3DPW (free account), imageFiles and sequenceFiles",
-        "extract both in datasets/3dpw, then: python prepare_data.py 3dpw; or put the published file at "
+        "extract both in datasets/3dpw, then: python tools/prepare_data.py 3dpw; or put the published file at "
         "datasets/3DPW/3DPW_test.npz",
         "test_annotations",
         ("evaluation",),
@@ -169,7 +169,7 @@ FILES = (
         "datasets/emdb/emdb_test.npz",
         "EMDB 1's people",
         "https://eth-ait.github.io/emdb (free account)",
-        "extract it in datasets/emdb, then: python prepare_data.py emdb; or put the published file at "
+        "extract it in datasets/emdb, then: python tools/prepare_data.py emdb; or put the published file at "
         "datasets/EMDB/test.npz",
         "test_annotations",
         ("evaluation",),

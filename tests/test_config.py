@@ -37,7 +37,7 @@ _WRONG = [
     ("train_mega", "export_dtype=float8", r"export_dtype=float8 must be float32 or float16\."),
     ("train_mega", "data.batch_size=abc", r"data\.batch_size=abc must be a whole number\."),
     ("train_mega", "data.batchsize=3", r"data\.batchsize is not an option of data; did you mean batch_size\?"),
-    ("train_mega", "+data.batchsize=3", r"data\.batchsize is not an option of ImageData; did you mean batch_size\?"),
+    ("train_mega", "+data.batchsize=3", r"data\.batchsize is not an option of SyntheticImageData; did you"),
     ("train_mega", "model.dim=wide", r"model\.dim=wide must be a whole number\."),
     ("train_mega", "trainer.max_steps=1.5", r"trainer\.max_steps=1\.5 must be a whole number\."),
     ("train_mega", "crop.sise=3", r"crop\.sise is not an option of crop; did you mean size\?"),

@@ -179,7 +179,7 @@ def test_a_tokenizer_that_knows_no_sides_is_told_at_once(predictor):
     parts = (predictor.model, predictor.crop)
     tokenizer = toy_tokenizer()
     tokenizer.template = None
-    with pytest.raises(ValueError, match="give tta=none"):
+    with pytest.raises(ValueError, match="use tta=none"):
         Predictor(tokenizer, *parts, tta="flip")
     assert Predictor(tokenizer, *parts).tta == "none"
 

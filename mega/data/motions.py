@@ -66,7 +66,7 @@ def motion_files(folder: str | Path) -> dict[str, tuple[int, int]]:
     folder = Path(folder)
     if not folder.is_dir():
         source = next(describe(file) for file in FILES if file.path == "datasets/bedlam_animations")
-        raise FileNotFoundError(f"{folder} is missing: {source}. (python check_setup.py lists every file.)")
+        raise FileNotFoundError(f"{folder} is missing: {source}. (python tools/check_setup.py lists every file.)")
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.npz"))}
     stamps = {name: _stamp(path) for name, path in paths.items() if "shape" not in name}
     if not stamps:

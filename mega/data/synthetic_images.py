@@ -72,7 +72,7 @@ class SyntheticAnnotations:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"There are no annotations at {path}. Make them: python make_synthetic.py")
+            raise FileNotFoundError(f"There are no annotations at {path}. Make them: python tools/make_synthetic.py")
         columns = read_arrays(path, [f.name for f in fields(cls)])
         missing = [f.name for f in fields(cls) if f.name not in columns]
         if missing:

@@ -17,8 +17,9 @@ from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
 from mega.data.smpl_images import SMPLImages, Source
 from mega.data.synthetic_images import read_rgb
 from mega.evaluation import test_sets as testsets
-from mega.evaluation.test_sets import people_of_file, published_test
+from mega.evaluation.test_sets import people_of_file, smpl_test
 from mega.external_files import _say_once
+from mega.predictor import Crop
 from tests.golden.golden import GOLDEN_DIR
 from tests.helpers.raw_files import python2_pickle, with_old_names
 from tools.check_setup import check_setup
@@ -157,10 +158,10 @@ def test_pictures_are_found_from_the_project_or_from_the_file(tmp_path, monkeypa
     monkeypatch.setattr(testsets, "keypoint_regressor", lambda body: None)
     monkeypatch.setattr(SMPLHBody, "h36m_regressor", np.zeros(17), raising=False)
     monkeypatch.setattr(SMPLHBody, "keypoint_regressor", np.zeros(24), raising=False)
-    crop, path = {"size": 32}, Path("files/people.npz")
+    crop, path = Crop(32, 1.0), Path("files/people.npz")
     write(path, published_3dpw())
     name = published_3dpw()["imgname"][0]
-    for read in (people_of_file, published_test):
+    for read in (people_of_file, smpl_test):
         with pytest.raises(ValueError, match="3 of the 3 pictures") as error:
             read(body, crop, path)
         assert f"looked for at files/{name} and at {name}." in str(error.value)

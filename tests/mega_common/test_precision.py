@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from mega.backbones import BlazePose, EfficientNetLite0
 from mega.backbones import blazepose as blazepose_module
 from mega.backbones import efficientnet_lite as efficientnet_module
-from mega.config import read_device, read_precision
-from mega.data.photos import InputError
 from mega.training.trainer import build_trainer
 from mega_common import device as precision
 from mega_common.device import choose_precision
@@ -41,8 +39,8 @@ def test_what_is_chosen_and_said(has_it: bool) -> None:
     assert said == []
     assert choose_precision("bf16", "cpu", said.append) == "bf16"
     assert said == ([] if has_it else ["precision=bf16 was asked for, but the reason; fp32 is faster."])
-    with pytest.raises(InputError, match="precision=fp17 is not known; choose from fp32, bf16, auto"):
-        read_precision("fp17", torch.device("cpu"))
+    with pytest.raises(ValueError, match="precision=fp17 is not known; choose from fp32, bf16, auto"):
+        precision.choose_precision("fp17", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -70,8 +68,8 @@ def test_devices_by_name(n_gpus: int, auto: str, monkeypatch) -> None:
 def test_a_device_that_cannot_be_used_is_named() -> None:
     with pytest.raises(ValueError, match=r"device=tpu is not known; choose from auto, cpu, cuda, cuda:N, mps"):
         precision.read_device("tpu")
-    with pytest.raises(InputError, match=r"device=cuda:99 cannot be used here: "):
-        read_device("cuda:99")
+    with pytest.raises(ValueError, match=r"device=cuda:99 cannot be used here: "):
+        precision.read_device("cuda:99")
 
 
 def test_defaults_of_the_scripts() -> None:
