@@ -118,7 +118,9 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
     except FileNotFoundError:
         raise
     except _BROKEN as error:
-        raise ValueError(f"{path} cannot be read as arrays (.npz): {error}") from error
+        # numpy takes any other file for a pickle and advises to load it unsafely.
+        reason = "it is no .npz file, or incomplete." if "allow_pickle" in str(error) else error
+        raise ValueError(f"{path} cannot be read as arrays (.npz): {reason}") from error
 
 
 def _read(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

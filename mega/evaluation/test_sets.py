@@ -19,6 +19,7 @@ from mega.data import SMPLImages, SyntheticAnnotations, SyntheticImages
 from mega.data.smpl_images import Source, keypoint_regressor
 from mega.external_files import find_annotations
 from mega.metrics import COCO17, HIPS, MEGA, STANDARD_3DPW, STANDARD_EMDB, Protocol
+from mega_common.restricted_pickle import read_arrays
 
 if TYPE_CHECKING:
     from mega.predictor import Crop
@@ -221,13 +222,8 @@ def people_of_file(
     path = find_annotations(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no annotation file {path}: datasets/README.md explains how to make one")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            is_synthetic = "body" in file.files
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an annotation file (.npz): {error}") from error
     reading = (limit, batch_size, workers)
-    if is_synthetic:
+    if "body" in read_arrays(path, {"body"}):
         return synthetic_test(body, crop, path.parents[1], path.parent.name, None, *reading)
     return smpl_test(body, crop, path, root, standard, *reading)
 

@@ -162,7 +162,7 @@ def test_pictures_are_found_from_the_project_or_from_the_file(tmp_path, monkeypa
     write(path, published_3dpw())
     name = published_3dpw()["imgname"][0]
     for read in (people_of_file, smpl_test):
-        with pytest.raises(ValueError, match="3 of the 3 pictures") as error:
+        with pytest.raises(ValueError, match="3 of the 3 images") as error:
             read(body, crop, path)
         assert f"looked for at files/{name} and at {name}." in str(error.value)
     write(path, published_3dpw(), Path())
@@ -173,7 +173,7 @@ def test_pictures_are_found_from_the_project_or_from_the_file(tmp_path, monkeypa
     people = people_of_file(body, crop, path)
     assert people.items.root == Path("files"), "the file's own folder comes first"
     (Path("files") / name).unlink()
-    with pytest.raises(ValueError, match="1 of the 3 pictures"):
+    with pytest.raises(ValueError, match="1 of the 3 images"):
         people_of_file(body, crop, path)
 
 
