@@ -252,6 +252,13 @@ OPTIONS: dict[str, type] = {
     "compare_reports": ComparisonOptions,
     "latent_analysis": LatentOptions,
 }
+_OF_TRAININGS = ("tokenizer", "backbone", "model", "data", "training", "trainer", "crop")
+#: What an experiment sets for trainings only.
+_WITHOUT_EFFECT = {
+    "demo": ("body", *_OF_TRAININGS),
+    "generate": ("body", *_OF_TRAININGS),
+    "test_mega": _OF_TRAININGS,
+}
 for _name, _options in OPTIONS.items():
     # Without types, so that a config with `experiment=…` may hold more than a script needs; `check` looks at the types.
     _node = OmegaConf.to_container(OmegaConf.structured(_options), enum_to_str=True)
@@ -365,9 +372,11 @@ def _groups(config: DictConfig) -> list[str]:
 
 
 def _check_names(overrides: Iterable[str], known: Sequence[str], sections: Sequence[str], config_name: str) -> None:
-    """Refuse what `+name=…` adds to the options and groups."""
+    """Refuse what `+name=…` adds to the options and groups, and what would have no effect."""
     for override in overrides:
         name = re.split("[=.@/]", override.lstrip("+~"))[0]
+        if name in _WITHOUT_EFFECT.get(config_name, ()):
+            raise InputError(f"{override} would have no effect: {config_name}.py has the model from its weights.")
         if name not in known and (override.startswith("+") or name not in sections):
             raise InputError(_unknown(name, known, f"{config_name}.py"))
 

@@ -107,7 +107,21 @@ def test_a_choice_from_a_config_group_is_checked_like_an_option() -> None:
     with pytest.raises(InputError, match=r"detector\.threshold=high must be a number"):
         compose("demo", ["detector=torchvision", "detector.threshold=high"])
     with pytest.raises(InputError, match=r"model\.dim=null must be a whole number"):
-        compose("demo", ["experiment=mega_hrnet", "model.dim=null"])
+        compose("train_mega", ["model.dim=null"])
+
+
+@pytest.mark.parametrize(
+    ("script", "override"),
+    [
+        ("demo", "model.cam_range=2.0"),
+        ("demo", "body=smplh"),
+        ("generate", "model.dim=64"),
+        ("test_mega", "crop.size=64"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(script, override) -> None:
+    with pytest.raises(InputError, match=f"{override} would have no effect: {script}.py has the model from its weights"):
+        compose(script, ["experiment=mega_vit", *(["testset=3dpw"] if script == "test_mega" else []), override])
 
 
 @pytest.mark.parametrize("script", OPTIONS)

@@ -29,5 +29,5 @@ def small_trainings(folder: Path, batch_size: int = 4) -> dict[str, list[str]]:
 def make_pictures(folder: Path) -> None:
     """24 people and their mirror images: 12 steps an epoch at batch size 4."""
     splits = "splits={train: 24, val: 4, test: 2}"
-    command = [sys.executable, "make_synthetic.py", f"folder={folder / 'pictures'}", splits, "processes=1"]
+    command = [sys.executable, "tools/make_synthetic.py", f"folder={folder / 'pictures'}", splits, "processes=1"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

@@ -83,7 +83,7 @@ def vqmae(folder, tokenizer) -> Path:
 @pytest.fixture(scope="module")
 def pictures(folder) -> Path:
     data = folder / "pictures"
-    run("make_synthetic.py", f"folder={data}", "splits={train: 8, val: 4, test: 4}", "processes=1")
+    run("tools/make_synthetic.py", f"folder={data}", "splits={train: 8, val: 4, test: 4}", "processes=1")
     return data
 
 
