@@ -84,6 +84,7 @@ def test_the_stages_fit_together(name: str) -> None:
 
 
 @needs_template
+@pytest.mark.slow
 def test_both_stages_run(tmp_path: Path, monkeypatch, capsys) -> None:
     folder = write_project(tmp_path, {"mega_resnet": SMALL})
     write_data_sets(folder)

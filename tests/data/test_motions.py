@@ -381,6 +381,7 @@ def test_defaults_are_the_published_ones(script, experiment) -> None:
 
 
 @needs_template
+@pytest.mark.slow
 def test_an_interrupted_training_on_random_frames_ends_the_same(run, project) -> None:
     options = ("experiment=mesh_vqvae_54", *SMALL_TOKENIZER, *FEW, "data.batch_size=4", "trainer.max_epochs=3")
     run("train_mesh_vqvae.py", *options, "output=runs/whole")
@@ -448,6 +449,7 @@ def test_tokenizer_is_tested_on_3dpw_by_number_of_quantizers(run, project) -> No
 
 
 @needs_template
+@pytest.mark.slow
 def test_latents_of_a_released_tokenizer_are_analysed(run, project) -> None:
     write_3dpw(project / "datasets" / "3DPW" / "3DPW_test.npz")
     options = ("experiment=mesh_vqvae_54", *SMALL_TOKENIZER, "bodies=4", "token_bodies=2", "steps=3")

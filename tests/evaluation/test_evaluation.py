@@ -247,13 +247,10 @@ def test_from_raw_files_to_a_report(tmp_path, monkeypatch, capsys) -> None:
             f"output=report_{data}",
             "examples=0",
             *DRAWS,
-            "pictures=all",
         )
         assert status == 0, capsys.readouterr().err
         results = Results.read_csv(f"report_{data}/per_sample.csv")
         assert len(results) >= 3
-        persons = sorted(int(name.rpartition("_p")[2].removesuffix(".jpg")) for name in drawn(Path(f"report_{data}")))
-        assert persons == sorted(results.persons)
         for protocol in protocols:
             assert np.isfinite(results.columns[f"deterministic/{protocol}/PA-MPJPE"]).all()
         text = Path(f"report_{data}/report.md").read_text()

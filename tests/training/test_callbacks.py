@@ -160,6 +160,7 @@ def train_until_not_finite(rank: int, folder: Path, port: int) -> None:
     (folder / f"rank{rank}.txt").write_text(str(error.value))
 
 
+@pytest.mark.slow
 def test_all_processes_stop_when_the_loss_of_one_is_not_finite(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
