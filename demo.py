@@ -61,9 +61,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import mega
 from mega.config import build, main
 from mega.console import Stopwatch, format_table
-from mega.data.photos import InputError, find_pictures, output_names, read_picture
 from mega.detectors import GivenBoxes
 from mega.export import draw_sheet, encode_results, make_output_folder, write_together
+from mega.photos import InputError, find_pictures, output_names, read_picture
 from mega.predictor import Sampling
 
 STAGES = ("read", "detect", "predict", "draw", "write")

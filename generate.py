@@ -33,7 +33,6 @@ from tqdm import tqdm
 
 from mega.checkpoints import load_prior
 from mega.config import main
-from mega.data.photos import InputError
 from mega.export import make_output_folder, write_together
 from mega.generation import (
     REFERENCE_BODIES,
@@ -45,6 +44,7 @@ from mega.generation import (
     measure_bodies,
     read_body_tokens,
 )
+from mega.photos import InputError
 from mega.sampling import sample_unconditional
 
 

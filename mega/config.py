@@ -30,8 +30,8 @@ from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from mega.data.photos import InputError
 from mega.external_files import CONFIGS
+from mega.photos import InputError
 
 
 @dataclass(frozen=True)

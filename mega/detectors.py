@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from mega.data.photos import InputError
 from mega.external_files import locate
+from mega.photos import InputError
 
 log = logging.getLogger(__name__)
 

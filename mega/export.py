@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mega.data.photos import InputError
+from mega.photos import InputError
 from mega.predictor import People
 from mega.rendering import draw_people, draw_side_view, draw_uncertainty, panel, people_openness
 from mega.rendering.shading import palette_colors

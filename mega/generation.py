@@ -31,11 +31,11 @@ from tqdm import tqdm
 
 from mega.bodies.parts import PARTS, limb_lengths, token_parts, vertex_parts
 from mega.console import format_table
-from mega.data.photos import InputError
 from mega.export import encode_mesh, encode_png
 from mega.external_files import require
 from mega.geometry import mean_distance, sample_spread
 from mega.model import VQMAE, masked_cross_entropy
+from mega.photos import InputError
 from mega.rendering import draw_side_view, panel
 from mega.rendering.shading import palette_colors
 from mega_common.restricted_pickle import read_arrays

@@ -15,8 +15,8 @@ from PIL import Image
 
 import mega
 from mega.checkpoints import PUBLISHED_SETUPS
-from mega.data.photos import InputError, find_pictures, output_names, read_picture
 from mega.export import draw_sheet, encode_mesh, scale_to_draw, write_together
+from mega.photos import InputError, find_pictures, output_names, read_picture
 from mega.predictor import Predictor, Sampling, spread
 from mega.sampling import Prediction, select_codes
 from mega.test_time_augmentation import predict_mesh

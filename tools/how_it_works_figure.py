@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 import mega
-from mega.data.photos import read_picture
 from mega.export import scale_to_draw
+from mega.photos import read_picture
 from mega.predictor import Predictor
 from mega.rendering import draw_people, panel
 from mega.sampling import sample

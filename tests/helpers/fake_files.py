@@ -56,7 +56,7 @@ def write_project(folder: Path, experiments: dict[str, tuple[str, ...]]) -> Path
     """
     write_body(folder)
     for name, overrides in experiments.items():
-        config = composed("demo", f"experiment={name}", f"body.folder={folder / 'body_models'}", *overrides)
+        config = composed("train_mega", f"experiment={name}", f"body.folder={folder / 'body_models'}", *overrides)
         if not (folder / config.tokenizer_weights).is_file():
             tokenizer = instantiate(config.tokenizer)(body=instantiate(config.body))
             write_released(tokenizer, folder / config.tokenizer_weights)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mega.checkpoints import BACKBONES, load_cvqmae
+from mega.checkpoints import BACKBONES, load_cvqmae, save_model
 from mega.geometry import rot6d_to_matrix
 from mega.model import CVQMAE, VQMAE
 from mega.training.auxiliary_head import AuxiliaryHead
@@ -21,7 +21,7 @@ from mega.training.trainer import prepare_export
 from mega_common.weights_io import read_weights
 from tests.helpers.fake_files import composed
 from tests.helpers.toy import CROP, toy_model, toy_tokenizer
-from train_mega import export
+from train_mega import export, load_start
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,18 +119,12 @@ def test_from_bodies_to_the_demo(folder, tokenizer, vqmae, pictures):
         assert result["vertices"].shape[1:] == (13348, 3)
 
 
-@pytest.mark.slow
-def test_image_model_of_another_tokenizer_is_refused(folder, tokenizer, vqmae, toy_weights):
-    options = [f"tokenizer_weights={toy_weights / 'tokenizer.safetensors'}", f"output={folder / 'refused'}"]
-    options += [f"pretrained={vqmae}", "model.dim=32", "model.encoder_depth=1", "model.decoder_depth=1"]
-    result = subprocess.run(
-        [sys.executable, "train_mega.py", *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode != 0
-    assert "does not fit this CVQMAE: decoder.head.bias has shape (512,) instead of (32,)" in result.stderr
+def test_a_prior_for_another_codebook_is_refused(tmp_path):
+    model, config = toy_model(20)
+    size = {key: value for key, value in config["model"].items() if key != "cond_dim"}
+    save_model(VQMAE(**size | {"codebook_size": 16}), tmp_path / "prior.safetensors", {"model": size})
+    with pytest.raises(ValueError, match=r"does not fit this CVQMAE: decoder\.head\.bias has shape \(16,\) instead of"):
+        load_start(model, str(tmp_path / "prior.safetensors"), None)
 
 
 def test_the_published_schedule():
