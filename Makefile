@@ -25,8 +25,8 @@ lint: setup
 
 # PyTorch, oneDNN and MKL then use no instructions that such a CPU lacks; and so bfloat16 is slow, as it is there.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
-# The published numbers of tokenizer and transformers, the trainings of all three stages, and the demo.
-AVX2_TESTS := $(addprefix tests/golden/test_,vqvae.py vqmae.py cvqmae.py generate.py) tests/slow/test_distributed.py \
+# The published numbers, the trainings of all three stages, and the demo.
+AVX2_TESTS := tests/golden tests/slow/test_distributed.py \
 	tests/test_demo.py::test_a_folder_becomes_overlays_meshes_arrays_and_a_table
 
 test-avx2: setup

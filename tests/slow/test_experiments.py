@@ -85,7 +85,7 @@ def test_weights_say_which_model_they_are(demo, tmp_path) -> None:
 
 
 def test_a_missing_file_says_where_it_comes_from(demo) -> None:
-    status, errors = demo("experiment=mega_vit", "backbone.depth=1")
+    status, errors = demo("experiment=mega_vit")
     assert status == 1
     assert "checkpoint/CVQMAE/mega_vit is missing: released image model, from https://zenodo.org" in errors
 
