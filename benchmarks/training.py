@@ -27,7 +27,6 @@ import cv2
 import numpy as np
 import torch
 import trimesh
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from timing import Timing, machine, timed
 from tokenizer import made_up_tokenizer, training_step
@@ -35,6 +34,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mega.bodies.smplh import GENDERS, SMPLHBody
+from mega.config import compose
 from mega.data import SMPLImages
 from mega.data.smpl_images import Source
 from mega.geometry import rot6d_to_matrix
@@ -56,8 +56,7 @@ def items(template: str, folder: Path) -> Callable[[], object]:
     """One epoch of images, batch by batch; the images are made in the folder."""
     write_made_up_body(folder, template)
     write_made_up_pictures(folder)
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("train_mega", ["experiment=mega_hrnet"])
+    config = compose("train_mega", ["experiment=mega_hrnet"])
     looks = {"augmentation": instantiate(config.data.augmentation), "flip_probability": config.data.flip_probability}
     images = SMPLImages(Source(folder / "people.npz"), config.crop.size, training=True, **looks)
     loader = DataLoader(images, config.data.batch_size, num_workers=1, persistent_workers=True)

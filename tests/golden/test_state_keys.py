@@ -1,20 +1,18 @@
 """The full-size models of the configs have exactly the released keys, in the released order, with shapes and types."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import trimesh
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from mega.config import compose
 from tests.golden.golden import GOLDEN_DIR, assert_state_keys
 
 FILE = GOLDEN_DIR / "state_keys_full.json"
-CONFIGS = Path(__file__).parents[2] / "configs"
 # What the file calls a released model -> (script, groups) of ours.
 MODELS = {
     "VQMAE/mega_pretrained (config_vqmae)": ("pretrain_mega", ["model=vqmae"]),
@@ -27,11 +25,6 @@ MODELS = {
 }
 
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"no {FILE} (MEGA_GOLDEN_DIR)")
-
-
-def composed(script: str, groups: list[str]):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(script, groups)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +43,7 @@ def test_no_model_of_the_file_is_left_out() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_released_keys(name: str, smpl_body: SimpleNamespace) -> None:
     script, groups = MODELS[name]
-    config = composed(script, groups)
+    config = compose(script, groups)
     if script == "train_mesh_vqvae":
         model = instantiate(config.tokenizer)(body=smpl_body)
     else:

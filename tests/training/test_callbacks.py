@@ -12,11 +12,11 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
 
+from mega.config import compose
 from mega.training import callbacks as watching
 from mega.training.callbacks import DataWait, LossNotFiniteError, StopOnNaN, build_loggers, log_picture
 
@@ -179,18 +179,13 @@ def test_weights_that_broke_earlier_are_told_from_a_bad_batch(tmp_path):
         trainer_for(tmp_path, StopOnNaN(tmp_path)).fit(module, DataLoader(Numbers(2)))
 
 
-def composed(name: str, *overrides: str):
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose(name, list(overrides))
-
-
 def test_loggers(tmp_path, monkeypatch):
-    config = composed("train_mega", f"output={tmp_path}")
+    config = compose("train_mega", [f"output={tmp_path}"])
     assert [type(logger) for logger in build_loggers(config.logger)] == [CSVLogger, TensorBoardLogger]
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'mega-hmr\[wandb\]'"):
-        build_loggers(composed("train_mega", f"output={tmp_path}", "logger=wandb").logger)
+        build_loggers(compose("train_mega", [f"output={tmp_path}", "logger=wandb"]).logger)
 
 
 def test_pictures_go_to_the_folder_and_to_tensorboard(tmp_path):
@@ -210,7 +205,7 @@ def test_pictures_go_to_the_folder_and_to_tensorboard(tmp_path):
 def test_pictures_go_to_wandb(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    config = composed("train_mega", f"output={tmp_path}", "logger=wandb", "logger.wandb.offline=true")
+    config = compose("train_mega", [f"output={tmp_path}", "logger=wandb", "logger.wandb.offline=true"])
     trainer = trainer_for(tmp_path, logger=build_loggers(config.logger))
     log_picture(trainer, tmp_path / "panels", np.zeros((4, 6, 3), np.uint8))
     trainer.loggers[-1].experiment.finish()
