@@ -65,7 +65,7 @@ class PublishedSetup:
     """What the released file of an image model does not say.
 
     Attributes:
-        path: of the file, from the project's root.
+        path: where the file is, relative to the project's root.
         backbone: a name in BACKBONES.
         key: the beginning of names of tensors that only this backbone has.
         crop: how crops are prepared.
@@ -144,8 +144,8 @@ def find_weights(name_or_path: str | Path, root: str | Path = ".") -> tuple[Path
     if path.is_dir():
         return path / MODEL_FILE, path / TOKENIZER_FILE
     if path.is_file():
-        beside = path.with_name(TOKENIZER_FILE)
-        return path, beside if beside.is_file() else released_tokenizer
+        own_tokenizer = path.with_name(TOKENIZER_FILE)
+        return path, own_tokenizer if own_tokenizer.is_file() else released_tokenizer
     raise FileNotFoundError(
         f"{missing(path)} Weights are a folder with {TOKENIZER_FILE} and {MODEL_FILE}, the file of an image model, or "
         f"one of the names anny_lite, {', '.join(PUBLISHED_SETUPS)}."
@@ -198,7 +198,7 @@ def save_model(model: VQMAE | CVQMAE, path: str | Path, config: dict, dtype: tor
 
     Args:
         config: see the module's docstring.
-        dtype: of the floating-point weights, e.g. torch.float16 for half the size.
+        dtype: type of the floating-point weights, e.g. torch.float16 for half the size.
     """
     write_weights(path, to_dtype(model.state_dict(), dtype), type(model).__name__, config)
 

@@ -274,7 +274,7 @@ def main(
     exit status 1. Other errors are faults of ours and show a traceback, as all do with HYDRA_FULL_ERROR=1.
 
     Args:
-        config_name: of a primary config in `configs/`.
+        config_name: name of a primary config in `configs/`.
         rewrite: turns the words of the command line into Hydra's overrides.
     """
 
@@ -376,7 +376,7 @@ def _check_names(overrides: Iterable[str], known: Sequence[str], sections: Seque
     for override in overrides:
         name = re.split("[=.@/]", override.lstrip("+~"))[0]
         if name in _WITHOUT_EFFECT.get(config_name, ()):
-            raise InputError(f"{override} would have no effect: {config_name}.py has the model from its weights.")
+            raise InputError(f"{override} would have no effect: {config_name}.py takes the model from its weights.")
         if name not in known and (override.startswith("+") or name not in sections):
             raise InputError(_unknown(name, known, f"{config_name}.py"))
 

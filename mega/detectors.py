@@ -52,9 +52,9 @@ class GivenBoxes:
     """
 
     def __init__(self, path: str | None = None, source: str = ""):
-        beside = locate(source)
-        beside = (beside if beside.is_dir() else beside.parent) / "boxes.json"
-        self.path = Path(path).expanduser() if path else beside if beside.is_file() else None
+        input_path = locate(source)
+        default = (input_path if input_path.is_dir() else input_path.parent) / "boxes.json"
+        self.path = Path(path).expanduser() if path else default if default.is_file() else None
         self.boxes = _read_boxes(self.path) if self.path else {}
         self.whole_image = WholeImage()
 

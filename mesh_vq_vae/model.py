@@ -63,7 +63,7 @@ class MeshVQVAE(nn.Module):
         connections, channels, n_bases, residual_rates, init: the layers, see `FullyConvAE`.
         n_codes: K, codes of the codebook.
         n_quantizers: 1, or R > 1 for a residual quantizer (tokens (B, N, R)).
-        shared_codebook: of a residual quantizer.
+        shared_codebook: whether the quantizers of a residual quantizer share one codebook.
         commitment, decay, restart_below, start_from_data: see `VectorQuantizerEMA`.
         around_template: the network's input and output are offsets from the template instead of positions (not
             published; a small network then does not have to learn the mean body).
@@ -230,7 +230,7 @@ class MeshVQVAE(nn.Module):
         """Write weights, configuration and mesh to one safetensors file, completely or not at all.
 
         Args:
-            dtype: of the weights, e.g. torch.float16 for half the size. The mesh keeps its own type.
+            dtype: type of the weights, e.g. torch.float16 for half the size. The mesh keeps its own type.
         """
         state = {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")}
         matrices = {f"topology.{k}": torch.from_numpy(v) for k, v in self.hierarchy.matrices().items()}

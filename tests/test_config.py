@@ -120,7 +120,7 @@ def test_a_choice_from_a_config_group_is_checked_like_an_option() -> None:
     ],
 )
 def test_what_would_have_no_effect_is_refused(script, override) -> None:
-    with pytest.raises(InputError, match=f"{override} would have no effect: {script}.py has the model"):
+    with pytest.raises(InputError, match=f"{override} would have no effect: {script}.py takes the model"):
         compose(script, ["experiment=mega_vit", *(["testset=3dpw"] if script == "test_mega" else []), override])
 
 

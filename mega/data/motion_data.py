@@ -82,7 +82,7 @@ class MotionData(PosedMeshData):
 
     Args:
         body, batch_size: see `PosedMeshData`.
-        folder: of the animations (`motion_files`).
+        folder: folder of the animations (`motion_files`).
         cache: folder for the packed motions and for tokens.
         frames_per_file, every: the frames of a training epoch, see `MotionDataset`.
         shares: fractions of the files for "val" and "test"; the splits are disjoint.

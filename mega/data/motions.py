@@ -128,7 +128,7 @@ def pack_motions(folder: Path, cache: Path) -> tuple[list[Motion], np.ndarray]:
     """Every motion file of a folder, and the poses (rows, 63) of all. New and changed files are added to the cache.
 
     Args:
-        folder: of the animations; nothing is written there.
+        folder: folder of the animations; nothing is written there.
         cache: folder for the packed poses and their index.
 
     Raises as `motion_files`.

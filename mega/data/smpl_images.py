@@ -123,7 +123,7 @@ class SMPLImages(Dataset):
     Args:
         crop_size: side of the crops, px.
         patch: crop as in the ViT's training (exactly), not as in that of HRNet and ResNet (in whole pixels).
-        augmentation: of the crops (`shift` is not used); None for none.
+        augmentation: how crops are augmented (`shift` is not used); None: not at all.
         flip_probability: of mirrored crops.
         training: skip bad rows, and replace a person whose picture cannot be used by the next one; otherwise both are
             errors.

@@ -119,11 +119,11 @@ class SyntheticImages(Dataset):
     """Crops of people with their annotations. An item is a function of (seed, epoch, index) and of nothing else.
 
     Args:
-        folder: of the data set; `folder/split` holds `annotations.npz` and the pictures.
+        folder: folder of the data set; `folder/split` holds `annotations.npz` and the pictures.
         split: "train", "val" or "test".
         crop_size: side of the crops, px.
         margin: side of the crop in longer sides of the person's box.
-        augmentation: of the crops; None for none.
+        augmentation: how crops are augmented; None: not at all.
         mirrored: add everyone a second time, mirrored: rows P to 2P - 1.
         tokens: (P, N) of the people's canonical meshes, (2P, N) if `mirrored`, if known; shared, not copied.
         limit: use only this many people, from the first.
@@ -255,12 +255,12 @@ class SyntheticImageData(EpochData):
     Args:
         body: the body model of the annotations.
         tokenizer: computes the tokens, once.
-        folder: of the data set, with train/, val/ and test/.
+        folder: folder of the data set, with train/, val/ and test/.
         cache: folder for the tokens.
         batch_size, eval_batch_size: people per step and process, in training and elsewhere.
         crop_size, margin, mirrored, limit, seed: see `SyntheticImages`.
         patch: not used, since these crops are exact either way (`SMPLImages` has it).
-        augmentation: of the training crops.
+        augmentation: how training crops are augmented.
         points: (S,) indices of the vertices used by the training loss.
         workers: processes that read pictures.
     """

@@ -97,7 +97,7 @@ class StopOnNaN(L.Callback):
     not finite in one of several processes, all of them stop: the others would wait for its gradients forever.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
 
     Raises:
         LossNotFiniteError: from the training. The run's last checkpoint is left as it is.

@@ -51,7 +51,7 @@ class CVQMAETraining(L.LightningModule):
         points: (S,) vertices that the loss looks at, those of the batches' "points".
         crop: {"size", "margin", "mean", "std"} of the crops, exported with the weights.
         base_lr, batch_size, schedule, warmup_steps, steps, warmup_epochs: see `schedule_of`.
-        weight_decay: of AdamW.
+        weight_decay: AdamW's weight decay.
         weights: of the losses, see `LossWeights`.
         backbone_rate: learning rate of the backbone relative to the rest (published: 1); a pre-trained one needs less.
         all_masked: share of batches in which every token is masked, as in deterministic prediction (published: 0).

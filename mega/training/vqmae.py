@@ -26,7 +26,7 @@ class VQMAETraining(L.LightningModule):
     Args:
         model: the masked transformer.
         base_lr, batch_size, schedule, warmup_steps, steps, warmup_epochs: see `schedule_of`.
-        weight_decay: of AdamW.
+        weight_decay: AdamW's weight decay.
         label_smoothing: of the cross-entropy.
     """
 

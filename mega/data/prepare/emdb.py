@@ -44,7 +44,7 @@ def prepare_emdb(
     Args:
         folder: with `P0/` … `P9/`, relative to the project.
         part: emdb1, the test set for single pictures, or emdb2.
-        name: of the file; None for emdb_test (emdb1) or emdb2.
+        name: name of the file to write; None: emdb_test (emdb1) or emdb2 (emdb2).
         validation_share: fraction of the sequences for validation, at least one, chosen by a hash of their names.
         validation: names or patterns of the sequences for validation (P1/*).
 

@@ -185,7 +185,7 @@ def _as_text(counts: dict[str, int]) -> str:
 
 
 def annotate(files: Sequence[Path], read: Callable[[Path], tuple[str, Frames]], output: Path) -> int:
-    """Read every sequence, write `output` (.npz) and beside it `*_report.json`, and print what was kept.
+    """Read every sequence, write `output` (.npz) and a `*_report.json` next to it, and print what was kept.
 
     Unreadable sequences are reported and skipped.
 

@@ -64,7 +64,7 @@ def extract_pictures(
     pictures: str | None = None,
     quality: int = 95,
 ) -> int:
-    """Write the pictures that `labels` names, as JPEG, and `*_report.json` beside the labels.
+    """Write the pictures that `labels` names, as JPEG, and `*_report.json` next to the labels.
 
     Existing pictures are kept, so the same command resumes an interrupted run.
 
