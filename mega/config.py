@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -34,24 +34,22 @@ from mega.external_files import CONFIGS
 from mega.photos import InputError
 
 
-@dataclass(frozen=True)
-class Least:
+class Limit(NamedTuple):
+    """What a number must fulfil, in words and as a function."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+def at_least(low: int) -> Limit:
     """The smallest value that is allowed."""
-
-    value: float
-
-
-@dataclass(frozen=True)
-class Above:
-    """What a value must exceed."""
-
-    value: float
+    return Limit(f"of at least {low}", lambda value: value >= low)
 
 
-Count = Annotated[int, Least(1)]
-Whole = Annotated[int, Least(0)]
-NonNegative = Annotated[float, Least(0)]
-Positive = Annotated[float, Above(0)]
+Count = Annotated[int, at_least(1)]
+Whole = Annotated[int, at_least(0)]
+NonNegative = Annotated[float, at_least(0)]
+Positive = Annotated[float, Limit("above 0", lambda value: value > 0)]
 
 Mode = StrEnum("Mode", ["deterministic", "stochastic"])
 TrainingMode = StrEnum("TrainingMode", ["train", "test", "export"])
@@ -229,9 +227,9 @@ class ComparisonOptions:
 class LatentOptions:
     output: str = "outputs/latents"
     weights: str = f"{_REPOSITORY}/tokenizer.safetensors"
-    bodies: Annotated[int, Least(2)] = 64  # unseen bodies
-    token_bodies: Annotated[int, Least(2)] = 8  # bodies in which the code of each token is exchanged
-    steps: Annotated[int, Least(2)] = 7  # meshes of an interpolation, both ends included
+    bodies: Annotated[int, at_least(2)] = 64  # unseen bodies
+    token_bodies: Annotated[int, at_least(2)] = 8  # bodies in which the code of each token is exchanged
+    steps: Annotated[int, at_least(2)] = 7  # meshes of an interpolation, both ends included
     pair: Whole = 0  # which pair of bodies the pictures show
     device: str = "auto"
     seed: Whole = 0
@@ -350,11 +348,13 @@ def check(config: DictConfig, config_name: str, overrides: Iterable[str] = ()) -
     Nodes with `_target_` are compared with the signature of what they call. Other keys, from `experiment=…`, are kept.
     """
     hints = typing.get_type_hints(OPTIONS[config_name], include_extras=True)
-    _check_names(overrides, [*hints, *_groups(config)], [*config], config_name)
+    settings = config.hydra if "hydra" in config else HydraConfig.get()
+    groups = [re.split("[/@]", group)[0] for group in settings.runtime.choices]
+    _check_names(overrides, [*hints, *groups], [*config], config_name)
     config = OmegaConf.create({k: v for k, v in OmegaConf.to_container(config).items() if k != "hydra"})
     for name, hint in hints.items():
         value = _read(config, name)
-        if typing.get_origin(_without_none(hint)) is list and isinstance(value, str | int | float):
+        if not _fits(value, hint) and _fits([value], hint):
             config[name] = value = [value]  # one name does not need brackets
         _check_value(name, value, hint)
     for name in config:
@@ -363,12 +363,6 @@ def check(config: DictConfig, config_name: str, overrides: Iterable[str] = ()) -
     OmegaConf.set_struct(typed, False)
     typed.merge_with(config)
     return typed
-
-
-def _groups(config: DictConfig) -> list[str]:
-    """The config groups that a script chooses from."""
-    settings = config.hydra if "hydra" in config else HydraConfig.get()
-    return [re.split("[/@]", group)[0] for group in settings.runtime.choices]
 
 
 def _check_names(overrides: Iterable[str], known: Sequence[str], sections: Sequence[str], config_name: str) -> None:
@@ -408,7 +402,7 @@ def _check_value(label: str, value: Any, hint: Any) -> None:
                 raise InputError(_unknown(f"{label}.{name}", hints, label))
             _check_value(f"{label}.{name}", each, hints[name])
     elif value != MISSING and not _fits(value, hint):
-        *others, last = _alternatives(hint)
+        *others, last = _kinds(hint)
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
         shown = shown.replace("'", "") if isinstance(value, list | dict) else shown
         raise InputError(f"{label}={shown} must be {', '.join(others)}{' or ' * bool(others)}{last}.")
@@ -443,86 +437,71 @@ def _parameters(label: str, target: str) -> dict[Any, Any]:
         called = get_object(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{label}._target_={target} cannot be imported: {error}.") from error
+    scope = getattr(inspect.unwrap(called.__init__ if inspect.isclass(called) else called), "__globals__", {})
     hints = {}
-    function = called.__init__ if inspect.isclass(called) else called
-    scope = getattr(inspect.unwrap(function), "__globals__", {})
     for parameter in inspect.signature(called).parameters.values():
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            hints |= {...: Any} if parameter.kind is parameter.VAR_KEYWORD else {}
-            continue
         hint = parameter.annotation
-        if not target.startswith(_TYPED):
-            hint = Any
-        try:
-            hints[parameter.name] = eval(hint, scope) if isinstance(hint, str) else hint
-        except (NameError, TypeError, AttributeError, SyntaxError):  # imported for type checkers only
+        if parameter.kind is parameter.VAR_KEYWORD:
+            hints[...] = Any
+        elif not target.startswith(_TYPED):
             hints[parameter.name] = Any
+        else:
+            try:
+                hints[parameter.name] = eval(hint, scope) if isinstance(hint, str) else hint
+            except NameError:  # imported for type checkers only
+                hints[parameter.name] = Any
     return hints
 
 
 # Their type hints say all that is accepted; those of torchvision's transforms do not.
 _TYPED = ("mega.", "mesh_vq_vae.", "lightning.")
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "text"}
-_LISTS = (list, tuple, Sequence)
-_MAPPINGS = (dict, Mapping)
+_SIMPLE: dict[Any, tuple[str, type | types.UnionType]] = {
+    bool: ("true or false", bool),
+    int: ("a whole number", int),
+    float: ("a number", int | float),
+    str: ("text", str | int | float),
+    Path: ("text", str | int | float),
+    None: ("null", types.NoneType),
+    types.NoneType: ("null", types.NoneType),
+}
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value fits a type hint; any value fits a hint that is not a simple one."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a plain value fits a type hint."""
+    return any(accepts(value) for accepts in _kinds(hint).values())
+
+
+def _kinds(hint: Any) -> dict[str, Callable[[Any], bool]]:
+    """{what a value may be, in words: whether a plain value is that}, null last; all values fit other kinds of hints."""
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin is Annotated and arguments[0] is Any:  # OmegaConf does not know such unions
+        return _kinds(arguments[1])
     if origin is Annotated:
-        kind, limit = arguments
-        if kind is Any:
-            return _fits(value, limit)
-        allowed = is_number and (value >= limit.value if isinstance(limit, Least) else value > limit.value)
-        return _fits(value, kind) and allowed and math.isfinite(value)
+        ((words, accepts),), limit = _kinds(arguments[0]).items(), arguments[1]
+        return {f"{words} {limit.words}": lambda value: accepts(value) and math.isfinite(value) and limit.holds(value)}
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, each) for each in arguments)
+        return dict(sorted((kind for each in arguments for kind in _kinds(each).items()), key=lambda k: k[0] == "null"))
     if origin is Literal:
-        return any(value == each and type(value) is type(each) for each in arguments)
-    if origin in _LISTS or hint in _LISTS:
-        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value if arguments)
-    if origin in _MAPPINGS or hint in _MAPPINGS:
-        return isinstance(value, Mapping) and all(_fits(each, arguments[1]) for each in value.values() if arguments)
-    if inspect.isclass(hint) and issubclass(hint, Enum):
-        return isinstance(value, str) and value in hint.__members__
-    if hint in (None, type(None)):
-        return value is None
-    if hint is int:
-        return isinstance(value, int) and is_number
-    if hint is float:
-        return is_number
-    if hint is bool:
-        return isinstance(value, bool)
-    return hint not in (str, Path) or isinstance(value, str | int | float)
+        return {str(each): functools.partial(_is, each) for each in arguments}
+    if inspect.isclass(origin) and issubclass(origin, Enum):
+        return {name: functools.partial(_is, name) for name in origin.__members__}
+    if origin in (list, tuple, Sequence):
+        item = arguments[0] if arguments else Any
+        words = f"a list of {' | '.join(_kinds(item))}" if arguments else "a list"
+        return {words: lambda value: isinstance(value, list) and all(_fits(each, item) for each in value)}
+    if origin in (dict, Mapping):
+        item = arguments[1] if arguments else Any
+        words = f"a mapping to {' | '.join(_kinds(item))}" if arguments else "a mapping"
+        return {words: lambda value: isinstance(value, Mapping) and all(_fits(each, item) for each in value.values())}
+    if origin in _SIMPLE:
+        words, types_ = _SIMPLE[origin]
+        is_number = origin in (int, float)  # to Python, true and false are numbers as well
+        return {words: lambda value: isinstance(value, types_) and not (is_number and isinstance(value, bool))}
+    return {getattr(hint, "__name__", str(hint)): lambda value: True}
 
 
-def _alternatives(hint: Any) -> list[str]:
-    """What a value must be to fit, in words; null comes last."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        kind, limit = arguments
-        if kind is Any:
-            return _alternatives(limit)
-        return [f"{_KINDS[kind]} {'of at least' if isinstance(limit, Least) else 'above'} {limit.value}"]
-    if origin in (typing.Union, types.UnionType):
-        words = [word for each in arguments for word in _alternatives(each)]
-        return sorted(dict.fromkeys(words), key="null".__eq__)
-    if origin is Literal:
-        return [str(each) for each in arguments]
-    if origin in _LISTS or hint in _LISTS:
-        return ["a list" + (f" of {' | '.join(_alternatives(arguments[0]))}" if arguments else "")]
-    if origin in _MAPPINGS or hint in _MAPPINGS:
-        return ["a mapping" + (f" to {' | '.join(_alternatives(arguments[1]))}" if arguments else "")]
-    if inspect.isclass(hint) and issubclass(hint, Enum):
-        return list(hint.__members__)
-    return ["null"] if hint in (None, type(None)) else [_KINDS.get(hint, getattr(hint, "__name__", str(hint)))]
-
-
-def _without_none(hint: Any) -> Any:
-    kinds = [each for each in typing.get_args(hint) if each is not type(None)]
-    return kinds[0] if typing.get_origin(hint) in (typing.Union, types.UnionType) and len(kinds) == 1 else hint
+def _is(expected: Any, value: Any) -> bool:
+    return value == expected and type(value) is type(expected)
 
 
 def _can_be_corrected(error: Exception) -> bool:

@@ -26,7 +26,7 @@ _WRONG = [
     ("demo", "compile=maybe", r"compile=maybe must be true or false\."),
     ("demo", "detector=eyes", r"detector=eyes is not known; choose from boxes, torchvision, whole_image\."),
     ("demo", "input=[", r"input=\[ cannot be read; put a value with special characters in quotes"),
-    ("generate", "given=tail", r"given=\[tail\] must be a list of head \| torso"),
+    ("generate", "given=tail", r"given=tail must be a list of head \| torso"),
     ("generate", "export=stl", r"export=stl must be glb or obj\."),
     ("test_mega", "pictures=some", r"pictures=some must be all or a whole number of at least 0\."),
     ("test_mega", "pictures=-1", r"pictures=-1 must be all or a whole number of at least 0\."),
