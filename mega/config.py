@@ -472,7 +472,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _kinds(hint: Any) -> dict[str, Callable[[Any], bool]]:
-    """{what a value may be, in words: whether a plain value is that}, null last; all values fit other kinds of hints."""
+    """{what a value may be, in words: whether a plain value is that}, null last; any value fits other hints."""
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin is Annotated and arguments[0] is Any:  # OmegaConf does not know such unions
         return _kinds(arguments[1])

@@ -26,7 +26,7 @@ from mega.training.checkpoints import (
     say,
 )
 from mega_common.device import choose_precision
-from mega_common.distributed import gather_list
+from mega_common.distributed import gather_list, leave
 from mega_common.weights_io import is_released
 from mesh_vq_vae import MeshVQVAE
 
@@ -91,6 +91,7 @@ def fit(
     if not dry:
         checkpoints.save_end(trainer)
     problems = list(dict.fromkeys(gather_list(getattr(data, "problems", []))))  # several processes may report the same
+    leave()
     if problems and trainer.is_global_zero:
         print("\n".join(problems))
         raise SystemExit(f"trained to the end, but {len(problems)} problem(s) with the data were skipped, see above")
