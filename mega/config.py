@@ -25,7 +25,9 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
@@ -270,6 +272,7 @@ def main(
 
     A wrong option and an error that the user can correct (ValueError, OSError) end the script with one sentence and
     exit status 1. Other errors are faults of ours and show a traceback, as all do with HYDRA_FULL_ERROR=1.
+    With --multirun, each job has its own folder in `output`, all jobs are run, and the largest exit status counts.
 
     Args:
         config_name: name of a primary config in `configs/`.
@@ -284,7 +287,10 @@ def main(
             @functools.wraps(task)
             def job(config: DictConfig) -> None:
                 try:
-                    status = task(check(config, config_name, HydraConfig.get().overrides.task)) or 0
+                    config = check(config, config_name, HydraConfig.get().overrides.task)
+                    if (folder := sweep_folder()) and config.get("output"):
+                        config.output = str(Path(config.output, folder))
+                    status = task(config) or 0
                 except (OSError, ValueError, InstantiationException, OmegaConfBaseException) as error:
                     if in_full == "1" or not _can_be_corrected(error):
                         raise
@@ -292,8 +298,8 @@ def main(
                     status = 1
                 statuses.append(status)
 
-            if rewrite is not None:
-                sys.argv[1:] = rewrite(sys.argv[1:])
+            words = sys.argv[1:] if rewrite is None else rewrite(sys.argv[1:])
+            sys.argv[1:] = quote_texts(words, config_name)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
             try:
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
@@ -309,6 +315,15 @@ def main(
         return run
 
     return decorate
+
+
+def sweep_folder() -> str:
+    """The name of the folder for the results of a job of --multirun: its number and options; empty for a single run."""
+    settings = HydraConfig.get()
+    if settings.mode != RunMode.MULTIRUN:
+        return ""
+    options = re.sub(r"[^\w=.,+-]", "_", ",".join(settings.overrides.task))
+    return f"{settings.job.num}_{options}"[:100]
 
 
 def compose(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
@@ -338,8 +353,62 @@ def file_as_testset(words: list[str]) -> list[str]:
     return [word for part in parts for word in part]
 
 
-def _quote(word: str) -> str:
-    return word if re.fullmatch(r"[\w./-]+", word) else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
+    """The words of a command line, with the values quoted that Hydra would not take for the text that they are.
+
+    Without quotes, Hydra reads 007 as a number and refuses spaces, commas and brackets. Quoted are names of files and
+    folders that exist, values of options of type text, and what Hydra cannot read. `~` is replaced by the home folder.
+    """
+    hints = typing.get_type_hints(OPTIONS[config_name], include_extras=True)
+    texts = {name for name, hint in hints.items() if "text" in _kinds(hint)}
+    sweeps = any(word in ("-m", "--multirun") for word in words)
+
+    def quoted(word: str) -> str:
+        name, equals, value = word.partition("=")
+        if word.startswith("-") or not equals or not re.fullmatch(r"[+~]*[\w./@]+", name):
+            return word
+        value = str(Path(value).expanduser()) if re.match(r"~[/\\]|~$", value) else value
+        if not _exists(value):
+            if value == "null" or "${" in value or re.fullmatch(r"""(".*"|'.*')""", value, re.DOTALL):
+                return f"{name}={value}"
+            is_text = name in texts or (name.rpartition(".")[2] in _NAMES_OF_PATHS and value[:1] not in ("[", "{"))
+            if (sweeps and "," in value) or (not is_text and _is_read_by_hydra(word)):
+                return f"{name}={value}"
+        return f"{name}={_quote(value)}"
+
+    return [quoted(word) for word in words]
+
+
+# Options of config groups that are paths.
+_NAMES_OF_PATHS = ("folder", "path", "root", "cache", "videos", "pictures", "annotations", "weights")
+
+
+def _exists(value: str) -> bool:
+    try:
+        return bool(value) and os.path.lexists(value)
+    except ValueError:  # no path can have this name
+        return False
+
+
+def _is_read_by_hydra(word: str) -> bool:
+    try:
+        return not OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return False
+
+
+def _quote(text: str) -> str:
+    """A text as Hydra's grammar wants it: backslashes are doubled in front of a quotation mark only."""
+    if re.fullmatch(r"[A-Za-z_./-][\w./-]*", text, re.ASCII) and text.lower() not in (
+        "null",
+        "true",
+        "false",
+        "nan",
+        "inf",
+    ):
+        return text
+    text = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
+    return f'"{text}"'.replace("${", "\\${")
 
 
 def check(config: DictConfig, config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
@@ -353,10 +422,7 @@ def check(config: DictConfig, config_name: str, overrides: Iterable[str] = ()) -
     _check_names(overrides, [*hints, *groups], [*config], config_name)
     config = OmegaConf.create({k: v for k, v in OmegaConf.to_container(config).items() if k != "hydra"})
     for name, hint in hints.items():
-        value = _read(config, name)
-        if not _fits(value, hint) and _fits([value], hint):
-            config[name] = value = [value]  # one name does not need brackets
-        _check_value(name, value, hint)
+        _check_value(name, config, name, hint)
     for name in config:
         _check_node(name, config, name)
     typed = OmegaConf.structured(OPTIONS[config_name])
@@ -394,14 +460,19 @@ def _read(config: DictConfig, name: str) -> Any:
         return MISSING
 
 
-def _check_value(label: str, value: Any, hint: Any) -> None:
+def _check_value(label: str, parent: DictConfig, name: str, hint: Any) -> None:
+    """Check an entry against a type hint; a single value for a list becomes a list."""
+    value = _read(parent, name)
     if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__") and isinstance(value, Mapping):
         hints = typing.get_type_hints(hint, include_extras=True)
-        for name, each in value.items():
-            if name not in hints:
-                raise InputError(_unknown(f"{label}.{name}", hints, label))
-            _check_value(f"{label}.{name}", each, hints[name])
+        for key in value:
+            if key not in hints:
+                raise InputError(_unknown(f"{label}.{key}", hints, label))
+            _check_value(f"{label}.{key}", parent[name], key, hints[key])
     elif value != MISSING and not _fits(value, hint):
+        if _fits([value], hint):
+            parent[name] = [value]
+            return
         *others, last = _kinds(hint)
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
         shown = shown.replace("'", "") if isinstance(value, list | dict) else shown
@@ -423,7 +494,7 @@ def _check_node(label: str, parent: DictConfig, name: str) -> None:
         if parameters is not None and not key.startswith("_") and (label, key) not in _FOR_THE_SCRIPT:
             if key not in parameters and ... not in parameters:
                 raise InputError(_unknown(f"{label}.{key}", parameters, node["_target_"].rpartition(".")[2]))
-            _check_value(f"{label}.{key}", _read(node, key), parameters.get(key, Any))
+            _check_value(f"{label}.{key}", node, key, parameters.get(key, Any))
         _check_node(f"{label}.{key}", node, key)
 
 
@@ -485,7 +556,7 @@ def _kinds(hint: Any) -> dict[str, Callable[[Any], bool]]:
         return {str(each): functools.partial(_is, each) for each in arguments}
     if inspect.isclass(origin) and issubclass(origin, Enum):
         return {name: functools.partial(_is, name) for name in origin.__members__}
-    if origin in (list, tuple, Sequence):
+    if origin in (list, tuple, Sequence, Iterable):
         item = arguments[0] if arguments else Any
         words = f"a list of {' | '.join(_kinds(item))}" if arguments else "a list"
         return {words: lambda value: isinstance(value, list) and all(_fits(each, item) for each in value)}
@@ -521,7 +592,7 @@ def describe(error: Exception) -> str:
         owner = cause.full_key.rpartition(".")[0] or Path(sys.argv[0]).name
         return _unknown(cause.full_key, cause.parent_node, owner)
     if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be read; put a value with special characters in quotes: 'KEY=\"VALUE\"'."
+        return f"{error.override} cannot be read: an option is written NAME=VALUE, without spaces around the =."
     return str(error).strip()
 
 

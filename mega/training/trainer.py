@@ -47,7 +47,7 @@ def fit(
 ) -> None:
     """Train, resuming from the run's last training state if there is one, and save the state of the end.
 
-    Raises SystemExit at the end of a training that had to skip data (`data.problems`), and lists what was skipped.
+    Raises ValueError at the end of a training that had to skip data (`data.problems`), and lists what was skipped.
     """
     folder = checkpoint_folder(config.output)
     checkpoints = Checkpoints(folder, config.checkpoint_minutes, config.monitor, config.requeue)
@@ -94,7 +94,7 @@ def fit(
     leave()
     if problems and trainer.is_global_zero:
         print("\n".join(problems))
-        raise SystemExit(f"trained to the end, but {len(problems)} problem(s) with the data were skipped, see above")
+        raise ValueError(f"trained to the end, but {len(problems)} problem(s) with the data were skipped, see above")
 
 
 def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
