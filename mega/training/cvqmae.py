@@ -112,8 +112,6 @@ class CVQMAETraining(L.LightningModule):
         model.backbone.to(memory_format=self.memory_format)
         targets = neighbour_targets(tokenizer.codebook, label_smoothing_temperature)
         self.register_buffer("targets", targets, persistent=False)
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(crop[name]).view(3, 1, 1), persistent=False)
         self.register_buffer("points", points, persistent=False)
         self.auxiliary = None
         if self.weights.auxiliary > 0:
@@ -135,8 +133,7 @@ class CVQMAETraining(L.LightningModule):
         """Images (B, 3, H, W) uint8 -> features (B, C, h, w), in float32: depthwise convolutions gain nothing from
         less."""
         with self._float32():
-            normalised = (images.float() / 255 - self.mean) / self.std
-            return self.model.features(normalised.contiguous(memory_format=self.memory_format))
+            return self.model.features(images.contiguous(memory_format=self.memory_format))
 
     def _float32(self) -> torch.autocast:
         """Reduced precision is for the transformer alone: half a percent of a metre is 5 mm."""

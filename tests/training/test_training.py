@@ -154,6 +154,18 @@ def image_training(**options) -> CVQMAETraining:
     return CVQMAETraining(model, tokenizer, torch.arange(3), CROP, base_lr=1e-3, batch_size=256, **options)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_training_sees_the_images_that_prediction_sees(channels_last):
+    """Normalised once, by the model."""
+    module = image_training(channels_last=channels_last).eval()
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        seen = module.features(images)
+        torch.testing.assert_close(seen, module.model.features(images))
+        by_hand = module.model.backbone((images / 255 - 0.5) / 0.5)
+    torch.testing.assert_close(seen, by_hand, rtol=1e-3, atol=1e-4)
+
+
 def people(tokenizer) -> dict:
     """A validation batch of four people whose meshes the tokenizer can make."""
     generator = torch.Generator().manual_seed(0)
