@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from mega.optimize import compile_blocks
-from mega.training.callbacks import DataWait, StopOnNaN, build_loggers
+from mega.training.callbacks import DataWait, Rows, StopOnNaN, ValidationPanels, build_loggers
 from mega.training.checkpoints import (
     Checkpoints,
     SeedEveryBatch,
@@ -43,15 +44,21 @@ def build_trainer(config: DictConfig, **options: Any) -> L.Trainer:
 
 
 def fit(
-    config: DictConfig, module: L.LightningModule, data: L.LightningDataModule, callbacks: Sequence[Callback] = ()
+    config: DictConfig,
+    module: L.LightningModule,
+    data: L.LightningDataModule,
+    draw: Callable[[L.LightningModule, dict[str, Tensor]], Rows],
 ) -> None:
     """Train, resuming from the run's last training state if there is one, and save the state of the end.
+
+    At each validation `draw` draws a panel, see `ValidationPanels`.
 
     Raises SystemExit at the end of a training that had to skip data (`data.problems`), and lists what was skipped.
     """
     folder = checkpoint_folder(config.output)
     checkpoints = Checkpoints(folder, config.checkpoint_minutes, config.monitor, config.requeue)
     average = [] if config.ema_decay is None else [EMAWeightAveraging(decay=config.ema_decay)]
+    panels = ValidationPanels(Path(config.output) / "panels", draw)
     trainer = build_trainer(
         config,
         enable_checkpointing=False,  # `Checkpoints` does
@@ -63,7 +70,7 @@ def fit(
             LearningRateMonitor("step"),
             TQDMProgressBar(refresh_rate=10),
             StopOnNaN(Path(config.output)),
-            *callbacks,
+            panels,
             *average,
             # Last: what time is left is waiting, and states include what other callbacks did before the batch.
             DataWait(config.trainer.log_every_n_steps),

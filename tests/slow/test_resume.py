@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mega.data.loading import training_loader
 from mega.training.checkpoints import LAST, PREVIOUS, Checkpoints, WholeFiles, find_checkpoint, load_run_weights
-from mega.training.optimizer import ParameterGroup, adamw, schedule_of
+from mega.training.vqmae import AdamWConfig, ParameterGroup
 from mesh_vq_vae.lightning_module import MeshVQVAETraining
 from tests.helpers.small_trainings import ROOT, make_pictures, small_trainings
 from tests.helpers.toy import toy_tokenizer
@@ -201,8 +201,8 @@ def test_rates_and_rows_go_on_where_they_were_left(schedule, stopped_at, tmp_pat
 
             def configure_optimizers(self):
                 arguments = {"base_lr": 0.1, "batch_size": 2, "warmup_epochs": 2, "warmup_steps": 0.1}
-                return adamw(
-                    [ParameterGroup([self.value])], **schedule_of(self.trainer, schedule=schedule, **arguments)
+                return AdamWConfig(schedule=schedule, **arguments).optimizer(
+                    self.trainer, [ParameterGroup([self.value])]
                 )
 
         trainer = trainer_for_lines([Checkpoints(folder, minutes=0)], reload_dataloaders_every_n_epochs=1)
