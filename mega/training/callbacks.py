@@ -79,10 +79,6 @@ class DataWait(L.Callback):
         self._idle_since = None
 
 
-class LossNotFiniteError(RuntimeError):
-    """The loss of a training is infinite or NaN."""
-
-
 class StopOnNaN(L.Callback):
     """Stops a training before a loss that is not finite reaches the weights, and saves the batch that caused it.
 
@@ -90,8 +86,7 @@ class StopOnNaN(L.Callback):
     done), epoch, batch_idx, rank}. The loss is checked in every step, for which a GPU has to finish its queue. If it is
     not finite in one of several processes, all of them stop: the others would wait for its gradients forever.
 
-    Raises:
-        LossNotFiniteError: from the training. The run's last checkpoint is left as it is.
+    Raises FloatingPointError, which ends the training. The run's last checkpoint is left as it is.
     """
 
     def __init__(self, folder: str | Path):
@@ -117,7 +112,7 @@ class StopOnNaN(L.Callback):
                 torch.save({"batch": batch} | place, file)
         trainer.strategy.barrier()  # the first process that ends may end the others
         if finite:
-            raise LossNotFiniteError(
+            raise FloatingPointError(
                 f"the loss of another process is not finite at step {step}: see its message; its batch is saved in "
                 f"{self.folder}"
             )
@@ -125,7 +120,7 @@ class StopOnNaN(L.Callback):
         # training_step has logged the terms of this step already.
         logged = {k: v for k, v in trainer.callback_metrics.items() if k.startswith("train/") and k not in speed}
         terms = "; terms: " + ", ".join(f"{name} {value:.4g}" for name, value in logged.items()) if logged else ""
-        raise LossNotFiniteError(
+        raise FloatingPointError(
             f"the loss is {loss.item()} at step {step}, epoch {epoch}{terms}. "
             f"The batch is saved in {path}: torch.load({str(path)!r}, weights_only=True)['batch']. {_advice(module)}"
         )

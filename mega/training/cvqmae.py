@@ -16,8 +16,8 @@ from mega.training.vqmae import AdamWConfig, ParameterGroup
 from mega_common.distributed import draw_rows, masked_mean
 from mesh_vq_vae import MeshVQVAE
 
-# Parts of the model that learn from the first step on: the heads of rotation and camera.
-_ROTCAM_HEADS = tuple(f"model.decoder.{name}." for name in ("rotcam_head", "rot_predictor", "cam_predictor"))
+# The heads of rotation, camera and auxiliary losses, which learn from the first step on.
+_HEADS = ("auxiliary.", "model.decoder.rotcam_head.", "model.decoder.rot_predictor.", "model.decoder.cam_predictor.")
 _IN_PROGRESS_BAR = ("loss", "PVE", "PA-MPJPE", "PA-MPJPE_of_auxiliary")
 
 
@@ -37,7 +37,7 @@ class CVQMAETrainingConfig(AdamWConfig):
     """How an image model is trained; the defaults are the published ones."""
 
     weights: dict = field(default_factory=dict)  # of the losses, see `LossWeights`
-    backbone_rate: float = 1.0  # the backbone's learning rate in those of the rest; a pre-trained one needs less
+    backbone_rate: float = 1.0  # the backbone's learning rate relative to the rest; a pre-trained one needs less
     all_masked: float = 0.0  # share of batches in which every token is masked, as in deterministic prediction
     # Number of first steps in which only backbone, auxiliary head, rotation and camera learn, and the transformer
     # waits; such a step takes a third of the time.
@@ -214,22 +214,15 @@ class CVQMAETraining(L.LightningModule):
         self._loss(features, batch | {"points": batch["vertices"][:, self.points]}, masked, "val")
 
     def configure_optimizers(self) -> dict:
-        backbone, transformer, others = [], [], []
+        backbone = ParameterGroup([], rate=self.config.backbone_rate)
+        heads = ParameterGroup([])
+        transformer = ParameterGroup([], start=self.config.backbone_steps)
         for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            if name.startswith("model.backbone."):
-                backbone.append(parameter)
-            elif name.startswith("model.") and not name.startswith(_ROTCAM_HEADS):
-                transformer.append(parameter)
-            else:
-                others.append(parameter)
-        groups = [
-            ParameterGroup(backbone, rate=self.config.backbone_rate),
-            ParameterGroup(others),
-            ParameterGroup(transformer, start=self.config.backbone_steps),
-        ]
-        return self.config.optimizer(self.trainer, groups)
+            group = backbone if name.startswith("model.backbone.") else transformer
+            group = heads if name.startswith(_HEADS) else group
+            if parameter.requires_grad:
+                group.parameters.append(parameter)
+        return self.config.optimizer(self.trainer, [backbone, heads, transformer])
 
 
 def _keypoint_terms(joints: Tensor, rotation: Tensor, cam: Tensor, true: dict) -> dict[str, Tensor]:

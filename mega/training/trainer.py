@@ -103,13 +103,12 @@ def fit(
         raise SystemExit(f"trained to the end, but {len(problems)} problem(s) with the data were skipped, see above")
 
 
-def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
+def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule) -> None:
     """Measure a module on the test split and print a table of the metrics."""
     trainer = build_trainer(config, logger=False, enable_checkpointing=False)
     (results,) = trainer.test(module, data, verbose=False)
     width = max(map(len, results))
     say("\n".join(f"{name:<{width}}  {value:10.3f}" for name, value in results.items()))
-    return results
 
 
 def prepare_export(config: DictConfig, module: L.LightningModule) -> tuple[Path, torch.dtype]:

@@ -1,4 +1,4 @@
-"""The three training scripts, for a few steps each, from bodies to a demo with what they made."""
+"""The three training scripts for a few steps each, from bodies to a demo with their weights; losses and schedules."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def run(script: str, *overrides: str) -> str:
 
 
 def steps_logged(output: Path) -> int:
-    """The last step that any of a run's CSV logs tells of."""
+    """The last step in any of a run's CSV logs."""
     steps = [0]
     for path in output.glob("csv/*/metrics.csv"):
         header, *rows = path.read_text().splitlines()
@@ -359,7 +359,7 @@ def test_cross_entropy_with_distributions_is_of_masked_tokens_only():
 
 
 @pytest.mark.slow
-def test_weights_say_what_they_are(tokenizer, vqmae):
+def test_weights_store_their_format_and_config(tokenizer, vqmae):
     from safetensors import safe_open
 
     for path, name in ((tokenizer, "MeshVQVAE"), (vqmae, "VQMAE")):
