@@ -40,9 +40,9 @@ def pretrain_mega(config: DictConfig) -> None:
     module = VQMAETraining(model, build(config.training))
 
     if config.mode == "export":
-        path, dtype = prepare_export(config, module)
-        save_model(model, path, {"model": model_arguments(config.model, tokenizer)}, dtype)
-        print(f"wrote {path}")
+        dtype = prepare_export(config, module)
+        save_model(model, config.weights, {"model": model_arguments(config.model, tokenizer)}, dtype)
+        print(f"wrote {config.weights}")
         return
 
     data = build(config.data)(body=body, tokenizer=tokenizer)  # batches {"tokens": (B, N)}

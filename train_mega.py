@@ -85,7 +85,7 @@ def export(config: DictConfig, module: CVQMAETraining) -> None:
     """Write the run's weights to `weights`, with all that is needed to build the model and to prepare its crops."""
     average = config.tta.replace("_", "+")
     check_tta(average, module.tokenizer)
-    path, dtype = prepare_export(config, module)
+    dtype = prepare_export(config, module)
     backbone = module.model.backbone
     description = {
         "model": model_arguments(config.model, module.tokenizer) | {"cond_dim": backbone.out_channels},
@@ -95,8 +95,8 @@ def export(config: DictConfig, module: CVQMAETraining) -> None:
         "decode": module.config.decode,
         "average": average,
     }
-    save_model(module.model, path, description, dtype)
-    print(f"wrote {path}")
+    save_model(module.model, config.weights, description, dtype)
+    print(f"wrote {config.weights}")
 
 
 if __name__ == "__main__":

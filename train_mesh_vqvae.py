@@ -34,9 +34,8 @@ def train_mesh_vqvae(config: DictConfig) -> None:
     module = build(config.training)(tokenizer=tokenizer)
 
     if config.mode == "export":
-        path, dtype = prepare_export(config, module)
-        tokenizer.save(path, dtype)
-        print(f"wrote {path}")
+        tokenizer.save(config.weights, prepare_export(config, module))
+        print(f"wrote {config.weights}")
         return
 
     data = build(config.data)(body=body)  # batches {"vertices": (B, V, 3)} of canonical meshes

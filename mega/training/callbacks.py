@@ -144,15 +144,13 @@ def _advice(module: L.LightningModule) -> str:
 # Pictures
 
 Rows = dict[str, list[np.ndarray]]  # {caption: RGB pictures (H, W, 3) uint8}, one row of a panel each
+Draw = Callable[[L.LightningModule, dict[str, Tensor]], Rows]  # (module, batch) -> the rows of a panel
 
 
 class ValidationPanels(L.Callback):
-    """Writes a panel of the first eight items of the first validation batch to `folder`, at each validation.
+    """Writes a panel to `folder` at each validation, drawn from the first eight items of its first batch."""
 
-    `draw(module, batch)` draws its rows.
-    """
-
-    def __init__(self, folder: Path, draw: Callable[[L.LightningModule, dict[str, Tensor]], Rows]):
+    def __init__(self, folder: Path, draw: Draw):
         self.folder, self.draw = folder, draw
 
     @torch.no_grad()

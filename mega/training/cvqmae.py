@@ -81,8 +81,8 @@ class CVQMAETraining(L.LightningModule):
         self.model, self.config, self.crop, self.protocol = model, config, crop, protocol
         self._tokenizer = [tokenizer.eval().requires_grad_(False)]  # in a list: not part of this module's state
         self.weights = LossWeights(**config.weights)
-        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        model.backbone.to(memory_format=self.memory_format)
+        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        model.backbone.to(memory_format=memory_format)  # feature maps follow the weights
         targets = neighbour_targets(tokenizer.codebook, config.label_smoothing_temperature)
         self.register_buffer("targets", targets, persistent=False)
         self.register_buffer("points", points, persistent=False)
@@ -105,7 +105,7 @@ class CVQMAETraining(L.LightningModule):
         """Images (B, 3, H, W) uint8 -> features (B, C, h, w), in float32: depthwise convolutions gain nothing from
         less."""
         with self._float32():
-            return self.model.features(images.contiguous(memory_format=self.memory_format))
+            return self.model.features(images)
 
     def _float32(self) -> torch.autocast:
         """Reduced precision is for the transformer alone: half a percent of a metre is 5 mm."""

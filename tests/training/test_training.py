@@ -177,6 +177,7 @@ def test_training_sees_the_images_that_prediction_sees(channels_last):
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         seen = module.features(images)
+        assert seen.is_contiguous(memory_format=torch.channels_last) or not channels_last
         torch.testing.assert_close(seen, module.model.features(images))
         by_hand = module.model.backbone((images / 255 - 0.5) / 0.5)
     torch.testing.assert_close(seen, by_hand, rtol=1e-3, atol=1e-4)
