@@ -34,7 +34,7 @@ class LossWeights(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CVQMAETrainingConfig(AdamWConfig):
-    """How an image model is trained; the defaults are the published ones."""
+    """How an image model is trained; the defaults of what is added here are the published ones."""
 
     weights: dict = field(default_factory=dict)  # of the losses, see `LossWeights`
     backbone_rate: float = 1.0  # the backbone's learning rate relative to the rest; a pre-trained one needs less
