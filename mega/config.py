@@ -55,6 +55,7 @@ Positive = Annotated[float, Limit("above 0", lambda value: value > 0)]
 
 Mode = StrEnum("Mode", ["deterministic", "stochastic"])
 TrainingMode = StrEnum("TrainingMode", ["train", "test", "export"])
+ImageTrainingMode = StrEnum("ImageTrainingMode", ["train", "export"])  # test_mega.py measures image models
 Decode = StrEnum("Decode", ["argmax", "soft"])
 TTA = StrEnum("TTA", ["none", "flip", "shift", "flip_shift"])
 Rule = StrEnum("Rule", ["default", "published"])
@@ -169,6 +170,7 @@ class CropOptions:
 
 @dataclass
 class ImageTrainingOptions(TrainingOptions):
+    mode: ImageTrainingMode = ImageTrainingMode.train
     output: str = "runs/${backbone_name}"
     backbone_name: str = MISSING  # set by configs/backbone
     tokenizer_weights: str = f"{_REPOSITORY}/tokenizer.safetensors"
