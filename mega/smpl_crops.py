@@ -10,7 +10,7 @@ import numpy as np
 import roma
 import torch
 
-from mega.geometry.crops import crop_matrix
+from mega.geometry import crop_matrix
 
 PIXELS_PER_SCALE = 200
 
