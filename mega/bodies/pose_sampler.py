@@ -15,33 +15,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from mega.bodies.anny import AnnyBody
-from mega.bodies.rig import ANGLES, SIDES, TRUNK_LIMITS, AnatomicalRig, SelfContact
+from mega.bodies.rig import ANGLES, ARM_ANGLES, SIDES, TRUNK, AnatomicalRig, SelfContact
 
 CATALOGUE = Path(__file__).with_name("pose_catalogue.yaml")
 
-# Standard deviation of the noise added to every pose, degrees.
-_NOISE = {
-    "spine_bend": 5.0,
-    "spine_side": 4.0,
-    "spine_twist": 6.0,
-    "neck_bend": 9.0,
-    "neck_side": 6.0,
-    "neck_twist": 18.0,
-    "shrug": 3.0,
-    "shoulder_flex": 9.0,
-    "shoulder_abduct": 7.0,
-    "shoulder_twist": 12.0,
-    "elbow": 11.0,
-    "forearm_twist": 25.0,
-    "wrist_bend": 12.0,
-    "curl": 12.0,
-    "hip_flex": 7.0,
-    "hip_abduct": 5.0,
-    "hip_twist": 7.0,
-    "knee": 8.0,
-    "ankle": 6.0,
-    "foot_roll": 3.0,
-}
 _GESTURE_PROBABILITY = 0.65  # else the arms of the stance
 _MIXED_ARMS_PROBABILITY = 0.3  # each arm then has a gesture of its own
 _BLEND = 0.4  # up to this much of a second pose
@@ -63,9 +40,10 @@ class PoseSampler:
         catalogue = OmegaConf.to_container(OmegaConf.load(CATALOGUE))
         self._stances = _Table.of(catalogue["stances"], catalogue["relaxed"])
         self._gestures = _Table.of(catalogue["gestures"], catalogue["relaxed"])
-        self._noise = torch.tensor([_NOISE[name.partition(".")[0]] for name in ANGLES])
-        self._is_arm = torch.tensor([_is_arm(name) for name in ANGLES])
-        self._is_side = {side: torch.tensor([name.endswith(f".{side}") for name in ANGLES]) for side in SIDES}
+        self._low, self._high, self._noise = torch.tensor(list(ANGLES.values())).float().T  # (A,) each, degrees
+        self._is_trunk = torch.tensor([name in TRUNK for name in ANGLES])
+        self._is_arm = torch.tensor([name in ARM_ANGLES for name in ANGLES])
+        self._is_right = torch.tensor([name.endswith(".R") for name in ANGLES])
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n poses: (n, J, 3), axis-angle local to the parent.
@@ -89,9 +67,7 @@ class PoseSampler:
         angles = torch.lerp(angles, other, share)
         liveliness = 0.4 + 1.2 * torch.rand(n, 1, generator=generator)
         angles = angles + liveliness * self._noise * torch.randn(n, len(ANGLES), generator=generator)
-        angles = angles.clamp(*self.rig.limits.T)
-        mirrored = torch.rand(n, 1, generator=generator) < 0.5
-        return torch.where(mirrored, self.rig.mirror_angles(angles), angles)
+        return self._half_mirrored(angles.clamp(self._low, self._high), generator)
 
     def sample_root_orient(self, n: int, generator: torch.Generator) -> Tensor:
         """Orientations of the body in the camera: (n, 3) axis-angle.
@@ -114,12 +90,11 @@ class PoseSampler:
         gesture = self._half_mirrored(self._gestures.sample(n, generator), generator)
         second = self._half_mirrored(self._gestures.sample(n, generator), generator)
         mixed = torch.rand(n, 1, generator=generator) < _MIXED_ARMS_PROBABILITY
-        gesture = torch.where(mixed & self._is_side["R"], second, gesture)
+        gesture = torch.where(mixed & self._is_right, second, gesture)
         gesturing = torch.rand(n, 1, generator=generator) < _GESTURE_PROBABILITY
         angles = torch.where(gesturing & self._is_arm, gesture, angles)
         # The trunk angles of a gesture are added to those of the stance.
-        trunk = torch.arange(len(ANGLES)) < len(TRUNK_LIMITS)
-        return torch.where(gesturing & trunk, angles + gesture, angles)
+        return torch.where(gesturing & self._is_trunk, angles + gesture, angles)
 
     def _half_mirrored(self, angles: Tensor, generator: torch.Generator) -> Tensor:
         mirrored = torch.rand(len(angles), 1, generator=generator) < 0.5
@@ -146,19 +121,13 @@ class _Table(NamedTuple):
 
 
 def _key_pose(*layers: dict[str, float]) -> Tensor:
-    """Angles by name, later ones over earlier ones -> (A,) degrees. Raises KeyError for an unknown angle."""
-    angles = dict.fromkeys(ANGLES, 0.0)
+    """Angles by name, later ones over earlier ones -> (A,) degrees. Raises ValueError for an unknown angle."""
+    order, angles = list(ANGLES), torch.zeros(len(ANGLES))
     for layer in layers:
         for name, value in layer.items():
-            for full in [name] if name in angles else [f"{name}.{side}" for side in SIDES]:
-                if full not in angles:
-                    raise KeyError(f"{CATALOGUE.name} has an angle that the rig does not have: {name!r}")
-                angles[full] = float(value)
-    return torch.tensor(list(angles.values()))
-
-
-def _is_arm(name: str) -> bool:
-    return name.startswith(("shrug", "shoulder", "elbow", "forearm", "wrist", "curl"))
+            for full in [name] if name in ANGLES else [f"{name}.{side}" for side in SIDES]:
+                angles[order.index(full)] = value
+    return angles
 
 
 def _about(axis: str, angle: Tensor) -> Tensor:

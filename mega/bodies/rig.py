@@ -17,44 +17,48 @@ from torch import Tensor
 from mega.bodies.anny import AnnyBody
 
 
-class Limit(NamedTuple):
-    """Range of an angle, degrees."""
+class Angle(NamedTuple):
+    """Range of an angle, and standard deviation of the noise that the pose sampler adds; degrees."""
 
     low: float
     high: float
+    noise: float
 
 
 #: Angles of trunk and neck. Bend is forward, side and twist are to the body's left.
-TRUNK_LIMITS = {
-    "spine_bend": Limit(-25, 75),
-    "spine_side": Limit(-30, 30),
-    "spine_twist": Limit(-40, 40),
-    "neck_bend": Limit(-35, 40),
-    "neck_side": Limit(-25, 25),
-    "neck_twist": Limit(-60, 60),
+TRUNK = {
+    "spine_bend": Angle(-25, 75, 5),
+    "spine_side": Angle(-30, 30, 4),
+    "spine_twist": Angle(-40, 40, 6),
+    "neck_bend": Angle(-35, 40, 9),
+    "neck_side": Angle(-25, 25, 6),
+    "neck_twist": Angle(-60, 60, 18),
 }
 
-#: Angles of each side. Flexion is forward (the knee's: backward), abduction away from the body, twist outward.
-SIDE_LIMITS = {
-    "shrug": Limit(-5, 20),
-    "shoulder_flex": Limit(-50, 175),
-    "shoulder_abduct": Limit(-45, 170),
-    "shoulder_twist": Limit(-80, 80),
-    "elbow": Limit(2, 148),
-    "forearm_twist": Limit(-80, 85),  # positive: palm turns forward
-    "wrist_bend": Limit(-60, 60),  # positive: towards the palm
-    "curl": Limit(-5, 75),  # each finger joint
-    "hip_flex": Limit(-25, 125),
-    "hip_abduct": Limit(-20, 60),
-    "hip_twist": Limit(-35, 60),
-    "knee": Limit(0, 150),
-    "ankle": Limit(-45, 25),  # positive: toes up
-    "foot_roll": Limit(-15, 15),  # positive: sole outward
+_ARM = {
+    "shrug": Angle(-5, 20, 3),
+    "shoulder_flex": Angle(-50, 175, 9),
+    "shoulder_abduct": Angle(-45, 170, 7),
+    "shoulder_twist": Angle(-80, 80, 12),
+    "elbow": Angle(2, 148, 11),
+    "forearm_twist": Angle(-80, 85, 25),  # positive: palm turns forward
+    "wrist_bend": Angle(-60, 60, 12),  # positive: towards the palm
+    "curl": Angle(-5, 75, 12),  # each finger joint
+}
+_LEG = {
+    "hip_flex": Angle(-25, 125, 7),
+    "hip_abduct": Angle(-20, 60, 5),
+    "hip_twist": Angle(-35, 60, 7),
+    "knee": Angle(0, 150, 8),
+    "ankle": Angle(-45, 25, 6),  # positive: toes up
+    "foot_roll": Angle(-15, 15, 3),  # positive: sole outward
 }
 
 SIDES = ("L", "R")
-ANGLES = (*TRUNK_LIMITS, *(f"{name}.{side}" for side in SIDES for name in SIDE_LIMITS))
-_LIMITS = (*TRUNK_LIMITS.values(), *SIDE_LIMITS.values(), *SIDE_LIMITS.values())
+#: All angles: trunk, left limbs, right limbs. Flexion is forward (the knee's: backward), abduction away from the body,
+#: twist outward.
+ANGLES = TRUNK | {f"{name}.{side}": angle for side in SIDES for name, angle in (_ARM | _LEG).items()}
+ARM_ANGLES = tuple(f"{name}.{side}" for side in SIDES for name in _ARM)
 
 # How a bend of the spine and of the neck is distributed over their bones, from below.
 _SPINE = {"spine05": 0.15, "spine04": 0.2, "spine03": 0.25, "spine02": 0.2, "spine01": 0.2}
@@ -71,7 +75,6 @@ class AnatomicalRig:
 
     def __init__(self, body: AnnyBody) -> None:
         self.n_pose_joints = body.n_pose_joints
-        self.limits = torch.tensor(_LIMITS)  # (A, 2) degrees
         self._index = {name: i for i, name in enumerate(body.joint_names)}
         self._parents = torch.tensor(body.joint_parents)
         self._alignment = self._measure_alignment(body.rest_joints.cpu())  # (J, 3, 3)
@@ -80,7 +83,7 @@ class AnatomicalRig:
         self._neutral_pose = roma.rotmat_to_rotvec(self._parent_alignment(joints).mT @ self._alignment)
 
     def to_pose(self, angles: Tensor) -> Tensor:
-        """Angles (n, A) in degrees, columns as in `ANGLES` -> pose (n, J, 3), axis-angle. Limits are not applied."""
+        """Angles (n, A) in degrees, columns as in `ANGLES` -> pose (n, J, 3), axis-angle. Ranges are not enforced."""
         value = dict(zip(ANGLES, torch.deg2rad(angles).unbind(1), strict=True))
         rotations = {}  # E_j by bone, (n, 3, 3)
         zero = torch.zeros_like(angles[:, 0])
@@ -89,8 +92,7 @@ class AnatomicalRig:
             for bone, share in bones.items():
                 rotations[bone] = _rotation(bend * share, twist * share, -side * share)
         for side in SIDES:
-            names = [f"{name}.{side}" for name in SIDE_LIMITS]
-            limb = {name: value[full] for name, full in zip(SIDE_LIMITS, names, strict=True)}
+            limb = {name: value[f"{name}.{side}"] for name in _ARM | _LEG}
             for bone, rotation in (_arm(limb, zero) | _leg(limb, zero)).items():
                 rotations[f"{bone}.{side}"] = rotation if side == "L" else _mirror(rotation)
 
@@ -104,7 +106,7 @@ class AnatomicalRig:
     @staticmethod
     def mirror_angles(angles: Tensor) -> Tensor:
         """Angles (..., A) mirrored: left and right change places."""
-        trunk, sides = angles[..., : len(TRUNK_LIMITS)], angles[..., len(TRUNK_LIMITS) :]
+        trunk, sides = angles[..., : len(TRUNK)], angles[..., len(TRUNK) :]
         left, right = sides.chunk(2, dim=-1)
         return torch.cat((trunk * trunk.new_tensor([1, -1, -1, 1, -1, -1]), right, left), dim=-1)
 
@@ -212,26 +214,28 @@ class Capsule(NamedTuple):
     reach: float = 1.0  # where the line ends, in lengths from start to end
 
 
-_LIMBS = {
-    "forearm": Capsule("lowerarm01", "wrist", 0.040),
-    "hand": Capsule("wrist", "finger3-1", 0.030, reach=1.6),
-    "thigh": Capsule("upperleg02", "lowerleg01", 0.070),
-    "shin": Capsule("lowerleg01", "foot", 0.048),
-}
-_CAPSULES = {f"{name}.{side}": capsule for name, capsule in _LIMBS.items() for side in SIDES} | {
+_CAPSULES = {
     "belly": Capsule("pelvis.L", "spine02", 0.115),
     "chest": Capsule("spine02", "neck01", 0.115, reach=0.8),
     "head": Capsule("neck03", "head", 0.080, reach=4.5),
 }
-_ARM, _LEG, _TRUNK = ("forearm", "hand"), ("thigh", "shin"), ("belly", "chest", "head")
+for side in SIDES:
+    _CAPSULES |= {
+        f"forearm.{side}": Capsule(f"lowerarm01.{side}", f"wrist.{side}", 0.040),
+        f"hand.{side}": Capsule(f"wrist.{side}", f"finger3-1.{side}", 0.030, reach=1.6),
+        f"thigh.{side}": Capsule(f"upperleg02.{side}", f"lowerleg01.{side}", 0.070),
+        f"shin.{side}": Capsule(f"lowerleg01.{side}", f"foot.{side}", 0.048),
+    }
+_ARM_PARTS, _LEG_PARTS, _TRUNK_PARTS = ("forearm", "hand"), ("thigh", "shin"), ("belly", "chest", "head")
+#: The pairs of capsules that may touch.
 _PAIRS = (
-    *((f"{a}.{s}", b) for a, s, b in product(_ARM, SIDES, _TRUNK)),
-    *((f"{a}.{s}", f"{b}.{t}") for a, s, b, t in product(_ARM, SIDES, _LEG, SIDES)),
-    *((f"{a}.L", f"{b}.R") for a, b in product(_ARM, _ARM)),
+    *((f"{a}.{s}", b) for a, s, b in product(_ARM_PARTS, SIDES, _TRUNK_PARTS)),
+    *((f"{a}.{s}", f"{b}.{t}") for a, s, b, t in product(_ARM_PARTS, SIDES, _LEG_PARTS, SIDES)),
+    *((f"{a}.L", f"{b}.R") for a, b in product(_ARM_PARTS, _ARM_PARTS)),
     ("shin.L", "shin.R"),
     ("thigh.L", "shin.R"),
     ("shin.L", "thigh.R"),
-    *((f"{a}.{s}", b) for a, s, b in product(_LEG, SIDES, ("chest", "head"))),
+    *((f"{a}.{s}", b) for a, s, b in product(_LEG_PARTS, SIDES, ("chest", "head"))),
 )
 _POINTS = 6  # on the first capsule of a pair
 
@@ -242,20 +246,13 @@ class SelfContact:
     def __init__(self, body: AnnyBody) -> None:
         self._rest = body.rest_joints.cpu()
         self._parents = body.joint_parents
-        index = {name: i for i, name in enumerate(body.joint_names)}
-
-        def joint(capsule: str, bone: str) -> int:
-            side = capsule[-2:] if capsule[-2:] in (".L", ".R") else ""
-            return index[bone if bone in index else bone + side]
-
-        self._start = torch.tensor([joint(name, c.start) for name, c in _CAPSULES.items()])
-        self._end = torch.tensor([joint(name, c.end) for name, c in _CAPSULES.items()])
-        self._reach = torch.tensor([c.reach for c in _CAPSULES.values()])[:, None]
-        self._radius = torch.tensor([c.radius for c in _CAPSULES.values()])
-        names = list(_CAPSULES)
+        joints, capsules, names = list(body.joint_names), _CAPSULES.values(), list(_CAPSULES)
+        self._start = torch.tensor([joints.index(c.start) for c in capsules])
+        self._end = torch.tensor([joints.index(c.end) for c in capsules])
+        self._reach = torch.tensor([c.reach for c in capsules])[:, None]
+        self._radius = torch.tensor([c.radius for c in capsules])
         self._first = torch.tensor([names.index(a) for a, _ in _PAIRS])
         self._second = torch.tensor([names.index(b) for _, b in _PAIRS])
-        self._chain = self._joints_needed()
 
     def depth(self, pose: Tensor) -> Tensor:
         """Pose (n, J, 3) -> (n,) largest overlap of two parts, metres; negative if there is a gap."""
@@ -269,24 +266,15 @@ class SelfContact:
         distance = (points - origin - along.clamp(0, 1) * axis).norm(dim=-1).amin(-1)  # (n, P)
         return (self._radius[self._first] + self._radius[self._second] - distance).amax(-1)
 
-    def _joints_needed(self) -> list[int]:
-        """The capsules' joints and their ancestors, parents first."""
-        needed = set()
-        for joint in (*self._start.tolist(), *self._end.tolist()):
-            while joint >= 0:
-                needed.add(joint)
-                joint = self._parents[joint]
-        return sorted(needed)  # Anny lists parents before their children
-
     def _joint_positions(self, pose: Tensor) -> Tensor:
-        """Heads of the needed bones (n, J, 3), root at rest; the others stay zero."""
-        local = dict(zip(self._chain, roma.rotvec_to_rotmat(pose[:, self._chain]).unbind(1), strict=True))
-        turned, position = {}, torch.zeros_like(pose)
-        for joint in self._chain:
-            parent = self._parents[joint]
+        """Heads of the bones (n, J, 3), root at rest."""
+        local = roma.rotvec_to_rotmat(pose)
+        rotation, position = [], []  # by joint, (n, 3, 3) and (n, 3)
+        for joint, parent in enumerate(self._parents):  # Anny lists parents before their children
             if parent < 0:
-                turned[joint], position[:, joint] = local[joint], self._rest[joint]
+                rotation.append(local[:, joint])
+                position.append(self._rest[joint].expand(len(pose), 3))
             else:
-                position[:, joint] = position[:, parent] + turned[parent] @ (self._rest[joint] - self._rest[parent])
-                turned[joint] = turned[parent] @ local[joint]
-        return position
+                position.append(position[parent] + rotation[parent] @ (self._rest[joint] - self._rest[parent]))
+                rotation.append(rotation[parent] @ local[:, joint])
+        return torch.stack(position, dim=1)
