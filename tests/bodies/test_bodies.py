@@ -7,8 +7,7 @@ import roma
 import torch
 
 from mega.bodies import KEYPOINTS, MIRRORED_KEYPOINTS, AnnyBody, PoseSampler
-from mega.bodies.pose_sampler import _CONTACT_TOLERANCE
-from mega.bodies.rig import ANGLES, TRUNK, SelfContact
+from mega.bodies.pose_sampler import _CONTACT_TOLERANCE, ANGLES, TRUNK, SelfContact
 
 MIRROR = torch.tensor([-1.0, 1.0, 1.0])
 
