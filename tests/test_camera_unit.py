@@ -22,10 +22,10 @@ from mega.data.smpl_annotations import read_smpl_picture
 from mega.data.smpl_images import Source
 from mega.evaluation.evaluate import Evaluator, Options
 from mega.evaluation.test_sets import TestSet
-from mega.geometry.smpl_crops import annotated_crop, patch_crop
 from mega.metrics import COCO17
 from mega.model import CVQMAE
 from mega.predictor import Crop, Predictor
+from mega.smpl_crops import annotated_crop, patch_crop
 from mega.test_time_augmentation import TTA_CHOICES, predict_mesh
 from mega.training.cvqmae import _keypoint_terms
 from tests.helpers.fake_files import SMALL, SMALL_VIT, composed, needs_template, write_data_sets, write_project

@@ -39,8 +39,8 @@ import mega
 from mega.data import Augmentation, SMPLImageData, SMPLImages, SyntheticImageData
 from mega.data.smpl_annotations import SMPLAnnotations
 from mega.data.smpl_images import Mixture, Source
-from mega.geometry.smpl_crops import annotated_crop, patch_crop
 from mega.predictor import Sampling
+from mega.smpl_crops import annotated_crop, patch_crop
 from mega.training.cvqmae import CVQMAETraining, CVQMAETrainingConfig
 from mesh_vq_vae.lightning_module import MeshVQVAETraining
 from tests.helpers.toy import CROP, toy_model, toy_tokenizer

@@ -40,20 +40,15 @@ def make_demo_pictures(folder: Path) -> None:
     boxes = {}
     for name, seed, n_people in PICTURES:
         generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng([2026, seed])
-        people = _sample_people(body, sampler, n_people, generator)
-        picture, rows = maker.make(people, rng)
+        pose, shape = sampler.sample(n_people, generator), body.sample_shapes(n_people, generator)
+        root_orient = sampler.sample_root_orient(n_people, generator)
+        arrays = (array.numpy() for array in (pose, shape, root_orient, body(pose, shape)))
+        picture, rows = maker.make([Person(*values) for values in zip(*arrays, strict=True)], rng)
         file = folder / f"synthetic_{name}.jpg"
         cv2.imwrite(str(file), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         if n_people > 1:
             boxes[file.name] = [row["box"].round(1).tolist() for row in rows]
     (folder / "boxes.json").write_text(json.dumps(boxes) + "\n")
-
-
-def _sample_people(body: AnnyBody, sampler: PoseSampler, n: int, generator: torch.Generator) -> list[Person]:
-    pose, shape = sampler.sample(n, generator), body.sample_shapes(n, generator)
-    root_orient = sampler.sample_root_orient(n, generator)
-    arrays = (array.numpy() for array in (pose, shape, root_orient, body(pose, shape)))
-    return [Person(*values) for values in zip(*arrays, strict=True)]
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import warnings
 
 import roma
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mega.bodies.body import KEYPOINTS, mirrored_names
+from mega.bodies.body import KEYPOINTS, BodyModel
 
 TOPOLOGY = "anny-noeyes-notongue"  # 13,348 vertices, one watertight component
 SHAPE_LABELS = ("gender", "age", "muscle", "weight", "height", "proportions")
@@ -27,8 +27,8 @@ _EYE_POINT_OFFSET = (0.0, 0.0018, 0.0117)
 _N_EYELID_VERTICES = 40
 
 
-class AnnyBody(nn.Module):
-    """Anny behind the interface of `mega.bodies.BodyModel`.
+class AnnyBody(BodyModel):
+    """Anny; keypoints are `KEYPOINTS`, shapes are in [0, 1] with the columns of `SHAPE_LABELS`.
 
     The first construction on a machine builds Anny's cache (about a minute, 800 MB in ~/.cache/anny or ANNY_CACHE_DIR);
     later ones take 0.3 s. A pose is one axis-angle vector per bone without the root, in the axes of the world at rest,
@@ -46,49 +46,32 @@ class AnnyBody(nn.Module):
         self.anny = model
         self.joint_names = tuple(model.bone_labels[1:])
         self.joint_parents = tuple(parent - 1 for parent in model.bone_parents[1:])  # -1 is the root
-        self.n_pose_joints = len(self.joint_names)
-        self._mirrored_joints = mirrored_names(self.joint_names, (".L", ".R"))
-
         weights = model.dense_vertex_bone_weights  # (V, J+1)
         self.register_buffer("faces", model.faces.to(torch.int64), persistent=False)
         self.register_buffer("skinning_weights", weights, persistent=False)
-        self.register_buffer("sparse_skinning_weights", _to_csr(weights), persistent=False)
+        with warnings.catch_warnings():  # PyTorch calls the format beta at every first use
+            warnings.simplefilter("ignore")
+            self.register_buffer("sparse_skinning_weights", weights.to_sparse_csr(), persistent=False)
 
         mean_shape = torch.tensor([_SHAPE_MEAN])
         rest_pose = torch.zeros(1, self.n_pose_joints, 3)
         self.register_buffer("keypoint_regressor", self._fit_keypoint_regressor(), persistent=False)
         self.register_buffer("template", self(rest_pose, mean_shape)[0], persistent=False)
-        self.register_buffer("rest_joints", self._rest_joints(mean_shape)[0], persistent=False)
+        # Heads of the bones in the rest pose (J, 3); not centred.
+        _, poses = model.get_bone_transforms(
+            torch.eye(4).expand(1, len(model.bone_labels), 4, 4), self._rest_model(mean_shape)["rest_bone_poses"]
+        )
+        self.register_buffer("rest_joints", _from_anny_axes(poses[0, 1:, :3, 3]), persistent=False)
 
     def forward(self, pose: Tensor, shape: Tensor) -> Tensor:
-        """Canonical meshes.
-
-        Args:
-            pose: (B, J, 3) axis-angle, radians.
-            shape: (B, S) in [0, 1], the columns of `SHAPE_LABELS`.
-
-        Returns:
-            (B, V, 3) vertices, metres, root rotation zero, centred on their mean.
-        """
-        if pose.shape[1:] != (self.n_pose_joints, 3) or shape.shape != (len(pose), self.n_shape):
-            raise ValueError(
-                f"the Anny body takes a pose (B, {self.n_pose_joints}, 3) and a shape (B, {self.n_shape}), "
-                f"but was given {tuple(pose.shape)} and {tuple(shape.shape)}"
-            )
-        rest = self.anny.get_rest_model(self._blendshape_coefficients(shape))
+        """See `BodyModel`."""
+        self.check_shapes(pose, shape)
+        rest = self._rest_model(shape)
         local = torch.eye(4, device=pose.device).repeat(len(pose), self.n_pose_joints + 1, 1, 1)
         local[:, 1:, :3, :3] = roma.rotvec_to_rotmat(_to_anny_axes(pose))
         transforms, _ = self.anny.get_bone_transforms(local, rest["rest_bone_poses"])  # (B, J+1, 4, 4)
         vertices = self._skin(rest["rest_vertices"], transforms)  # (B, V, 3)
         return vertices - vertices.mean(dim=1, keepdim=True)
-
-    def mirror_pose(self, pose: Tensor) -> Tensor:
-        """The pose (..., J, 3) mirrored: left and right change places."""
-        return pose[..., self._mirrored_joints, :] * pose.new_tensor([1.0, -1.0, -1.0])
-
-    def keypoints(self, vertices: Tensor) -> Tensor:
-        """Vertices (..., V, 3) -> the 23 keypoints (..., 23, 3) in the same frame."""
-        return self.keypoint_regressor @ vertices
 
     def sample_shapes(self, n: int, generator: torch.Generator) -> Tensor:
         """n adults: (n, S). Gender and age are uniform, the rest is normal, cut to Anny's range."""
@@ -98,9 +81,9 @@ class AnnyBody(nn.Module):
         shape[:, 1] = _AGE_RANGE[0] + (_AGE_RANGE[1] - _AGE_RANGE[0]) * uniform[:, 1]
         return shape.clamp(0.0, 1.0)
 
-    def _blendshape_coefficients(self, shape: Tensor) -> Tensor:
-        named = {label: shape[:, i] for i, label in enumerate(SHAPE_LABELS)}
-        return self.anny.get_phenotype_blendshape_coefficients(**named)
+    def _rest_model(self, shape: Tensor) -> dict[str, Tensor]:
+        named = dict(zip(SHAPE_LABELS, shape.T, strict=True))
+        return self.anny.get_rest_model(self.anny.get_phenotype_blendshape_coefficients(**named))
 
     def _skin(self, rest_vertices: Tensor, transforms: Tensor) -> Tensor:
         """Linear blend skinning, with the change from Anny's axes to ours."""
@@ -111,13 +94,6 @@ class AnnyBody(nn.Module):
             x, y, z = rest.split(1, dim=1)
             vertices.append(blended[:, 3] + blended[:, 0] * x + blended[:, 1] * y + blended[:, 2] * z)
         return torch.stack(vertices)
-
-    def _rest_joints(self, shape: Tensor) -> Tensor:
-        """Heads of the posed bones in the rest pose (B, J, 3); not centred."""
-        rest = self.anny.get_rest_model(self._blendshape_coefficients(shape))
-        identity = torch.eye(4).expand(len(shape), self.n_pose_joints + 1, 4, 4)
-        _, poses = self.anny.get_bone_transforms(identity, rest["rest_bone_poses"])
-        return _from_anny_axes(poses[:, 1:, :3, 3])
 
     def _fit_keypoint_regressor(self) -> Tensor:
         """Anny's own regressor (23, V), its two eye rows fitted anew on the vertices around the eyes.
@@ -134,7 +110,7 @@ class AnnyBody(nn.Module):
         ).regression_weights.float()
 
         shapes = self.sample_shapes(64, torch.Generator().manual_seed(0))
-        rest = self.anny.get_rest_model(self._blendshape_coefficients(shapes))
+        rest = self._rest_model(shapes)
         vertices = _from_anny_axes(rest["rest_vertices"])  # (B, V, 3)
         heads = _from_anny_axes(rest["rest_bone_heads"])  # (B, J+1, 3)
         for label, bone in (("left_eye", "eye.L"), ("right_eye", "eye.R")):
@@ -166,9 +142,3 @@ def _affine_weights(points: Tensor, target: Tensor, ridge: float = 1e-6) -> Tens
     normal = offsets.T @ offsets / len(points) + ridge * torch.eye(offsets.shape[1])
     weights = torch.linalg.solve(normal, torch.ones(len(normal)))
     return weights / weights.sum()
-
-
-def _to_csr(weights: Tensor) -> Tensor:
-    with warnings.catch_warnings():  # PyTorch calls the format beta at every first use
-        warnings.simplefilter("ignore")
-        return weights.to_sparse_csr()

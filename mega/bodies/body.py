@@ -4,13 +4,13 @@ Frame: metres, Y up, facing +Z, the body's left on +X (the frame of SMPL). A *ca
 is centred on the mean of its vertices; in the camera frame it is `R @ canonical + t`.
 """
 
+import re
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-#: COCO's 17 keypoints, then six of the feet: the rows of every body's `keypoint_regressor`.
+#: COCO's 17 keypoints, then six of the feet.
 KEYPOINTS = (
     *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
     *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee"),
@@ -19,46 +19,58 @@ KEYPOINTS = (
 )
 
 
-def mirrored_names(names: Sequence[str], sides: tuple[str, str]) -> list[int]:
-    """Index of each name's mirror image in `names`; `sides` are the parts of a name that mark left and right."""
-    left, right = sides
-    swapped = [n.replace(left, right) if left in n else n.replace(right, left) for n in names]
-    return [list(names).index(name) for name in swapped]
+def _mirrored(names: Sequence[str]) -> list[int]:
+    """Index of each name's mirror image; `left_` and `right_`, or `.L` and `.R`, mark the sides."""
+    other = {"left_": "right_", "right_": "left_", ".L": ".R", ".R": ".L"}
+    return [names.index(re.sub(r"^left_|^right_|\.[LR]$", lambda side: other[side[0]], name)) for name in names]
 
 
 #: Rows of `KEYPOINTS` after mirroring: keypoints[MIRRORED_KEYPOINTS] with x negated.
-MIRRORED_KEYPOINTS = mirrored_names(KEYPOINTS, ("left_", "right_"))
+MIRRORED_KEYPOINTS = _mirrored(KEYPOINTS)
 
 
-class BodyModel(Protocol):
-    """A posed and shaped human body with a fixed topology.
+class BodyModel(nn.Module):
+    """A human body with a fixed topology: pose (B, J, 3) and shape (B, S) -> canonical vertices (B, V, 3) float32.
+
+    A pose is axis-angle in radians, local to the parent.
 
     Attributes:
         name: used in annotations and weights files.
-        joint_names: (J,) names of the posed joints, without the root; sides end in `.L` and `.R`.
-        n_pose_joints: J.
+        joint_names: (J,) names of the posed joints, without the root.
         n_shape: S, the length of a shape vector.
         faces: (F, 3) int64.
         template: (V, 3) the mean adult at rest, canonical.
-        keypoint_regressor: (23, V), the rows of `KEYPOINTS`; each sums to one.
+        keypoint_regressor: (K, V), one row per keypoint, each of which sums to one.
     """
 
     name: str
-    joint_names: Sequence[str]
-    n_pose_joints: int
+    joint_names: tuple[str, ...]
     n_shape: int
     faces: Tensor
     template: Tensor
     keypoint_regressor: Tensor
 
-    def __call__(self, pose: Tensor, shape: Tensor) -> Tensor:
-        """Pose (B, J, 3), axis-angle local to the parent, and shape (B, S) -> canonical vertices (B, V, 3) float32."""
+    @property
+    def n_pose_joints(self) -> int:
+        """J."""
+        return len(self.joint_names)
 
     def mirror_pose(self, pose: Tensor) -> Tensor:
         """The pose (..., J, 3) mirrored: left and right change places."""
+        return pose[..., _mirrored(self.joint_names), :] * pose.new_tensor([1.0, -1.0, -1.0])
 
     def keypoints(self, vertices: Tensor) -> Tensor:
-        """Vertices (..., V, 3) -> the 23 keypoints (..., 23, 3) in the same frame."""
+        """Vertices (..., V, 3) -> keypoints (..., K, 3) in the same frame."""
+        return self.keypoint_regressor @ vertices
 
     def sample_shapes(self, n: int, generator: torch.Generator) -> Tensor:
         """n adults: (n, S)."""
+        raise NotImplementedError
+
+    def check_shapes(self, pose: Tensor, shape: Tensor) -> None:
+        """Raise ValueError unless the pose is (B, J, 3) and the shape (B, S)."""
+        if pose.shape[1:] != (self.n_pose_joints, 3) or shape.shape != (len(pose), self.n_shape):
+            raise ValueError(
+                f"the {self.name} body takes a pose (B, {self.n_pose_joints}, 3) and a shape (B, {self.n_shape}), "
+                f"but was given {tuple(pose.shape)} and {tuple(shape.shape)}"
+            )

@@ -29,11 +29,11 @@ def keypoint_names(tokenizer: MeshVQVAE) -> tuple[str, ...]:
     """
     regressor = tokenizer.keypoint_regressor
     if regressor is None or tokenizer.template is None:
-        raise ValueError("The tokenizer stores no template and keypoints, so parts of the body cannot be told.")
+        raise ValueError("The tokenizer stores no template and keypoints, which parts of the body are found by.")
     known = {len(KEYPOINTS): KEYPOINTS, 24: ("pelvis", *SMPL_JOINTS)}  # of SMPL's hands nothing is asked
     if len(regressor) not in known:
         raise ValueError(
-            f"The tokenizer has {len(regressor)} keypoints; parts of the body can be told by the "
+            f"The tokenizer has {len(regressor)} keypoints; parts of the body are found by the "
             f"{len(KEYPOINTS)} of COCO and the feet, or by SMPL's 24."
         )
     return known[len(regressor)]
@@ -71,13 +71,23 @@ def token_parts(tokenizer: MeshVQVAE) -> Tensor:
 
 def token_centres(tokenizer: MeshVQVAE) -> Tensor:
     """(N,) int64, the vertex that each token is centred on: each point of a level is one of the level below."""
-    centres = torch.arange(tokenizer.n_vertices)
+    return _follow(tokenizer, "pool", torch.arange(tokenizer.n_vertices))
+
+
+def vertex_tokens(tokenizer: MeshVQVAE) -> Tensor:
+    """(V,) int64, the token nearest to each vertex, by steps along edges in each level of the decoder."""
+    return _follow(tokenizer, "unpool", torch.arange(tokenizer.n_tokens))
+
+
+def _follow(tokenizer: MeshVQVAE, direction: str, labels: Tensor) -> Tensor:
+    """Labels of the points before all "pool" or "unpool" layers -> after them: a point takes its nearest one's."""
     for name in tokenizer.config["connections"]:
-        if name.startswith("pool"):
+        if name.startswith(direction):
             rows = torch.from_numpy(tokenizer.hierarchy[name]).long()
-            nearest = rows[:, 2::2].masked_fill(rows[:, 2::2] < 0, rows.shape[1]).argmin(dim=1, keepdim=True)
-            centres = centres[rows[:, 1::2].gather(1, nearest)[:, 0]]
-    return centres.to(tokenizer.template.device)
+            ids, hops = rows[:, 1::2], rows[:, 2::2]
+            nearest = hops.masked_fill(hops < 0, hops.max() + 1).argmin(dim=1, keepdim=True)
+            labels = labels[ids.gather(1, nearest)[:, 0]]
+    return labels.to(tokenizer.template.device)
 
 
 def _bones(part: str, names: tuple[str, ...]) -> list[tuple[_End, _End]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from smplx.lbs import lbs
-from torch import Tensor, nn
+from torch import Tensor
 
-from mega.bodies.body import mirrored_names
+from mega.bodies.body import BodyModel
 from mega.external_files import require
 from mega_common.restricted_pickle import read_arrays
 
@@ -28,7 +28,6 @@ SMPL_JOINTS = (
 )
 GENDERS = ("neutral", "male", "female")
 _FOLDERS = {"neutral": "neutral", "male": "m", "female": "f"}
-_SPELLINGS = {"neutral": "neutral", "n": "neutral", "male": "male", "m": "male", "female": "female", "f": "female"}
 _SHAPES = {
     "v_template": (N_VERTICES, 3),
     "shapedirs": (N_VERTICES, 3, None),
@@ -50,14 +49,14 @@ def gender_name(gender: str) -> str:
 
     Raises ValueError for anything else, since a wrong body would go unnoticed.
     """
-    name = _SPELLINGS.get(str(gender).strip().lower())
-    if name is None:
-        raise ValueError(f"The gender {str(gender)!r} is none of {', '.join(sorted(_SPELLINGS))}.")
-    return name
+    for name in GENDERS:
+        if str(gender).strip().lower() in (name, name[0]):
+            return name
+    raise ValueError(f"The gender {str(gender)!r} is none of f, female, m, male, n, neutral.")
 
 
-class SMPLHBody(nn.Module):
-    """SMPL-H behind the interface of `mega.bodies.BodyModel`: 10 betas, 21 joints, flat hands.
+class SMPLHBody(BodyModel):
+    """SMPL-H: 21 joints, flat hands; the shape is 10 betas, the keypoints are SMPL's 24 joints.
 
     Each gender is read once per process, when it is first needed.
 
@@ -65,8 +64,6 @@ class SMPLHBody(nn.Module):
         folder: with `smplh/{neutral,m,f}/model.npz`, `J_regressor_24.npy` and `J_regressor_h36m.npy`.
 
     Attributes:
-        joint_names: (21,) SMPL's body joints.
-        keypoint_regressor: (24, V) SMPL's joints.
         h36m_regressor: (17, V) joints of H36M.
 
     Source: Romero et al., Embodied Hands, SIGGRAPH Asia 2017.
@@ -74,55 +71,32 @@ class SMPLHBody(nn.Module):
 
     name = "smplh"
     joint_names = SMPL_JOINTS
-    n_pose_joints = len(SMPL_JOINTS)
     n_shape = N_BETAS
 
     def __init__(self, folder: str | Path = "body_models"):
         super().__init__()
         self.folder = Path(folder)
-        self._mirrored_joints = mirrored_names(SMPL_JOINTS, ("left_", "right_"))
         neutral = self.gender("neutral")
         self.register_buffer("faces", neutral.faces, persistent=False)
         template = neutral.v_template - neutral.v_template.mean(0)
         self.register_buffer("template", template, persistent=False)
-        for name, rows in (("keypoint_regressor", 24), ("h36m_regressor", 17)):
-            file = self.folder / ("J_regressor_24.npy" if rows == 24 else "J_regressor_h36m.npy")
-            self.register_buffer(name, read_regressor(file, rows), persistent=False)
+        keypoint_regressor = read_regressor(self.folder / "J_regressor_24.npy", 24)
+        h36m_regressor = read_regressor(self.folder / "J_regressor_h36m.npy", 17)
+        self.register_buffer("keypoint_regressor", keypoint_regressor, persistent=False)
+        self.register_buffer("h36m_regressor", h36m_regressor, persistent=False)
 
     def forward(self, pose: Tensor, shape: Tensor, gender: str | Sequence[str] | Tensor = "neutral") -> Tensor:
-        """Canonical meshes.
-
-        Args:
-            pose: (B, 21, 3) axis-angle, radians.
-            shape: (B, 10) betas.
-            gender: one name for all, or B names, or (B,) indices into `GENDERS`.
-
-        Returns:
-            (B, V, 3) vertices, metres, root rotation zero, centred on their mean.
-        """
-        if pose.shape[1:] != (self.n_pose_joints, 3) or shape.shape != (len(pose), N_BETAS):
-            raise ValueError(
-                f"the SMPL-H body takes a pose (B, {self.n_pose_joints}, 3) and betas (B, {N_BETAS}), "
-                f"but was given {tuple(pose.shape)} and {tuple(shape.shape)}"
-            )
+        """See `BodyModel`; `gender` is one name for all, or B names, or (B,) indices into `GENDERS`."""
+        self.check_shapes(pose, shape)
         if isinstance(gender, Tensor):
             gender = [GENDERS[i] for i in gender.tolist()]
-        genders = [gender] * len(pose) if isinstance(gender, str) else gender
-        genders = [gender_name(g) for g in genders]
+        genders = [gender_name(g) for g in ([gender] * len(pose) if isinstance(gender, str) else gender)]
         full = torch.cat([pose.new_zeros(len(pose), 1, 3), pose, pose.new_zeros(len(pose), 30, 3)], dim=1)
         vertices = pose.new_empty(len(pose), N_VERTICES, 3)
         for name in dict.fromkeys(genders):
             rows = torch.tensor([i for i, g in enumerate(genders) if g == name], device=pose.device)
             vertices[rows] = self.gender(name, pose.device).vertices(full[rows], shape[rows])
         return vertices - vertices.mean(dim=1, keepdim=True)
-
-    def keypoints(self, vertices: Tensor) -> Tensor:
-        """Vertices (..., V, 3) -> SMPL's 24 joints (..., 24, 3) in the same frame."""
-        return self.keypoint_regressor @ vertices
-
-    def mirror_pose(self, pose: Tensor) -> Tensor:
-        """The pose (..., 21, 3) mirrored: left and right change places."""
-        return pose[..., self._mirrored_joints, :] * pose.new_tensor([1.0, -1.0, -1.0])
 
     def sample_shapes(self, n: int, generator: torch.Generator) -> Tensor:
         """n people: (n, 10) betas, standard normal as SMPL's shape space is."""
@@ -136,7 +110,9 @@ class SMPLHBody(nn.Module):
 class GenderedBody:
     """One gender's arrays on a device, and skinning with them."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], device: torch.device):
+    def __init__(self, path: Path, device: torch.device):
+        arrays = read_smplh(path)
+
         def tensor(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(arrays[name])).to(device, dtype)
 
@@ -153,9 +129,7 @@ class GenderedBody:
         return lbs(betas, pose.flatten(1), *arrays)[0]
 
 
-@cache
-def _read_gender(path: Path, device: torch.device) -> GenderedBody:
-    return GenderedBody(read_smplh(path), device)
+_read_gender = cache(GenderedBody)
 
 
 def read_smplh(path: Path) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.data.loading import Augmentation, EpochData
 from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
 from mega.external_files import find_annotations
-from mega.geometry.smpl_crops import (
+from mega.smpl_crops import (
     MIRRORED_PART17,
     MIRRORED_SMPL,
     PART24_TO_17,

@@ -2,10 +2,9 @@
 
 from mega.rendering.panels import draw_uncertainty, panel
 from mega.rendering.people import draw_body, draw_people, draw_side_view, far_camera, people_openness
-from mega.rendering.raycast import Hits, cast, merge_meshes
+from mega.rendering.raycast import cast, merge_meshes
 
 __all__ = [
-    "Hits",
     "cast",
     "draw_body",
     "draw_people",

@@ -22,7 +22,7 @@ def draw_uncertainty(
     uncertainty: np.ndarray,
     open_share: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The people over a faded picture, coloured by `uncertainty` (P, V) m, with a scale at the right-hand side."""
+    """The people over a faded picture, coloured by `uncertainty` (P, V) m, with a scale on the right."""
     limit = round_limit(uncertainty)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     faded = (0.55 * grey + 0.45 * 235).astype(np.uint8).repeat(3, axis=2)
@@ -61,33 +61,28 @@ def color_bar(height: int, limit: float) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def panel(rows: Sequence[Sequence[tuple[np.ndarray, str]]], row_height: int | None = None) -> np.ndarray:
-    """Rows of (picture, caption) on white paper; within a row all pictures get the same height.
+def panel(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> np.ndarray:
+    """Rows of (picture, caption) on white paper; within a row all pictures get the height of the tallest.
 
-    Args:
-        rows: pictures (h, w, 3) uint8; rows in which no picture has a caption leave no room for one.
-        row_height: px; the height of each row's tallest picture if None.
+    Pictures are (h, w, 3) uint8; rows in which no picture has a caption leave no room for one.
     """
-    strips = [_row(row, row_height or max(len(picture) for picture, _ in row)) for row in rows]
-    width = max(strip.shape[1] for strip in strips)
-    strips = [_pad(strip, width) for strip in strips]
-    gap = max(4, len(strips[0]) // 60)
-    sheet = np.concatenate([part for strip in strips for part in (strip, _blank(gap, width))][:-1])
-    return cv2.copyMakeBorder(sheet, gap, gap, gap, gap, cv2.BORDER_CONSTANT, value=(PAPER,) * 3)
+    strips = [_row(row) for row in rows]
+    width, gap = max(strip.shape[1] for strip in strips), max(4, len(strips[0]) // 60)
+    strips = [_with_paper(strip, top=gap, left=gap, right=gap + width - strip.shape[1]) for strip in strips]
+    return _with_paper(np.concatenate(strips), bottom=gap)
 
 
-def _row(row: Sequence[tuple[np.ndarray, str]], height: int) -> np.ndarray:
-    gap = max(4, height // 60)
+def _row(row: Sequence[tuple[np.ndarray, str]]) -> np.ndarray:
+    height = max(len(picture) for picture, _ in row)
     cells = []
     for picture, caption in row:
         if len(picture) != height:
-            method = cv2.INTER_AREA if len(picture) > height else cv2.INTER_CUBIC
             width = max(1, round(picture.shape[1] * height / len(picture)))
-            picture = cv2.resize(picture, (width, height), interpolation=method)
+            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
         if any(text for _, text in row):
             picture = np.concatenate([picture, _caption(caption, picture.shape[1], _font_size(height))])
-        cells += [picture, _blank(len(picture), gap)]
-    return np.concatenate(cells[:-1], axis=1)
+        cells.append(_with_paper(picture, left=max(4, height // 60) if cells else 0))
+    return np.concatenate(cells, axis=1)
 
 
 def _caption(text: str, width: int, size: int) -> np.ndarray:
@@ -104,9 +99,5 @@ def _font_size(picture_height: int) -> int:
     return max(10, round(picture_height / 30))
 
 
-def _blank(height: int, width: int) -> np.ndarray:
-    return np.full((height, width, 3), PAPER, np.uint8)
-
-
-def _pad(strip: np.ndarray, width: int) -> np.ndarray:
-    return np.concatenate([strip, _blank(len(strip), width - strip.shape[1])], axis=1)
+def _with_paper(picture: np.ndarray, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0) -> np.ndarray:
+    return cv2.copyMakeBorder(picture, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(PAPER,) * 3)

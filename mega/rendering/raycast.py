@@ -35,11 +35,7 @@ class Hits:
 
     def interpolate(self, vertex_values: np.ndarray, faces: np.ndarray) -> np.ndarray:
         """Values (V, C) at the vertices -> values (n, C) at the hits."""
-        corners = faces[self.face_index]  # (n, 3)
-        values = vertex_values[corners[:, 0]] * self.barycentric[:, :1]
-        for k in (1, 2):
-            values += vertex_values[corners[:, k]] * self.barycentric[:, k : k + 1]
-        return values  # (n, C)
+        return np.einsum("nkc,nk->nc", vertex_values[faces[self.face_index]], self.barycentric)
 
     def resolve(self, values: np.ndarray) -> np.ndarray:
         """Mean over each pixel's samples, a miss counting as zero: (n, C) at the hits -> picture (h, w, C) float32.
@@ -48,25 +44,31 @@ class Hits:
         background.
         """
         width, height = self.size
-        picture = np.empty((height * width, values.shape[1]), np.float32)
-        for c in range(values.shape[1]):
-            picture[:, c] = np.bincount(self.pixel, weights=values[:, c], minlength=height * width)
-        return picture.reshape(height, width, -1) / self.samples**2
+        channels = [np.bincount(self.pixel, weights=c, minlength=height * width) for c in values.T]
+        return np.stack(channels, axis=-1, dtype=np.float32).reshape(height, width, -1) / self.samples**2
 
     @property
     def coverage(self) -> np.ndarray:
         """(h, w, 1) float32: the share of each pixel's samples that hit the mesh."""
-        width, height = self.size
-        counts = np.bincount(self.pixel, minlength=height * width).astype(np.float32)
-        return counts.reshape(height, width, 1) / self.samples**2
+        return self.resolve(np.ones((len(self.pixel), 1)))
 
 
-def merge_meshes(meshes: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Several (vertices (V_i, 3), faces (F_i, 3)) as one mesh, in their order, so that they occlude each other."""
-    offsets = np.cumsum([0, *(len(vertices) for vertices, _ in meshes)])
-    vertices = np.concatenate([vertices for vertices, _ in meshes])
-    faces = np.concatenate([faces + offset for (_, faces), offset in zip(meshes, offsets, strict=False)])
-    return vertices, faces
+def merge_meshes(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """People (P, V, 3) with the same faces (F, 3) as one mesh, (P * V, 3) and (P * F, 3): they occlude each other."""
+    people, count = vertices.shape[:2]
+    offsets = count * np.arange(people)[:, None, None]
+    return np.asarray(vertices, np.float32).reshape(-1, 3), (faces + offsets).reshape(-1, 3)
+
+
+def embree_scene(vertices: np.ndarray, faces: np.ndarray):
+    """A mesh (V, 3), (F, 3) for rays to be cast at."""
+    # Imported here: only drawing needs the compiled library.
+    from embreex.mesh_construction import TriangleMesh
+    from embreex.rtcore_scene import EmbreeScene
+
+    scene = EmbreeScene()
+    TriangleMesh(scene, np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
+    return scene
 
 
 def cast(
@@ -88,18 +90,21 @@ def cast(
         samples: samples per pixel along one side; no two of a pixel share a row or a column, so nearly vertical or
             horizontal edges look as smooth as with samples² columns.
     """
-    pixel, directions = _rays(vertices, focal, principal_point, size, samples)
-    if not len(directions) or not len(faces):
-        return _no_hits(size, samples)
-    # Imported here: only drawing needs the compiled library.
-    from embreex.mesh_construction import TriangleMesh
-    from embreex.rtcore_scene import EmbreeScene
+    x0, y0, x1, y1 = _touched_pixels(vertices, focal, principal_point, size)
+    columns, rows = np.arange(x0, x1), np.arange(y0, y1)
+    i, j = (index.reshape(-1) for index in np.mgrid[:samples, :samples])
+    dx = (i + (j + 0.5) / samples) / samples - 0.5  # (samples²,) in [-0.5, 0.5)
+    dy = (j + (samples - i - 0.5) / samples) / samples - 0.5
+    # (rows, columns, samples²): neighbouring rays lie side by side in memory, which the ray caster's cache likes.
+    shape = (len(rows), len(columns), samples**2)
+    directions = np.ones((*shape, 3), np.float32)
+    directions[..., 0] = (columns[None, :, None] + dx - principal_point[0]) / focal
+    directions[..., 1] = (rows[:, None, None] + dy - principal_point[1]) / focal
+    directions = directions.reshape(-1, 3)
+    pixel = np.broadcast_to((rows[:, None] * size[0] + columns)[..., None], shape).reshape(-1)
 
-    scene = EmbreeScene()
-    TriangleMesh(scene, np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
     origins = np.broadcast_to(np.zeros(3, np.float32), directions.shape)  # all rays leave the camera: no need to copy
-    found = scene.run(origins, directions, output=1)
-
+    found = embree_scene(vertices, faces).run(origins, directions, output=1)
     hit = np.flatnonzero(found["primID"] >= 0)
     u, v = found["u"][hit], found["v"][hit]
     return Hits(
@@ -112,46 +117,14 @@ def cast(
     )
 
 
-def _rays(vertices, focal, principal_point, size, samples) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel (n,) and direction (n, 3), z = 1, of the rays within the mesh's bounding box in the picture."""
-    x0, y0, x1, y1 = _touched_pixels(vertices, focal, principal_point, size)
-    columns, rows = np.arange(x0, x1), np.arange(y0, y1)
-    dx, dy = _sample_offsets(samples)
-    # (rows, columns, samples²): neighbouring rays lie side by side in memory, which the ray caster's cache likes.
-    shape = (len(rows), len(columns), samples**2)
-    directions = np.ones((*shape, 3), np.float32)
-    directions[..., 0] = (columns[None, :, None] + dx - principal_point[0]) / focal
-    directions[..., 1] = (rows[:, None, None] + dy - principal_point[1]) / focal
-    pixel = np.broadcast_to((rows[:, None] * size[0] + columns)[..., None], shape)
-    return pixel.reshape(-1), directions.reshape(-1, 3)
-
-
 def _touched_pixels(vertices, focal, principal_point, size) -> tuple[int, int, int, int]:
     """(x0, y0, x1, y1) of the pixels that the mesh may cover, upper ends exclusive."""
-    width, height = size
     if not len(vertices):
         return 0, 0, 0, 0
     depth = vertices[:, 2:3]
     if depth.min() <= 1e-6:  # partly behind the camera: its box in the image is unbounded
-        return 0, 0, width, height
+        return 0, 0, *size
     points = vertices[:, :2] / depth * focal + np.asarray(principal_point)
     low = np.clip(np.floor(points.min(axis=0) + 0.5), 0, size).astype(int)
     high = np.clip(np.ceil(points.max(axis=0) + 0.5), 0, size).astype(int)
-    return low[0], low[1], high[0], high[1]
-
-
-def _sample_offsets(samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """x and y (samples²,) in [-0.5, 0.5): a sheared grid with each sample in a separate row and column."""
-    i, j = (index.reshape(-1) for index in np.mgrid[:samples, :samples])
-    return (i + (j + 0.5) / samples) / samples - 0.5, (j + (samples - i - 0.5) / samples) / samples - 0.5
-
-
-def _no_hits(size: tuple[int, int], samples: int) -> Hits:
-    return Hits(
-        pixel=np.zeros(0, np.int64),
-        face_index=np.zeros(0, np.int32),
-        barycentric=np.zeros((0, 3), np.float32),
-        depth=np.zeros(0, np.float32),
-        size=size,
-        samples=samples,
-    )
+    return *low, *high

@@ -6,9 +6,9 @@ computed at every pixel, and its cost does not grow with the size of the image.
 World axes are the camera's: x right, y down, z forward; so the sky is at -y and the viewer looks along +z.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
+
+from mega.rendering.raycast import embree_scene
 
 # Calm colours, easy to distinguish from each other and from most photographs; sRGB in [0, 1].
 PALETTE = (
@@ -31,22 +31,14 @@ PALETTE = (
 # From sure (pale) to unsure (dark red); light enough at the lower end for the shading to show. sRGB in [0, 1].
 HEAT = np.array([[214, 222, 230], [248, 218, 128], [240, 140, 72], [198, 46, 58], [104, 12, 66]], np.float32) / 255
 
+# The light tent, linear RGB: sky and ground, a key and a fill light, a rim, and a little gloss.
+_SKY, _GROUND = (0.38, 0.42, 0.48), (0.15, 0.125, 0.11)
+_KEY, _KEY_DIRECTION = (1.12, 1.06, 0.98), np.array([-0.70, -0.80, -0.55], np.float32)  # towards the light
+_FILL, _FILL_DIRECTION = (0.12, 0.15, 0.20), np.array([0.9, -0.1, -0.5], np.float32)
+_RIM, _GLOSS = (0.34, 0.36, 0.40), 0.06
 
-@dataclass(frozen=True)
-class Lights:
-    """A light tent: directions point towards the light, colours are linear RGB."""
-
-    sky: tuple[float, float, float] = (0.38, 0.42, 0.48)
-    ground: tuple[float, float, float] = (0.15, 0.125, 0.11)
-    key: tuple[float, float, float] = (1.12, 1.06, 0.98)
-    key_direction: tuple[float, float, float] = (-0.70, -0.80, -0.55)
-    fill: tuple[float, float, float] = (0.12, 0.15, 0.20)
-    fill_direction: tuple[float, float, float] = (0.9, -0.1, -0.5)
-    rim: tuple[float, float, float] = (0.34, 0.36, 0.40)
-    gloss: float = 0.06
-
-
-STUDIO = Lights()
+_SHADE_REACH = 0.5  # distance up to which surfaces cast shade, m
+_SHADE_RAYS = 40  # per vertex; the half that would start below the surface is not cast
 
 
 def palette_colors(n: int) -> np.ndarray:
@@ -56,9 +48,8 @@ def palette_colors(n: int) -> np.ndarray:
 
 def heat_colors(values: np.ndarray, limit: float) -> np.ndarray:
     """Values (…) from 0 to `limit` (and beyond, clipped) -> colours (…, 3) from pale to dark red."""
-    place = np.clip(values / limit, 0, 1)
-    stops = np.linspace(0, 1, len(HEAT))
-    return np.stack([np.interp(place, stops, HEAT[:, c]) for c in range(3)], axis=-1).astype(np.float32)
+    stops = np.linspace(0, limit, len(HEAT))
+    return np.stack([np.interp(values, stops, channel) for channel in HEAT.T], axis=-1).astype(np.float32)
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -69,31 +60,28 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     corners = faces.T.reshape(-1)
     for axis in range(3):
         normals[:, axis] = np.bincount(corners, np.tile(face_normals[:, axis], 3), minlength=len(vertices))
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    return _unit(normals)
 
 
-def openness(vertices: np.ndarray, faces: np.ndarray, reach: float = 0.5, directions: int = 40) -> np.ndarray:
+def openness(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Ambient occlusion: the share of the light tent that each vertex sees, (V,) from 0 (hidden) to 1 (open).
 
     Args:
         vertices: (V, 3) m.
         faces: (F, 3), oriented outwards.
-        reach: distance up to which surfaces cast shade, m.
-        directions: rays per vertex; the half that would start below the surface is not cast.
     """
-    from embreex.mesh_construction import TriangleMesh
-    from embreex.rtcore_scene import EmbreeScene
-
     normals = vertex_normals(vertices, faces)
-    # The same directions for every vertex, so that neighbours differ smoothly and no noise appears.
-    towards = _sphere_directions(directions)
+    # The same directions for every vertex, so that neighbours differ smoothly and no noise appears: a Fibonacci spiral.
+    k = np.arange(_SHADE_RAYS) + 0.5
+    z = 1 - 2 * k / _SHADE_RAYS
+    angle, radius = np.pi * (1 + 5**0.5) * k, np.sqrt(1 - z**2)
+    towards = np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1).astype(np.float32)
     cosine = normals @ towards.T  # (V, directions)
     vertex, direction = np.nonzero(cosine > 0.05)
-    scene = EmbreeScene()
-    TriangleMesh(scene, np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
     # Start slightly above the surface, so that no ray hits the triangle it starts from.
     origins = (vertices + 2e-3 * normals).astype(np.float32)
-    limits = np.full(len(vertex), reach, np.float32)
+    limits = np.full(len(vertex), _SHADE_REACH, np.float32)
+    scene = embree_scene(vertices, faces)
     blocked = scene.run(origins[vertex], towards[direction], dists=limits, query="OCCLUDED") != -1
     weight = cosine[vertex, direction]
     total = np.bincount(vertex, weight, minlength=len(vertices))
@@ -101,57 +89,33 @@ def openness(vertices: np.ndarray, faces: np.ndarray, reach: float = 0.5, direct
     return (1 - hidden / np.maximum(total, 1e-12)).astype(np.float32)
 
 
-def shade(
-    vertices: np.ndarray,
-    normals: np.ndarray,
-    colors: np.ndarray,
-    open_share: np.ndarray | None = None,
-    lights: Lights = STUDIO,
-) -> np.ndarray:
+def shade(vertices: np.ndarray, normals: np.ndarray, colors: np.ndarray, open_share: np.ndarray) -> np.ndarray:
     """Colours (V, 3), sRGB in [0, 1], of the vertices as a camera at the origin sees them.
 
     Args:
         vertices: (V, 3) camera frame.
         normals: (V, 3) unit, outwards.
         colors: (V, 3) or (3,) sRGB in [0, 1], the colour of the surface itself.
-        open_share: (V,) from `openness`; all open if None.
+        open_share: (V,) from `openness`.
     """
-    view = -vertices / np.maximum(np.linalg.norm(vertices, axis=1, keepdims=True), 1e-12)
-    key, fill = _unit(lights.key_direction), _unit(lights.fill_direction)
-    share = np.ones(len(vertices), np.float32) if open_share is None else open_share
-
+    view, key, fill = _unit(-vertices), _unit(_KEY_DIRECTION), _unit(_FILL_DIRECTION)
     upward = 0.5 - 0.5 * normals[:, 1:2]
-    light = (np.outer(upward, lights.sky) + np.outer(1 - upward, lights.ground)) * share[:, None]
+    light = (upward * _SKY + (1 - upward) * _GROUND) * open_share[:, None]
     # A key light larger than the body also lights some of the surface that faces away.
     wrapped = np.clip((normals @ key + 0.15) / 1.15, 0, None) ** 1.4
-    light += np.outer(wrapped * (0.35 + 0.65 * share), lights.key)
-    light += np.outer(np.clip(normals @ fill, 0, None) * share, lights.fill)
+    light += np.outer(wrapped * (0.35 + 0.65 * open_share), _KEY)
+    light += np.outer(np.clip(normals @ fill, 0, None) * open_share, _FILL)
 
     facing = np.clip((normals * view).sum(1), 0, 1)
-    rim = (1 - facing) ** 3 * np.clip(0.6 - 0.4 * normals[:, 1], 0, None) * share
-    half = key + view
-    half /= np.maximum(np.linalg.norm(half, axis=1, keepdims=True), 1e-12)
-    gloss = lights.gloss * np.clip((normals * half).sum(1), 0, None) ** 24 * share
+    rim = (1 - facing) ** 3 * np.clip(0.6 - 0.4 * normals[:, 1], 0, None) * open_share
+    gloss = _GLOSS * np.clip((normals * _unit(key + view)).sum(1), 0, None) ** 24 * open_share
 
-    linear = np.asarray(colors, np.float32) ** 2.2 * light + np.outer(rim, lights.rim) * 0.5 + gloss[:, None]
-    return np.clip(_soft_clip(linear), 0, 1).astype(np.float32) ** (1 / 2.2)
-
-
-def _soft_clip(linear: np.ndarray) -> np.ndarray:
-    """Identity up to 0.7, then a shoulder towards 1, so that bright skin keeps its shape."""
-    above = np.clip(linear - 0.7, 0, None)
-    return np.minimum(linear, 0.7) + 0.3 * (1 - np.exp(-above / 0.3))
+    linear = np.asarray(colors, np.float32) ** 2.2 * light + np.outer(rim, _RIM) * 0.5 + gloss[:, None]
+    # Identity up to 0.7, then a shoulder towards 1, so that bright skin keeps its shape.
+    linear = np.minimum(linear, 0.7) + 0.3 * (1 - np.exp(-np.clip(linear - 0.7, 0, None) / 0.3))
+    return np.clip(linear, 0, 1).astype(np.float32) ** (1 / 2.2)
 
 
-def _unit(vector) -> np.ndarray:
-    vector = np.asarray(vector, np.float32)
-    return vector / np.linalg.norm(vector)
-
-
-def _sphere_directions(n: int) -> np.ndarray:
-    """(n, 3) unit vectors spread evenly over the sphere (a Fibonacci spiral)."""
-    k = np.arange(n) + 0.5
-    z = 1 - 2 * k / n
-    angle = np.pi * (1 + 5**0.5) * k
-    radius = np.sqrt(1 - z**2)
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1).astype(np.float32)
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., 3) at length 1; zero stays zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -159,9 +159,9 @@ class SceneMaker:
         for vertices, outfit in zip((body[self.drawn] for body in bodies), outfits, strict=True):
             normals = vertex_normals(vertices, self.faces)
             dressed = vertices + outfit.thickness(fields)[:, None] * normals
-            meshes.append((dressed, self.faces))
+            meshes.append(dressed)
             lights.append(light_of(dressed, normals))
-        mesh, faces = merge_meshes(meshes)
+        mesh, faces = merge_meshes(np.stack(meshes), self.faces)
         faces = _facing_camera(mesh, faces)  # half the triangles halve the time to build the ray caster's tree
         hits = cast(mesh, faces, focal, center, size)
         channels = np.concatenate([np.tile(fields, (len(bodies), 1)), np.concatenate(lights)], axis=1)

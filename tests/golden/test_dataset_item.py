@@ -13,7 +13,7 @@ from torch import Tensor
 from mega.bodies.smplh import SMPLHBody
 from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
 from mega.data.smpl_images import SMPLImages, Source
-from mega.geometry.smpl_crops import PART24_TO_17, annotated_crop, keypoints_on_crop
+from mega.smpl_crops import PART24_TO_17, annotated_crop, keypoints_on_crop
 from tests.golden.golden import Arrays, assert_close, golden_cases, load, recipe
 
 SIZE = 224

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mega.geometry import crop_camera_to_full, default_focal, square_box, square_crop
-from mega.geometry.smpl_crops import (
+from mega.smpl_crops import (
     MIRRORED_PART17,
     MIRRORED_PART24,
     annotated_crop,

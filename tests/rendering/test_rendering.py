@@ -51,8 +51,8 @@ def test_hits_lie_on_the_rays_and_in_the_triangles():
 
 
 def test_the_nearer_mesh_hides_the_other():
-    near, far = square(1.5, half=0.1), square(2.0)
-    vertices, faces = merge_meshes([far, near])
+    (near, faces), (far, _) = square(1.5, half=0.1), square(2.0)
+    vertices, faces = merge_meshes(np.stack([far, near]), faces)
     hits = cast(vertices, faces, FOCAL, CENTRE, SIZE)
     middle = hits.pixel == 50 * SIZE[0] + 60
     assert (hits.face_index[middle] >= 2).all()
@@ -88,7 +88,7 @@ def photo():
 def test_overlay_changes_the_people_and_nothing_else(people, photo):
     vertices, faces = people
     drawn = draw_people(photo, vertices, faces, FOCAL, CENTRE)
-    coverage = cast(*merge_meshes([(v, faces) for v in vertices]), FOCAL, CENTRE, SIZE).coverage[..., 0]
+    coverage = cast(*merge_meshes(vertices, faces), FOCAL, CENTRE, SIZE).coverage[..., 0]
     assert drawn.dtype == np.uint8
     np.testing.assert_array_equal(drawn[coverage == 0], photo[coverage == 0])
     assert (drawn[coverage == 1] != photo[coverage == 1]).any(axis=1).mean() > 0.99
@@ -127,7 +127,8 @@ def test_side_view_shows_everybody_whole(people, depth):
 
 
 def test_openness_is_full_outside_and_low_in_a_crevice():
-    vertices, faces = merge_meshes([ball([0, 0, 0], 0.5), ball([1.01, 0, 0], 0.5)])
+    (left, faces), (right, _) = ball([0, 0, 0], 0.5), ball([1.01, 0, 0], 0.5)
+    vertices, faces = merge_meshes(np.stack([left, right]), faces)
     share = openness(vertices, faces)
     assert share.min() >= 0
     assert share.max() <= 1

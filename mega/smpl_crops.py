@@ -10,7 +10,7 @@ import numpy as np
 import roma
 import torch
 
-from mega.geometry.crops import crop_matrix
+from mega.geometry import crop_matrix
 
 PIXELS_PER_SCALE = 200
 
@@ -85,25 +85,14 @@ def annotated_crop(image: np.ndarray, center: np.ndarray, scale: float, size: in
     if degrees:
         # Margin for what the rotation moves into the box.
         pad = int(np.linalg.norm(corners[1] - corners[0]) / 2 - (corners[1, 1] - corners[0, 1]) / 2)
-    region = _black_outside(image, corners[0] - pad, corners[1] + pad)
+    width, height = corners[1] - corners[0] + 2 * pad
+    to_region = np.column_stack([np.eye(2), pad - corners[0]])  # whole pixels, so nothing is interpolated
+    region = cv2.warpAffine(image, to_region, (width, height), flags=cv2.INTER_NEAREST).astype(np.float64)
     if degrees:
-        height, width = region.shape[:2]
         turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
         region = cv2.warpAffine(region, turn, (width, height))
         region = region[pad : height - pad, pad : width - pad]
     return cv2.resize(region, (size, size))
-
-
-def _black_outside(image: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Pixels from `start` (x, y) to before `stop` as float64, zero outside of the image."""
-    region = np.zeros((*(stop - start)[::-1], 3))
-    limit = np.array(image.shape[1::-1])
-    inside_start, inside_stop = start.clip(0, limit), stop.clip(0, limit)
-    (x0, y0), (x1, y1) = inside_start - start, inside_stop - start
-    if x1 > x0 and y1 > y0:
-        part = image[inside_start[1] : inside_stop[1], inside_start[0] : inside_stop[0]]
-        region[y0:y1, x0:x1] = part
-    return region
 
 
 def patch_matrix(center: np.ndarray, scale: float, size: int, degrees: float = 0.0) -> np.ndarray:
@@ -113,8 +102,7 @@ def patch_matrix(center: np.ndarray, scale: float, size: int, degrees: float = 0
     float64 would change some pixels by one level.
     """
     exact = annotated_matrix(center, scale, size, degrees)
-    middle, half = np.array([size / 2, size / 2]), np.array([[0, 0], [0, size / 2], [size / 2, 0]])
-    on_crop = middle + half
+    on_crop = np.array([[1, 1], [1, 2], [2, 1]]) * (size / 2)
     in_picture = (on_crop - exact[:, 2]) @ np.linalg.inv(exact[:, :2]).T
     return cv2.getAffineTransform(in_picture.astype(np.float32), on_crop.astype(np.float32))
 
