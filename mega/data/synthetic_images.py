@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,50 +18,45 @@ from mega.bodies import MIRRORED_KEYPOINTS, BodyModel
 from mega.data.loading import Augmentation, EpochData
 from mega.data.random_bodies import cached_tokens
 from mega.geometry import crop_matrix, square_box, square_crop, warp_crop
-from mega_common.restricted_pickle import read_arrays
+from mega_common.restricted_pickle import as_numbers, read_arrays
 from mesh_vq_vae import MeshVQVAE
 
 _CHUNK = 64  # bodies turned into tokens at a time
 
 
+def _column(*row_shape: int | None) -> np.ndarray:
+    """A field of `SyntheticAnnotations` with one row of this shape per person; None is any length."""
+    return field(metadata={"row_shape": row_shape})
+
+
 @dataclass(frozen=True)
 class SyntheticAnnotations:
-    """P people in pictures. Pixels are those of the picture, metres and rotations those of its camera frame.
+    """P people in pictures: one row of every field but `body` per person.
 
-    Attributes:
-        body: name of the body model of pose and shape.
-        imgname: (P,) path of the picture, relative to the split's folder.
-        box: (P, 4) x0, y0, x1, y1 px, tight around the projected mesh, also where that leaves the picture.
-        image_size: (P, 2) width, height px.
-        pose: (P, J, 3) axis-angle of the joints without the root.
-        shape: (P, S).
-        root_orient: (P, 3) axis-angle from the canonical to the camera frame.
-        trans: (P, 3) m, position of the canonical centre in the camera frame.
-        focal: (P,) px.
-        principal_point: (P, 2) px.
-        keypoints2d: (P, 23, 3) x, y px and visibility 0 or 1.
-        keypoints3d: (P, 23, 3) m.
+    Pixels are those of the picture, metres and rotations (axis-angle) those of its camera frame. float32.
     """
 
-    body: str
-    imgname: np.ndarray
-    box: np.ndarray
-    image_size: np.ndarray
-    pose: np.ndarray
-    shape: np.ndarray
-    root_orient: np.ndarray
-    trans: np.ndarray
-    focal: np.ndarray
-    principal_point: np.ndarray
-    keypoints2d: np.ndarray
-    keypoints3d: np.ndarray
+    body: str  # name of the body model of pose and shape
+    imgname: np.ndarray = _column()  # path of the picture, relative to the split's folder
+    box: np.ndarray = _column(
+        4
+    )  # x0, y0, x1, y1 px, tight around the projected mesh, also where that leaves the picture
+    image_size: np.ndarray = _column(2)  # width, height px
+    pose: np.ndarray = _column(None, 3)  # (J, 3) of the joints without the root
+    shape: np.ndarray = _column(None)  # (S,)
+    root_orient: np.ndarray = _column(3)  # from the canonical to the camera frame
+    trans: np.ndarray = _column(3)  # m, position of the canonical centre in the camera frame
+    focal: np.ndarray = _column()  # px
+    principal_point: np.ndarray = _column(2)  # px
+    keypoints2d: np.ndarray = _column(None, 3)  # (23, 3) x, y px and visibility 0 or 1
+    keypoints3d: np.ndarray = _column(None, 3)  # (23, 3) m
 
     def __len__(self) -> int:
         return len(self.imgname)
 
     def select(self, rows: np.ndarray | slice) -> SyntheticAnnotations:
         """The table of these rows."""
-        return SyntheticAnnotations(self.body, **{name: getattr(self, name)[rows] for name in _ROW_SHAPES})
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "body"})
 
     @classmethod
     def load(cls, path: str | Path) -> SyntheticAnnotations:
@@ -77,42 +72,16 @@ class SyntheticAnnotations:
         missing = [f.name for f in fields(cls) if f.name not in columns]
         if missing:
             raise ValueError(f"{path} lacks the fields {missing}. Was it made by another version of make_synthetic.py?")
-        body = str(columns.pop("body"))
-        _check(path, columns)
-        # Numbers as float32, names as they are.
-        columns = {name: c if c.dtype.kind == "U" else c.astype(np.float32) for name, c in columns.items()}
-        return cls(body, **columns)
-
-
-# The shape of a row; None is any length.
-_ROW_SHAPES = {
-    "imgname": (),
-    "box": (4,),
-    "image_size": (2,),
-    "pose": (None, 3),
-    "shape": (None,),
-    "root_orient": (3,),
-    "trans": (3,),
-    "focal": (),
-    "principal_point": (2,),
-    "keypoints2d": (None, 3),
-    "keypoints3d": (None, 3),
-}
-
-
-def _check(path: Path, columns: dict[str, np.ndarray]) -> None:
-    people = len(columns["imgname"])
-    for name, column in columns.items():
-        wanted = (people, *_ROW_SHAPES[name])
-        fits = column.ndim == len(wanted) and all(
-            want is None or have == want for have, want in zip(column.shape, wanted, strict=True)
-        )
-        if not fits:
-            shape = ", ".join("any" if want is None else str(want) for want in wanted)
-            raise ValueError(f"{path}: the field {name} has shape {column.shape}, expected ({shape}).")
-        if name != "imgname" and not np.isfinite(column).all():
-            row = int(np.flatnonzero(~np.isfinite(column.reshape(people, -1)).all(axis=1))[0])
-            raise ValueError(f"{path}: the field {name} is not finite in row {row}.")
+        columns["body"], names = str(columns["body"]), columns["imgname"]
+        if names.ndim != 1:
+            raise ValueError(f"{path}: the field imgname has shape {names.shape}, expected one name per person.")
+        for f in fields(cls)[2:]:
+            column = as_numbers(columns[f.name], path, f.name, (len(names), *f.metadata["row_shape"]))
+            bad = np.argwhere(~np.isfinite(column))
+            if len(bad):
+                raise ValueError(f"{path}: the field {f.name} is not finite in row {bad[0, 0]}.")
+            columns[f.name] = column.astype(np.float32)
+        return cls(**columns)
 
 
 class SyntheticImages(Dataset):
@@ -186,16 +155,16 @@ class SyntheticImages(Dataset):
         row = index % len(self.annotations)
         image = read_rgb(self.folder / str(self.annotations.imgname[row]))
         box = self.annotations.box[row]
+        square, degrees = square_box(box, self.margin), 0.0
         if self.augmentation is None:
-            square, degrees = square_box(box, self.margin), 0.0
             crop = square_crop(image, box, self.crop_size, self.margin).round().astype(np.uint8)
-            crop = _channels_first(crop)
+            crop = torch.from_numpy(crop).permute(2, 0, 1)
         else:
             rng = np.random.default_rng((self.seed, self.epoch, index))
-            square = self.augmentation.draw_square(square_box(box, self.margin), rng)
+            square = self.augmentation.draw_square(square, rng)
             degrees = self.augmentation.draw_degrees(rng)
             crop = warp_crop(image, crop_matrix(square, self.crop_size, degrees), self.crop_size)
-            crop = self.augmentation.draw_look(_channels_first(crop), rng)
+            crop = self.augmentation.draw_look(torch.from_numpy(crop).permute(2, 0, 1), rng)
 
         to_unit_crop = torch.from_numpy(crop_matrix(square, 2, degrees)).float()  # pixels -> [0, 2]
         keypoints = torch.from_numpy(self.annotations.keypoints2d[row])
@@ -224,11 +193,6 @@ def read_rgb(path: Path) -> np.ndarray:
     if image is None:
         raise ValueError(f"{path} cannot be read as a picture; it may be incomplete. Make or download it again.")
     return image
-
-
-def _channels_first(crop: np.ndarray) -> Tensor:
-    """(H, W, 3) -> (3, H, W)."""
-    return torch.from_numpy(crop).permute(2, 0, 1)
 
 
 def _mirror(item: dict[str, Tensor]) -> dict[str, Tensor]:

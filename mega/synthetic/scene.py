@@ -7,12 +7,11 @@ import numpy as np
 import roma
 import torch
 
-from mega.bodies import AnnyBody
+from mega.bodies import AnnyBody, PoseSampler
 from mega.rendering import cast, merge_meshes
 from mega.rendering.shading import vertex_normals
-from mega.synthetic.backgrounds import random_background
-from mega.synthetic.effects import photograph, random_lights, random_occluder
-from mega.synthetic.wardrobe import BodyMap, random_outfit
+from mega.synthetic.surroundings import photograph, random_background, random_lights, random_occluder
+from mega.synthetic.wardrobe import BodyMap, Outfit
 
 
 def coarsen(rest: np.ndarray, faces: np.ndarray, part: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +76,7 @@ class Person:
 
 
 class SceneMaker:
-    """Makes images of given people; everything else is drawn from a random generator.
+    """Makes images of people; everything is drawn from random generators.
 
     Args:
         sizes: (width, height) px that an image may have.
@@ -86,15 +85,19 @@ class SceneMaker:
     def __init__(
         self, body: AnnyBody, settings: SceneSettings, sizes: Sequence[tuple[int, int]] = TRAINING_SIZES
     ) -> None:
-        self.settings = settings
-        self.sizes = sizes
-        body_map = BodyMap(body)
+        self.body, self.settings, self.sizes = body, settings, sizes
+        self.sampler, self.body_map = PoseSampler(body), BodyMap(body)
         bone = body.skinning_weights.argmax(dim=1).numpy()
-        self.landmarks = body_map.landmarks
         grain = _GRAIN * 224 / np.max(sizes)
         self.drawn, self.faces = coarsen(body.template.numpy(), body.faces.numpy(), bone, grain)
-        self.fields = body_map.fields[self.drawn]
-        self.regressor = body.keypoint_regressor.numpy()
+        self.fields = self.body_map.fields[self.drawn]
+
+    def sample_people(self, n: int, generator: torch.Generator) -> list[Person]:
+        """n people of random pose, shape and orientation."""
+        pose, shape = self.sampler.sample(n, generator), self.body.sample_shapes(n, generator)
+        root_orient = self.sampler.sample_root_orient(n, generator)
+        arrays = (array.numpy() for array in (pose, shape, root_orient, self.body(pose, shape)))
+        return [Person(*values) for values in zip(*arrays, strict=True)]
 
     def make(self, people: list[Person], rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, np.ndarray]]]:
         """A picture of one or two people.
@@ -105,7 +108,8 @@ class SceneMaker:
         size = self.sizes[rng.integers(len(self.sizes))]
         focal = max(size) / 2 / np.tan(np.radians(rng.uniform(*_FIELD_OF_VIEW)) / 2)
         center = np.array(size) / 2
-        turned = [person.vertices @ _matrix(person.root_orient).T for person in people]
+        rotations = [roma.rotvec_to_rotmat(torch.from_numpy(person.root_orient)).numpy() for person in people]
+        turned = [person.vertices @ rotation.T for person, rotation in zip(people, rotations, strict=True)]
         offsets = _place(rng, turned, focal, size, self.settings)
         bodies = [(vertices + offset).astype(np.float32) for vertices, offset in zip(turned, offsets, strict=True)]
         boxes = [_box(vertices, focal, center) for vertices in bodies]
@@ -120,7 +124,7 @@ class SceneMaker:
 
         rows = []
         for person, vertices, offset, box in zip(people, bodies, offsets, boxes, strict=True):
-            keypoints = self.regressor @ vertices
+            keypoints = self.body.keypoint_regressor.numpy() @ vertices
             points = _project(keypoints, focal, center)
             seen = _seen(points, keypoints[:, 2], depth, hidden)
             if len(people) > 1 and seen.sum() < _LEAST_SEEN:
@@ -153,33 +157,29 @@ class SceneMaker:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Premultiplied colours (h, w, 3), coverage (h, w, 1) and depth (h, w), infinite outside the people."""
         light_of = random_lights(rng)
-        fields = self.fields
-        outfits = [random_outfit(rng, self.landmarks) for _ in bodies]
-        meshes, lights = [], []
-        for vertices, outfit in zip((body[self.drawn] for body in bodies), outfits, strict=True):
+        outfits = [Outfit(rng, self.body_map) for _ in bodies]
+        meshes, channels = [], []
+        for body, outfit in zip(bodies, outfits, strict=True):
+            vertices = body[self.drawn]
             normals = vertex_normals(vertices, self.faces)
-            dressed = vertices + outfit.thickness(fields)[:, None] * normals
+            dressed = vertices + outfit.thickness(self.fields)[:, None] * normals
             meshes.append((dressed, self.faces))
-            lights.append(light_of(dressed, normals))
+            channels.append(np.hstack([self.fields, light_of(dressed, normals)]))
         mesh, faces = merge_meshes(meshes)
-        faces = _facing_camera(mesh, faces)  # half the triangles halve the time to build the ray caster's tree
+        # Leave out what faces away from the camera: half the triangles halve the time to build the ray caster's tree.
+        a, b, c = (mesh[faces[:, k]] for k in range(3))
+        faces = faces[(np.cross(b - a, c - a) * a).sum(axis=1) < 0]
         hits = cast(mesh, faces, focal, center, size)
-        channels = np.concatenate([np.tile(fields, (len(bodies), 1)), np.concatenate(lights)], axis=1)
-        values = hits.interpolate(channels, faces)  # (n, fields + 3)
-        owner = faces[hits.face_index, 0] // len(fields)
-        colors = np.empty((len(values), 3), np.float32)
+        fields, light = np.split(hits.interpolate(np.concatenate(channels), faces), [self.fields.shape[1]], axis=1)
+        owner = faces[hits.face_index, 0] // len(self.fields)
+        colors = np.empty_like(light)
         for i, outfit in enumerate(outfits):
-            mine = owner == i
-            colors[mine] = outfit.paint(values[mine, : fields.shape[1]])
+            colors[owner == i] = outfit.paint(fields[owner == i])
         # Light is linear, colours are not: gamma 2 is close enough to sRGB, and fast.
-        shown = np.sqrt(np.minimum(colors**2 * values[:, fields.shape[1] :], 1))
+        shown = np.sqrt(np.minimum(colors**2 * light, 1))
         depth = np.full(size[0] * size[1], np.inf, np.float32)
         depth[hits.pixel] = hits.depth
         return hits.resolve(shown), hits.coverage, depth.reshape(size[::-1])
-
-
-def _matrix(root_orient: np.ndarray) -> np.ndarray:
-    return roma.rotvec_to_rotmat(torch.from_numpy(root_orient)).numpy()
 
 
 def _project(points: np.ndarray, focal: float, center: np.ndarray) -> np.ndarray:
@@ -191,12 +191,6 @@ def _box(vertices: np.ndarray, focal: float, center: np.ndarray) -> np.ndarray:
     """(x0, y0, x1, y1) px around the projected vertices (V, 3); it may leave the picture."""
     points = _project(vertices, focal, center)
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
-
-
-def _facing_camera(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The triangles (f, 3) whose outside faces a camera at the origin; a closed body shows no others."""
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    return faces[(np.cross(b - a, c - a) * a).sum(axis=1) < 0]
 
 
 def _place(
