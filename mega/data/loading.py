@@ -28,8 +28,8 @@ class TrainingBatches(Sampler[list[int]]):
         batch_size: B.
         seed, epoch: determine the order.
         rank, world_size: r and W.
-        first: the batch to start with, to resume within an epoch. The length stays that of the whole epoch, which is
-            what Lightning counts.
+        first: the batch to start with, to resume within an epoch; batches of earlier epochs may be counted too. The
+            length stays that of the whole epoch, which is what Lightning counts.
         shuffle: False keeps the order of the data set.
     """
 
@@ -54,7 +54,7 @@ class TrainingBatches(Sampler[list[int]]):
             )
         used = order[: n_batches * world_size * batch_size]
         self.batches = used.view(n_batches, world_size, batch_size)[:, rank]  # (n_batches, B)
-        self.first = first
+        self.first = first % n_batches
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -77,11 +77,9 @@ def training_loader(
     """
     loop = trainer.fit_loop
     first = loop.epoch_loop.batch_progress.current.completed if loop.restarting else 0
-    first %= max(1, len(dataset) // (batch_size * trainer.world_size))
-    where = (trainer.current_epoch, trainer.global_rank, trainer.world_size, first)
-    return DataLoader(
-        dataset, batch_sampler=TrainingBatches(len(dataset), batch_size, seed, *where, shuffle), **options
-    )
+    epoch, rank, world_size = trainer.current_epoch, trainer.global_rank, trainer.world_size
+    batches = TrainingBatches(len(dataset), batch_size, seed, epoch, rank, world_size, first, shuffle)
+    return DataLoader(dataset, batch_sampler=batches, **options)
 
 
 def evaluation_loader(dataset: Dataset, batch_size: int, trainer: L.Trainer | None, **options) -> DataLoader:
