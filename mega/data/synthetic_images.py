@@ -181,11 +181,10 @@ class SyntheticImages(Dataset):
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """A picture of a data set as (H, W, 3) uint8, turned upright as its EXIF data says, as cv2.imread does."""
+    """A picture of a data set as (H, W, 3) uint8, turned upright as its EXIF data says."""
     if not path.is_file():
         raise FileNotFoundError(f"The picture {path} is annotated but missing.")
-    data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise ValueError(f"{path} cannot be read as a picture; it may be incomplete. Make or download it again.")
     return image

@@ -32,40 +32,31 @@ _JPEG_QUALITY = (60, 95)
 VERSION = 1
 
 
-def build_dataset(
+def build_split(
     folder: str | Path,
-    splits: Mapping[str, int],
+    n_images: int,
     seed: int = 0,
     processes: int | None = None,
     scene: SceneSettings | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Make every split that does not exist yet, or finish it.
+    """Make a split that does not exist yet, or finish it.
 
     Args:
-        folder: gets one folder per split with `images/*.jpg` and `annotations.npz`.
-        splits: number of images of each split; splits without images are left out.
+        folder: named like the split; gets `images/*.jpg` and `annotations.npz`.
         seed: the same seed gives the same images.
         processes: one per core if None.
         scene: how often things happen in an image.
         overwrite: delete what was made with another seed or other settings.
 
     Raises:
-        FileExistsError: if a split was begun with other settings and `overwrite` is false.
+        FileExistsError: if the split was begun with other settings and `overwrite` is false.
     """
-    scene = scene or SceneSettings()
+    folder, scene = Path(folder), scene or SceneSettings()
     scene = replace(scene, fill=tuple(scene.fill))  # hashable
-    if processes is None:
-        processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for split, n_images in splits.items():
-        if n_images > 0:
-            _build_split(Path(folder) / split, n_images, seed, processes, scene, overwrite)
-
-
-def _build_split(folder: Path, n_images: int, seed: int, processes: int, scene: SceneSettings, overwrite: bool) -> None:
     recipe = json.dumps({"version": VERSION, "seed": seed, "n_pictures": n_images, **asdict(scene)}, indent=2)
     recipe_file, annotations = folder / "recipe.json", folder / "annotations.npz"
-    if recipe_file.exists() and recipe_file.read_text() != recipe:
+    if recipe_file.exists() and json.loads(recipe_file.read_text()) != json.loads(recipe):
         if not overwrite:
             raise FileExistsError(
                 f"{recipe_file} describes a data set made with another seed, size or setting: choose another folder, "
@@ -93,8 +84,10 @@ def _build_split(folder: Path, n_images: int, seed: int, processes: int, scene: 
     shutil.rmtree(folder / "chunks")
 
 
-def _make_chunks(chunks: Mapping[Path, range], seed: int, scene: SceneSettings, processes: int) -> Iterator[int]:
+def _make_chunks(chunks: Mapping[Path, range], seed: int, scene: SceneSettings, processes: int | None) -> Iterator[int]:
     """Make these chunks; yields the number of images of each when it is done."""
+    if processes is None:
+        processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     make = partial(_make_chunk, seed=seed, scene=scene)
     if processes == 1:
         yield from map(make, chunks.keys(), chunks.values())

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from mega.bodies import KEYPOINTS, AnnyBody
-from mega.synthetic import SceneSettings, build_dataset, dataset
+from mega.synthetic import SceneSettings, build_split, dataset
 from mega.synthetic.scene import coarsen
 from mega.synthetic.surroundings import lit_share
 from mega.synthetic.wardrobe import BodyMap, Outfit
@@ -42,7 +42,7 @@ def small_chunks(monkeypatch):
 
 
 def make(folder, **options):
-    build_dataset(folder, {"test": N_PICTURES}, **{"processes": 1, "scene": SCENE, **options})
+    build_split(folder / "test", N_PICTURES, **{"processes": 1, "scene": SCENE, **options})
     return folder / "test"
 
 
@@ -108,8 +108,8 @@ def test_seen_keypoints_lie_in_the_picture(made):
 
 def test_any_number_of_processes_makes_the_same_pictures(tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
-    build_dataset(alone, {"test": 2}, processes=1, scene=SCENE)
-    build_dataset(together, {"test": 2}, processes=2, scene=SCENE)
+    build_split(alone / "test", 2, processes=1, scene=SCENE)
+    build_split(together / "test", 2, processes=2, scene=SCENE)
     assert content(alone / "test") == content(together / "test")
     for field, values in read(alone / "test").items():
         assert np.array_equal(values, read(together / "test")[field]), field
@@ -119,7 +119,7 @@ def test_pictures_depend_on_seed_and_split_but_not_on_their_number(made, tmp_pat
     first = content(made)["000000.jpg"]
     for seed, split, same in ((0, "test", True), (1, "test", False), (0, "val", False)):
         folder = tmp_path / f"{seed}"
-        build_dataset(folder, {split: 1}, seed=seed, processes=1, scene=SCENE)
+        build_split(folder / split, 1, seed=seed, processes=1, scene=SCENE)
         assert (content(folder / split)["000000.jpg"] == first) is same
 
 
