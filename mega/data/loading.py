@@ -136,21 +136,14 @@ class EpochData(L.LightningDataModule):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to training crops; none by default.
+    """Random changes to training crops; none by default."""
 
-    Attributes:
-        scale: the box is enlarged or shrunk by up to this fraction.
-        shift: the box is moved by up to this fraction of its side, along both axes.
-        degrees: standard deviation of the in-plane rotation, clipped at twice that.
-        turn_probability: probability of any rotation.
-        look: functions of a crop (3, H, W) uint8, applied in order, that return one of the same type and size and draw
-            from torch's random numbers, such as the transforms of torchvision.transforms.v2.
-    """
-
-    scale: float = 0.0
-    shift: float = 0.0
-    degrees: float = 0.0
-    turn_probability: float = 0.6
+    scale: float = 0.0  # the box is enlarged or shrunk by up to this fraction
+    shift: float = 0.0  # the box is moved by up to this fraction of its side, along both axes
+    degrees: float = 0.0  # standard deviation of the in-plane rotation, clipped at twice that
+    turn_probability: float = 0.6  # of any rotation
+    # Functions of a crop (3, H, W) uint8, applied in order, that return one of the same type and size and draw from
+    # torch's random numbers, such as the transforms of torchvision.transforms.v2.
     look: Sequence[Callable[[Tensor], Tensor]] = ()
 
     def draw_square(self, square: np.ndarray, rng: np.random.Generator) -> np.ndarray:

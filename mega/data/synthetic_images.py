@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, get_type_hints
@@ -48,13 +48,9 @@ class SyntheticAnnotations:
     def __len__(self) -> int:
         return len(self.imgname)
 
-    def select(self, rows: np.ndarray | slice) -> SyntheticAnnotations:
-        """The table of these rows."""
-        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "body"})
-
     @classmethod
-    def load(cls, path: str | Path) -> SyntheticAnnotations:
-        """Read a table; unknown fields are ignored.
+    def load(cls, path: str | Path, limit: int | None = None) -> SyntheticAnnotations:
+        """Read a table, or the first `limit` rows of it; unknown fields are ignored.
 
         Raises FileNotFoundError with what to do, or ValueError, with file and field, if a field is missing, has another
         shape or is not finite.
@@ -74,8 +70,8 @@ class SyntheticAnnotations:
             column = as_numbers(column, path, name, (len(imgname), *row_shape))
             if len(bad := np.argwhere(~np.isfinite(column))):
                 raise ValueError(f"{path}: the field {name} is not finite in row {bad[0, 0]}.")
-            columns[name] = column.astype(np.float32)
-        return cls(body, imgname, **columns)
+            columns[name] = column[:limit].astype(np.float32)
+        return cls(body, imgname[:limit], **columns)
 
 
 class SyntheticImages(Dataset):
@@ -112,7 +108,7 @@ class SyntheticImages(Dataset):
         limit: int | None = None,
     ):
         self.folder = Path(folder) / split
-        self.annotations = SyntheticAnnotations.load(self.folder / "annotations.npz").select(slice(limit))
+        self.annotations = SyntheticAnnotations.load(self.folder / "annotations.npz", limit)
         self.crop_size, self.margin, self.augmentation, self.mirrored = crop_size, margin, augmentation, mirrored
         self.seed, self.epoch = seed, 0
         self.tokens: Tensor | None = None

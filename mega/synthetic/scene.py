@@ -26,19 +26,12 @@ _LEAST_SEEN = 5  # keypoints that must be visible of a person next to another on
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """How often things happen in an image.
-
-    Attributes:
-        two_people: fraction of images with two people.
-        truncated: fraction in which the person reaches beyond the image.
-        occluded: fraction with something in front of the person.
-        fill: range of the person's longer side, relative to the image's longer side.
-    """
+    """How often things happen, as fractions of the images."""
 
     two_people: float = 0.12
-    truncated: float = 0.15
-    occluded: float = 0.3
-    fill: tuple[float, float] = (0.6, 0.95)
+    truncated: float = 0.15  # the person reaches beyond the image
+    occluded: float = 0.3  # something is in front of the person
+    fill: tuple[float, float] = (0.6, 0.95)  # range of the person's longer side, relative to the image's
 
 
 class Person(NamedTuple):

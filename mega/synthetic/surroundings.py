@@ -13,8 +13,6 @@ from mega.synthetic.fabrics import random_color, random_photograph
 _SHADOW_CELL = 0.035  # metres; the drawn mesh has a vertex about every two centimetres
 _SHADOW_BIAS = 0.05
 
-Lights = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
 
 def random_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """A random kind of background of `size` (w, h), sometimes with clutter, sometimes out of focus."""
@@ -166,7 +164,7 @@ def random_occluder(rng: np.random.Generator, size: tuple[int, int], box: np.nda
     return mask, _texture(rng, size)
 
 
-def random_lights(rng: np.random.Generator) -> Lights:
+def random_lights(rng: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Lights as a function: vertices (V, 3) and unit normals (V, 3), camera frame -> linear RGB irradiance (V, 3)."""
     sky = _tint(rng, 0.05) * rng.uniform(0.35, 0.85)
     ground = _tint(rng, 0.08) * rng.uniform(0.1, 0.4)
