@@ -15,7 +15,7 @@ from mega.synthetic.fabrics import COLORS, Fabric, random_color, random_fabric, 
 _SKIN_TONES = np.array(COLORS["skin"], np.float32)
 _HAIR_COLORS = np.array([hair["color"] for hair in COLORS["hair"]], np.float32)
 _HAIR_SHARES = [hair["share"] for hair in COLORS["hair"]]
-_NOWHERE = 9.0  # metres; above every body
+_NOWHERE = 9.0  # metres; above every body, or with a minus below
 
 
 class BodyMap:
