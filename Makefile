@@ -1,9 +1,9 @@
-# make demo   overlays, meshes and a table for demo_data/, in demo_out/
+# make demo        overlays, meshes and a table for demo_data/, in demo_out/
 # make test        the fast tests
 # make test-all    every test
 # make lint        ruff
 # make test-avx2   a part of the checks as on a CPU without AVX-512 (most laptops), which rounds differently
-# Each makes the virtual environment .venv the first time.
+# Each of them makes the virtual environment .venv the first time.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +23,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# PyTorch, oneDNN and MKL then use no instructions that such a CPU lacks; and so bfloat16 is slow, as it is there.
+# PyTorch, oneDNN and MKL then use no instructions that such a CPU lacks, so bfloat16 is slow, as it is there.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 # The published numbers, the trainings of all three stages, and the demo.
 AVX2_TESTS := tests/golden tests/slow/test_distributed.py \

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import torch
 
-from mega.bodies import AnnyBody, PoseSampler
-from mega.synthetic.scene import Person, SceneMaker, SceneSettings
+from mega.bodies import AnnyBody
+from mega.synthetic import SceneMaker, SceneSettings
 
 _SIZES = ((640, 640), (480, 640), (540, 640), (640, 540))  # (w, h) px
 _QUALITY = 88
@@ -35,15 +35,12 @@ PICTURES = (
 def make_demo_pictures(folder: Path) -> None:
     """Write the pictures and the boxes file into a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    body = AnnyBody()
-    sampler, maker = PoseSampler(body), SceneMaker(body, _SETTINGS, _SIZES)
+    maker = SceneMaker(AnnyBody(), _SETTINGS, _SIZES)
     boxes = {}
     for name, seed, n_people in PICTURES:
         generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng([2026, seed])
-        pose, shape = sampler.sample(n_people, generator), body.sample_shapes(n_people, generator)
-        root_orient = sampler.sample_root_orient(n_people, generator)
-        arrays = (array.numpy() for array in (pose, shape, root_orient, body(pose, shape)))
-        picture, rows = maker.make([Person(*values) for values in zip(*arrays, strict=True)], rng)
+        people = maker.sample_people(n_people, generator)
+        picture, rows = maker.make(people, rng)
         file = folder / f"synthetic_{name}.jpg"
         cv2.imwrite(str(file), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         if n_people > 1:

@@ -8,16 +8,20 @@ The same seed gives the same images with any number of processes. Rerunning the 
 datasets/README.md describes the fields of `annotations.npz`.
 """
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from mega.config import build, main
-from mega.synthetic import build_dataset
+from mega.synthetic import build_split
 
 
 @main("make_synthetic")
 def run(config: DictConfig) -> None:
     scene = build(config.scene, _convert_="all")
-    build_dataset(config.folder, dict(config.splits), config.seed, config.processes, scene, config.overwrite)
+    for split, n_images in config.splits.items():
+        if n_images > 0:
+            build_split(Path(config.folder) / split, n_images, config.seed, config.processes, scene, config.overwrite)
 
 
 if __name__ == "__main__":

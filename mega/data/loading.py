@@ -28,8 +28,8 @@ class TrainingBatches(Sampler[list[int]]):
         batch_size: B.
         seed, epoch: determine the order.
         rank, world_size: r and W.
-        first: the batch to start with, to resume within an epoch. The length stays that of the whole epoch, which is
-            what Lightning counts.
+        first: the batch to start with, to resume within an epoch; batches of earlier epochs may be counted too. The
+            length stays that of the whole epoch, which is what Lightning counts.
         shuffle: False keeps the order of the data set.
     """
 
@@ -54,7 +54,7 @@ class TrainingBatches(Sampler[list[int]]):
             )
         used = order[: n_batches * world_size * batch_size]
         self.batches = used.view(n_batches, world_size, batch_size)[:, rank]  # (n_batches, B)
-        self.first = first
+        self.first = first % n_batches
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -77,11 +77,9 @@ def training_loader(
     """
     loop = trainer.fit_loop
     first = loop.epoch_loop.batch_progress.current.completed if loop.restarting else 0
-    first %= max(1, len(dataset) // (batch_size * trainer.world_size))
-    where = (trainer.current_epoch, trainer.global_rank, trainer.world_size, first)
-    return DataLoader(
-        dataset, batch_sampler=TrainingBatches(len(dataset), batch_size, seed, *where, shuffle), **options
-    )
+    epoch, rank, world_size = trainer.current_epoch, trainer.global_rank, trainer.world_size
+    batches = TrainingBatches(len(dataset), batch_size, seed, epoch, rank, world_size, first, shuffle)
+    return DataLoader(dataset, batch_sampler=batches, **options)
 
 
 def evaluation_loader(dataset: Dataset, batch_size: int, trainer: L.Trainer | None, **options) -> DataLoader:
@@ -138,21 +136,14 @@ class EpochData(L.LightningDataModule):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to training crops; none by default.
+    """Random changes to training crops; none by default."""
 
-    Attributes:
-        scale: the box is enlarged or shrunk by up to this fraction.
-        shift: the box is moved by up to this fraction of its side, along both axes.
-        degrees: standard deviation of the in-plane rotation, clipped at twice that.
-        turn_probability: probability of any rotation.
-        look: functions of a crop (3, H, W) uint8, applied in order, that return one of the same type and size and draw
-            from torch's random numbers, such as the transforms of torchvision.transforms.v2.
-    """
-
-    scale: float = 0.0
-    shift: float = 0.0
-    degrees: float = 0.0
-    turn_probability: float = 0.6
+    scale: float = 0.0  # the box is enlarged or shrunk by up to this fraction
+    shift: float = 0.0  # the box is moved by up to this fraction of its side, along both axes
+    degrees: float = 0.0  # standard deviation of the in-plane rotation, clipped at twice that
+    turn_probability: float = 0.6  # of any rotation
+    # Functions of a crop (3, H, W) uint8, applied in order, that return one of the same type and size and draw from
+    # torch's random numbers, such as the transforms of torchvision.transforms.v2.
     look: Sequence[Callable[[Tensor], Tensor]] = ()
 
     def draw_square(self, square: np.ndarray, rng: np.random.Generator) -> np.ndarray:

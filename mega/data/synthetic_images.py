@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, get_type_hints
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from mega.bodies import MIRRORED_KEYPOINTS, BodyModel
 from mega.data.loading import Augmentation, EpochData
 from mega.data.random_bodies import cached_tokens
 from mega.geometry import crop_matrix, square_box, square_crop, warp_crop
-from mega_common.restricted_pickle import read_arrays
+from mega_common.restricted_pickle import as_numbers, read_arrays
 from mesh_vq_vae import MeshVQVAE
 
 _CHUNK = 64  # bodies turned into tokens at a time
@@ -26,46 +27,30 @@ _CHUNK = 64  # bodies turned into tokens at a time
 
 @dataclass(frozen=True)
 class SyntheticAnnotations:
-    """P people in pictures. Pixels are those of the picture, metres and rotations those of its camera frame.
+    """P people in pictures. Each field but `body` has one row per person, of the annotated shape (None is any length).
 
-    Attributes:
-        body: name of the body model of pose and shape.
-        imgname: (P,) path of the picture, relative to the split's folder.
-        box: (P, 4) x0, y0, x1, y1 px, tight around the projected mesh, also where that leaves the picture.
-        image_size: (P, 2) width, height px.
-        pose: (P, J, 3) axis-angle of the joints without the root.
-        shape: (P, S).
-        root_orient: (P, 3) axis-angle from the canonical to the camera frame.
-        trans: (P, 3) m, position of the canonical centre in the camera frame.
-        focal: (P,) px.
-        principal_point: (P, 2) px.
-        keypoints2d: (P, 23, 3) x, y px and visibility 0 or 1.
-        keypoints3d: (P, 23, 3) m.
+    Pixels are those of the picture, metres and rotations (axis-angle) those of its camera frame. Numbers are float32.
     """
 
-    body: str
-    imgname: np.ndarray
-    box: np.ndarray
-    image_size: np.ndarray
-    pose: np.ndarray
-    shape: np.ndarray
-    root_orient: np.ndarray
-    trans: np.ndarray
-    focal: np.ndarray
-    principal_point: np.ndarray
-    keypoints2d: np.ndarray
-    keypoints3d: np.ndarray
+    body: str  # name of the body model of pose and shape
+    imgname: Annotated[np.ndarray, ()]  # path of the picture, relative to the split's folder
+    box: Annotated[np.ndarray, (4,)]  # x0, y0, x1, y1 px, tight around the projected mesh, which may leave the picture
+    image_size: Annotated[np.ndarray, (2,)]  # width, height px
+    pose: Annotated[np.ndarray, (None, 3)]  # (J, 3) of the joints without the root
+    shape: Annotated[np.ndarray, (None,)]  # (S,)
+    root_orient: Annotated[np.ndarray, (3,)]  # from the canonical to the camera frame
+    trans: Annotated[np.ndarray, (3,)]  # m, position of the canonical centre in the camera frame
+    focal: Annotated[np.ndarray, ()]  # px
+    principal_point: Annotated[np.ndarray, (2,)]  # px
+    keypoints2d: Annotated[np.ndarray, (None, 3)]  # (23, 3) x, y px and visibility 0 or 1
+    keypoints3d: Annotated[np.ndarray, (None, 3)]  # (23, 3) m
 
     def __len__(self) -> int:
         return len(self.imgname)
 
-    def select(self, rows: np.ndarray | slice) -> SyntheticAnnotations:
-        """The table of these rows."""
-        return SyntheticAnnotations(self.body, **{name: getattr(self, name)[rows] for name in _ROW_SHAPES})
-
     @classmethod
-    def load(cls, path: str | Path) -> SyntheticAnnotations:
-        """Read a table; unknown fields are ignored.
+    def load(cls, path: str | Path, limit: int | None = None) -> SyntheticAnnotations:
+        """Read a table, or the first `limit` rows of it; unknown fields are ignored.
 
         Raises FileNotFoundError with what to do, or ValueError, with file and field, if a field is missing, has another
         shape or is not finite.
@@ -73,46 +58,20 @@ class SyntheticAnnotations:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"There are no annotations at {path}. Make them: python tools/make_synthetic.py")
-        columns = read_arrays(path, [f.name for f in fields(cls)])
-        missing = [f.name for f in fields(cls) if f.name not in columns]
-        if missing:
+        types = get_type_hints(cls, include_extras=True)
+        columns = read_arrays(path, types)
+        if missing := [name for name in types if name not in columns]:
             raise ValueError(f"{path} lacks the fields {missing}. Was it made by another version of make_synthetic.py?")
-        body = str(columns.pop("body"))
-        _check(path, columns)
-        # Numbers as float32, names as they are.
-        columns = {name: c if c.dtype.kind == "U" else c.astype(np.float32) for name, c in columns.items()}
-        return cls(body, **columns)
-
-
-# The shape of a row; None is any length.
-_ROW_SHAPES = {
-    "imgname": (),
-    "box": (4,),
-    "image_size": (2,),
-    "pose": (None, 3),
-    "shape": (None,),
-    "root_orient": (3,),
-    "trans": (3,),
-    "focal": (),
-    "principal_point": (2,),
-    "keypoints2d": (None, 3),
-    "keypoints3d": (None, 3),
-}
-
-
-def _check(path: Path, columns: dict[str, np.ndarray]) -> None:
-    people = len(columns["imgname"])
-    for name, column in columns.items():
-        wanted = (people, *_ROW_SHAPES[name])
-        fits = column.ndim == len(wanted) and all(
-            want is None or have == want for have, want in zip(column.shape, wanted, strict=True)
-        )
-        if not fits:
-            shape = ", ".join("any" if want is None else str(want) for want in wanted)
-            raise ValueError(f"{path}: the field {name} has shape {column.shape}, expected ({shape}).")
-        if name != "imgname" and not np.isfinite(column).all():
-            row = int(np.flatnonzero(~np.isfinite(column.reshape(people, -1)).all(axis=1))[0])
-            raise ValueError(f"{path}: the field {name} is not finite in row {row}.")
+        body, imgname = str(columns.pop("body")), columns.pop("imgname")
+        if imgname.ndim != 1:
+            raise ValueError(f"{path}: the field imgname has shape {imgname.shape}, expected one name per person.")
+        for name, column in columns.items():
+            (row_shape,) = types[name].__metadata__
+            column = as_numbers(column, path, name, (len(imgname), *row_shape))
+            if len(bad := np.argwhere(~np.isfinite(column))):
+                raise ValueError(f"{path}: the field {name} is not finite in row {bad[0, 0]}.")
+            columns[name] = column[:limit].astype(np.float32)
+        return cls(body, imgname[:limit], **columns)
 
 
 class SyntheticImages(Dataset):
@@ -125,7 +84,6 @@ class SyntheticImages(Dataset):
         margin: side of the crop in longer sides of the person's box.
         augmentation: how crops are augmented; None: not at all.
         mirrored: add everyone a second time, mirrored: rows P to 2P - 1.
-        tokens: (P, N) of the people's canonical meshes, (2P, N) if `mirrored`, if known; shared, not copied.
         limit: use only this many people, from the first.
 
     An item is a dict of
@@ -135,7 +93,7 @@ class SyntheticImages(Dataset):
         keypoints3d: (23, 3) m, canonical.
         square: (4,) px of the picture, the square that was cropped.
         index: row of the annotations, plus P if mirrored.
-        tokens: (N,) int64, if given.
+        tokens: (N,) int64, after `set_tokens`.
     """
 
     def __init__(
@@ -146,26 +104,29 @@ class SyntheticImages(Dataset):
         margin: float = 1.2,
         augmentation: Augmentation | None = None,
         mirrored: bool = False,
-        tokens: np.ndarray | Tensor | None = None,
         seed: int = 0,
         limit: int | None = None,
     ):
-        self.folder, self.split = Path(folder) / split, split
-        self.annotations = SyntheticAnnotations.load(self.folder / "annotations.npz").select(slice(limit))
+        self.folder = Path(folder) / split
+        self.annotations = SyntheticAnnotations.load(self.folder / "annotations.npz", limit)
         self.crop_size, self.margin, self.augmentation, self.mirrored = crop_size, margin, augmentation, mirrored
         self.seed, self.epoch = seed, 0
-        self.tokens = None if tokens is None else torch.as_tensor(tokens)
-        if self.tokens is not None and len(self.tokens) != len(self):
-            raise ValueError(
-                f"{self.folder} has {len(self)} items, but there are tokens for {len(self.tokens)}: "
-                "they were made for other annotations."
-            )
+        self.tokens: Tensor | None = None
         self._rotations = roma.rotvec_to_rotmat(torch.from_numpy(self.annotations.root_orient))
         centered = self.annotations.keypoints3d - self.annotations.trans[:, None]
         self._keypoints3d = torch.from_numpy(centered) @ self._rotations  # rows: R^T (x - t)
 
     def __len__(self) -> int:
         return len(self.annotations) * (1 + self.mirrored)
+
+    def set_tokens(self, tokens: np.ndarray) -> None:
+        """Add the tokens (P, N) of the canonical meshes, (2P, N) if `mirrored`, to the items; shared, not copied."""
+        if len(tokens) != len(self):
+            raise ValueError(
+                f"{self.folder} has {len(self)} items, but there are tokens for {len(tokens)}: "
+                "they were made for other annotations."
+            )
+        self.tokens = torch.from_numpy(tokens)
 
     def at_epoch(self, epoch: int) -> SyntheticImages:
         """The same people with the augmentation of another epoch; annotations are shared."""
@@ -186,16 +147,16 @@ class SyntheticImages(Dataset):
         row = index % len(self.annotations)
         image = read_rgb(self.folder / str(self.annotations.imgname[row]))
         box = self.annotations.box[row]
+        square, degrees = square_box(box, self.margin), 0.0
         if self.augmentation is None:
-            square, degrees = square_box(box, self.margin), 0.0
             crop = square_crop(image, box, self.crop_size, self.margin).round().astype(np.uint8)
-            crop = _channels_first(crop)
+            crop = torch.from_numpy(crop).permute(2, 0, 1)
         else:
             rng = np.random.default_rng((self.seed, self.epoch, index))
-            square = self.augmentation.draw_square(square_box(box, self.margin), rng)
+            square = self.augmentation.draw_square(square, rng)
             degrees = self.augmentation.draw_degrees(rng)
             crop = warp_crop(image, crop_matrix(square, self.crop_size, degrees), self.crop_size)
-            crop = self.augmentation.draw_look(_channels_first(crop), rng)
+            crop = self.augmentation.draw_look(torch.from_numpy(crop).permute(2, 0, 1), rng)
 
         to_unit_crop = torch.from_numpy(crop_matrix(square, 2, degrees)).float()  # pixels -> [0, 2]
         keypoints = torch.from_numpy(self.annotations.keypoints2d[row])
@@ -216,19 +177,13 @@ class SyntheticImages(Dataset):
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """A picture of a data set as (H, W, 3) uint8, turned upright as its EXIF data says, as cv2.imread does."""
+    """A picture of a data set as (H, W, 3) uint8, turned upright as its EXIF data says."""
     if not path.is_file():
         raise FileNotFoundError(f"The picture {path} is annotated but missing.")
-    data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise ValueError(f"{path} cannot be read as a picture; it may be incomplete. Make or download it again.")
     return image
-
-
-def _channels_first(crop: np.ndarray) -> Tensor:
-    """(H, W, 3) -> (3, H, W)."""
-    return torch.from_numpy(crop).permute(2, 0, 1)
 
 
 def _mirror(item: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -287,7 +242,7 @@ class SyntheticImageData(EpochData):
         self.body, self.tokenizer, self.folder, self.cache = body, tokenizer, Path(folder), Path(cache)
         self.crop = {"crop_size": crop_size, "margin": margin, "limit": limit, "seed": seed}
         self.augmentation = {"augmentation": augmentation, "mirrored": mirrored}
-        self.limit, self.mirrored, self.points = limit, mirrored, points
+        self.points = points
 
     @property
     def keypoint_regressor(self) -> Tensor:
@@ -297,20 +252,17 @@ class SyntheticImageData(EpochData):
     def prepare_data(self) -> None:
         """Compute the tokens once, in one process."""
         for split in ("train", "val") if self.trainer.training else ("test",):
-            self._cached(split)
+            self._with_tokens(split)
 
     @cached_property
     def _train(self) -> tuple[SyntheticImages, np.ndarray | None]:
-        """The training set, and the points of its bodies."""
-        cached = self._cached("train")
-        images = SyntheticImages(self.folder, "train", tokens=cached["tokens"], **self.crop, **self.augmentation)
-        return images, cached.get("points")
+        return self._with_tokens("train")
 
     def train_dataset(self) -> SyntheticImages:
         return self._train[0].at_epoch(self.trainer.current_epoch)
 
     def fixed_dataset(self, split: str) -> SyntheticImages:
-        self._fixed = SyntheticImages(self.folder, split, tokens=self._cached(split)["tokens"], **self.crop)
+        self._fixed, _ = self._with_tokens(split)
         return self._fixed
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
@@ -320,20 +272,23 @@ class SyntheticImageData(EpochData):
             batch["points"] = torch.from_numpy(points[batch["index"].cpu().numpy()]).to(batch["rotmat"])
         return batch
 
-    def _cached(self, split: str) -> dict[str, np.ndarray]:
-        """Tokens of a split, for training also the points."""
-        annotations = SyntheticAnnotations.load(self.folder / split / "annotations.npz").select(slice(self.limit))
-        if annotations.body != self.body.name:
+    def _with_tokens(self, split: str) -> tuple[SyntheticImages, np.ndarray | None]:
+        """The images of a split with their tokens, and in training the points (P, S, 3) of their bodies."""
+        augmentation, points = (self.augmentation, self.points) if split == "train" else ({}, None)
+        images = SyntheticImages(self.folder, split, **self.crop, **augmentation)
+        known = images.annotations
+        if known.body != self.body.name:
             raise ValueError(
-                f"{self.folder / split} is annotated for the body '{annotations.body}', "
+                f"{images.folder} is annotated for the body '{known.body}', "
                 f"but the configured body is '{self.body.name}'."
             )
-        pose, shape = torch.from_numpy(annotations.pose), torch.from_numpy(annotations.shape)
-        if split == "train" and self.mirrored:
+        pose, shape = torch.from_numpy(known.pose), torch.from_numpy(known.shape)
+        if images.mirrored:
             pose, shape = torch.cat([pose, self.body.mirror_pose(pose)]), shape.repeat(2, 1)
         batches = [{"pose": p, "shape": s} for p, s in zip(pose.split(_CHUNK), shape.split(_CHUNK), strict=True)]
         # The sum distinguishes two sets of the same size.
         key = f"{self.folder.name}, {split}, {len(pose)} bodies, {pose.sum():.6g}"
-        points = self.points if split == "train" else None
         path = self.cache / f"{self.folder.name}_{split}.npz"
-        return cached_tokens(path, self.tokenizer, self.body, batches, key, points)
+        cached = cached_tokens(path, self.tokenizer, self.body, batches, key, points)
+        images.set_tokens(cached["tokens"])
+        return images, cached.get("points")

@@ -128,10 +128,10 @@ def synthetic_test(
             f"testset=synthetic is for the body anny, not {body.name}: choose testset=3dpw, emdb or FILE.npz."
         )
     if n_pictures is not None and not path.is_file():
-        from mega.synthetic import build_dataset
+        from mega.synthetic import build_split
 
         print(f"Making {n_pictures} images in {path.parent}")
-        build_dataset(folder, {split: n_pictures})
+        build_split(path.parent, n_pictures)
     annotations = SyntheticAnnotations.load(path)
     if annotations.body != body.name:
         raise ValueError(f"{path} is for the body {annotations.body}, but the configured body is {body.name}.")

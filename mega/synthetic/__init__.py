@@ -1,6 +1,6 @@
 """Posed and dressed bodies in scenes, rendered as annotated images."""
 
-from mega.synthetic.dataset import build_dataset
-from mega.synthetic.scene import Person, SceneMaker, SceneSettings
+from mega.synthetic.dataset import build_split
+from mega.synthetic.scene import SceneMaker, SceneSettings
 
-__all__ = ["Person", "SceneMaker", "SceneSettings", "build_dataset"]
+__all__ = ["SceneMaker", "SceneSettings", "build_split"]

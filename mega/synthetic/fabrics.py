@@ -1,4 +1,4 @@
-"""Colours and patterns of cloth as solid textures, and the photographs without people in scikit-image's wheel.
+"""Colours and patterns of cloth as solid textures, and the photographs without people that scikit-image ships.
 
 A `Fabric` maps points (n, 3) of the rest pose, metres, to colours (n, 3), sRGB in [0, 1]: it has no seams and any
 resolution.
@@ -6,61 +6,69 @@ resolution.
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
+import skimage.data
+from omegaconf import OmegaConf
 
-_NAMES = ("brick", "grass", "gravel", "chelsea", "coffee", "rocket", "hubble_deep_field", "coins", "motorcycle_left")
+COLORS = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("colors.yaml")))
+_NEUTRAL_COLORS = np.array(COLORS["clothes"], np.float32)
+
+_PHOTOGRAPHS = (
+    *("brick.png", "grass.png", "gravel.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg"),
+    *("coins.png", "motorcycle_left.png"),
+)
 _LONGER_SIDE = 400  # px; enough for a background of 224
-
-
-@cache
-def load_photographs() -> tuple[np.ndarray, ...]:
-    """Each (h, w, 3) uint8 RGB; read once per process. Grey ones are tinted by their users."""
-    from pathlib import Path
-
-    from skimage import data
-
-    folder = Path(data.__file__).parent
-    photographs = []
-    for name in _NAMES:
-        path = next((path for path in folder.glob(f"{name}.*") if path.suffix in (".png", ".jpg")), None)
-        picture = cv2.imread(str(path)) if path else None
-        if picture is None:
-            raise FileNotFoundError(f"scikit-image's photograph {name!r} is not in {folder}: reinstall scikit-image")
-        scale = _LONGER_SIDE / max(picture.shape)
-        photographs.append(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[..., ::-1])
-    return tuple(np.ascontiguousarray(photo) for photo in photographs)
-
+_NOISE_SIDE = 64
 
 Fabric = Callable[[np.ndarray], np.ndarray]
 
-# Neutral colours of clothes: black, white, greys, navy, denim, beige, khaki, brown.
-_NEUTRALS = np.array(
-    [
-        (0.07, 0.07, 0.08),
-        (0.93, 0.93, 0.92),
-        (0.45, 0.46, 0.48),
-        (0.75, 0.75, 0.76),
-        (0.11, 0.14, 0.26),
-        (0.25, 0.34, 0.50),
-        (0.80, 0.72, 0.60),
-        (0.45, 0.44, 0.32),
-        (0.33, 0.23, 0.17),
-    ],
-    np.float32,
-)
-_NOISE_SIDE = 64
+
+@cache
+def _load_photographs() -> list[np.ndarray]:
+    photographs = []
+    for name in _PHOTOGRAPHS:
+        path = Path(skimage.data.__file__).with_name(name)
+        photo = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        if photo is None:
+            raise FileNotFoundError(f"scikit-image's photograph {path} is missing: reinstall scikit-image")
+        scale = _LONGER_SIDE / max(photo.shape)
+        photographs.append(cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+    return photographs
+
+
+def random_photograph(rng: np.random.Generator) -> np.ndarray:
+    """A photograph without people, (h, w, 3) uint8 RGB; some are grey."""
+    photographs = _load_photographs()
+    return photographs[rng.integers(len(photographs))]
 
 
 def random_color(rng: np.random.Generator, neutral: float = 0.45) -> np.ndarray:
     """A colour (3,) of clothes; `neutral` is the probability of an almost colourless one."""
     if rng.random() < neutral:
-        color = _NEUTRALS[rng.integers(len(_NEUTRALS))]
+        color = _NEUTRAL_COLORS[rng.integers(len(_NEUTRAL_COLORS))]
     else:
         hue, saturation, value = 360 * rng.random(), rng.uniform(0.25, 0.95), rng.uniform(0.2, 0.95)
         color = cv2.cvtColor(np.array([[[hue, saturation, value]]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
     return np.clip(color + rng.normal(0, 0.03, 3), 0.02, 0.98).astype(np.float32)
+
+
+def solid_noise(points: np.ndarray, wavelength: float) -> np.ndarray:
+    """Smooth noise (n,), about N(0, 1), at points (n, 3); features are about `wavelength` metres wide."""
+    index = (points * (8 / wavelength)).astype(np.int32) % _NOISE_SIDE
+    return _noise_volume()[index[:, 0], index[:, 1], index[:, 2]]
+
+
+@cache
+def _noise_volume() -> np.ndarray:
+    """A cube of noise that tiles space, features about 8 cells wide."""
+    spectrum = np.fft.rfftn(np.random.default_rng(0).standard_normal((_NOISE_SIDE,) * 3))
+    k = [np.fft.fftfreq(_NOISE_SIDE), np.fft.fftfreq(_NOISE_SIDE), np.fft.rfftfreq(_NOISE_SIDE)]
+    squared = sum(axis**2 for axis in np.meshgrid(*k, indexing="ij"))
+    volume = np.fft.irfftn(spectrum * np.exp(-64 * squared), s=(_NOISE_SIDE,) * 3)
+    return ((volume - volume.mean()) / volume.std()).astype(np.float32)
 
 
 def random_fabric(rng: np.random.Generator) -> Fabric:
@@ -71,22 +79,6 @@ def random_fabric(rng: np.random.Generator) -> Fabric:
     return makers[maker](rng, base, second)
 
 
-def solid_noise(points: np.ndarray, wavelength: float) -> np.ndarray:
-    """Smooth noise (n,), about N(0, 1), at points (n, 3); features are about `wavelength` metres wide."""
-    index = (points * (8 / wavelength)).astype(np.int32) % _NOISE_SIDE
-    return noise_volume()[index[:, 0], index[:, 1], index[:, 2]]
-
-
-@cache
-def noise_volume() -> np.ndarray:
-    """A cube of noise that tiles space, features about 8 cells wide. Read it at different places."""
-    spectrum = np.fft.rfftn(np.random.default_rng(0).standard_normal((_NOISE_SIDE,) * 3))
-    k = [np.fft.fftfreq(_NOISE_SIDE), np.fft.fftfreq(_NOISE_SIDE), np.fft.rfftfreq(_NOISE_SIDE)]
-    squared = sum(axis**2 for axis in np.meshgrid(*k, indexing="ij"))
-    volume = np.fft.irfftn(spectrum * np.exp(-64 * squared), s=(_NOISE_SIDE,) * 3)
-    return ((volume - volume.mean()) / volume.std()).astype(np.float32)
-
-
 def _plain(rng, base, second) -> Fabric:
     return lambda points: np.broadcast_to(base, points.shape)
 
@@ -95,31 +87,25 @@ def _stripes(rng, base, second) -> Fabric:
     period, share = rng.uniform(0.02, 0.16), rng.uniform(0.25, 0.6)
     axis = 1 if rng.random() < 0.7 else 0  # across the body or along it
     phase = rng.random()
-
-    def fabric(points):
-        inside = (points[:, axis] / period + phase) % 1 < share
-        return np.where(inside[:, None], second, base)
-
-    return fabric
+    return lambda points: np.where((points[:, [axis]] / period + phase) % 1 < share, second, base)
 
 
 def _checks(rng, base, second) -> Fabric:
     period, share = rng.uniform(0.03, 0.14), rng.uniform(0.3, 0.55)
 
     def fabric(points):
-        bands = ((points / period) % 1 < share)[:, :2].sum(axis=1, keepdims=True) / 2  # 0, 1/2 or 1
+        bands = ((points / period) % 1 < share)[:, :2].mean(axis=1, keepdims=True)  # 0, 1/2 or 1
         return base + bands.astype(np.float32) * (second - base)
 
     return fabric
 
 
 def _dots(rng, base, second) -> Fabric:
-    period = rng.uniform(0.03, 0.10)
-    radius = rng.uniform(0.22, 0.36)
+    period, radius = rng.uniform(0.03, 0.10), rng.uniform(0.22, 0.36)
 
     def fabric(points):
-        cell = (points / period) % 1 - 0.5
-        return np.where(((cell**2).sum(axis=1) < radius**2)[:, None], second, base)
+        squared = (((points / period) % 1 - 0.5) ** 2).sum(axis=1, keepdims=True)
+        return np.where(squared < radius**2, second, base)
 
     return fabric
 
@@ -137,9 +123,8 @@ def _blotches(rng, base, second) -> Fabric:
 
 def _photograph(rng, base, second) -> Fabric:
     """A photograph seen as cloth: brickwork, grass, coffee … at a random scale, laid on from the front."""
-    photographs = load_photographs()
-    photo = photographs[rng.integers(len(photographs))]
-    scale = rng.uniform(200, 700)  # px a metre
+    photo = random_photograph(rng)
+    scale = rng.uniform(200, 700)  # px per metre
     tint = 0.5 + base
 
     def fabric(points):

@@ -94,7 +94,8 @@ def test_rotation_turns_with_the_crop(folder: Path) -> None:
 
 def test_mirrored_items_are_whole(folder: Path) -> None:
     """In the mirror, rotation and canonical keypoints still give what the crop shows, and a rotation is a rotation."""
-    dataset = SyntheticImages(folder, "train", mirrored=True, tokens=np.arange(2 * PEOPLE)[:, None])
+    dataset = SyntheticImages(folder, "train", mirrored=True)
+    dataset.set_tokens(np.arange(2 * PEOPLE)[:, None])
     assert len(dataset) == 2 * PEOPLE
     for row in range(PEOPLE):
         there, mirrored = dataset[row], dataset[row + PEOPLE]
@@ -122,7 +123,8 @@ def test_square_leads_back_to_pixels(folder: Path) -> None:
 
 
 def test_item_depends_on_seed_epoch_and_index_only(folder: Path) -> None:
-    dataset = SyntheticImages(folder, "train", augmentation=WILD, tokens=np.arange(PEOPLE * 7).reshape(PEOPLE, 7))
+    dataset = SyntheticImages(folder, "train", augmentation=WILD)
+    dataset.set_tokens(np.arange(PEOPLE * 7).reshape(PEOPLE, 7))
     first = dataset[2]
     _ = [dataset[i] for i in (0, 5)]
     again = SyntheticImages(folder, "train", augmentation=WILD)[2]
@@ -181,13 +183,14 @@ def test_reading_twice_gives_the_same(folder: Path) -> None:
 
 
 def test_limit(folder: Path) -> None:
-    dataset = SyntheticImages(folder, "train", limit=2, tokens=np.zeros((2, 3), np.int64))
+    dataset = SyntheticImages(folder, "train", limit=2)
+    dataset.set_tokens(np.zeros((2, 3), np.int64))
     assert len(dataset) == len(list(dataset)) == 2
 
 
 def test_wrong_tokens_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="tokens for 3"):
-        SyntheticImages(folder, "train", tokens=np.zeros((3, 7), np.int64))
+        SyntheticImages(folder, "train").set_tokens(np.zeros((3, 7), np.int64))
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import torch
 from scipy.spatial import cKDTree
 
 from mega.bodies import KEYPOINTS, AnnyBody
-from mega.synthetic import SceneSettings, build_dataset, dataset
-from mega.synthetic.effects import lit_share
+from mega.synthetic import SceneSettings, build_split, dataset
 from mega.synthetic.scene import coarsen
-from mega.synthetic.wardrobe import BodyMap, random_outfit
+from mega.synthetic.surroundings import lit_share
+from mega.synthetic.wardrobe import BodyMap, Outfit
 
 N_PICTURES = 7
 FIELDS = {
@@ -42,7 +42,7 @@ def small_chunks(monkeypatch):
 
 
 def make(folder, **options):
-    build_dataset(folder, {"test": N_PICTURES}, **{"processes": 1, "scene": SCENE, **options})
+    build_split(folder / "test", N_PICTURES, **{"processes": 1, "scene": SCENE, **options})
     return folder / "test"
 
 
@@ -108,8 +108,8 @@ def test_seen_keypoints_lie_in_the_picture(made):
 
 def test_any_number_of_processes_makes_the_same_pictures(tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
-    build_dataset(alone, {"test": 2}, processes=1, scene=SCENE)
-    build_dataset(together, {"test": 2}, processes=2, scene=SCENE)
+    build_split(alone / "test", 2, processes=1, scene=SCENE)
+    build_split(together / "test", 2, processes=2, scene=SCENE)
     assert content(alone / "test") == content(together / "test")
     for field, values in read(alone / "test").items():
         assert np.array_equal(values, read(together / "test")[field]), field
@@ -119,31 +119,31 @@ def test_pictures_depend_on_seed_and_split_but_not_on_their_number(made, tmp_pat
     first = content(made)["000000.jpg"]
     for seed, split, same in ((0, "test", True), (1, "test", False), (0, "val", False)):
         folder = tmp_path / f"{seed}"
-        build_dataset(folder, {split: 1}, seed=seed, processes=1, scene=SCENE)
+        build_split(folder / split, 1, seed=seed, processes=1, scene=SCENE)
         assert (content(folder / split)["000000.jpg"] == first) is same
 
 
 def test_goes_on_after_a_kill(made, tmp_path, small_chunks, monkeypatch):
     calls = []
-    whole = dataset._Worker.make_chunk
+    whole = dataset._make_chunk
 
-    def killed_in_the_second_chunk(worker, folder, split, number, *rest):
-        calls.append(number)
-        if number == 1:
-            dataset._write_jpeg(folder / "images/000003.jpg", np.zeros((8, 8, 3), np.uint8), 50)
+    def killed_in_the_second_chunk(file, images, **options):
+        calls.append(images.start // 3)
+        if images.start == 3:
+            (file.parents[1] / "images/000003.jpg").write_bytes(b"not an image")
             raise KeyboardInterrupt
-        return whole(worker, folder, split, number, *rest)
+        return whole(file, images, **options)
 
-    monkeypatch.setattr(dataset._Worker, "make_chunk", killed_in_the_second_chunk)
+    monkeypatch.setattr(dataset, "_make_chunk", killed_in_the_second_chunk)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path)
     assert not (tmp_path / "test/annotations.npz").exists()
 
-    def noted(worker, folder, split, number, *rest):
-        calls.append(number)
-        return whole(worker, folder, split, number, *rest)
+    def noted(file, images, **options):
+        calls.append(images.start // 3)
+        return whole(file, images, **options)
 
-    monkeypatch.setattr(dataset._Worker, "make_chunk", noted)
+    monkeypatch.setattr(dataset, "_make_chunk", noted)
     folder = make(tmp_path)
     assert calls == [0, 1, 1, 2]  # the first chunk was not made again
     assert content(folder) == content(made)
@@ -175,7 +175,7 @@ def test_clothes_follow_the_body(body):
     assert foot[nearest("left_big_toe")] > 0.9
     assert eye.min() < 0.01
     for seed in range(5):
-        outfit = random_outfit(np.random.default_rng(seed), body_map.landmarks)
+        outfit = Outfit(np.random.default_rng(seed), body_map)
         colors = outfit.paint(body_map.fields)
         assert colors.shape == (len(x), 3)
         assert colors.min() >= 0
