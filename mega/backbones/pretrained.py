@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 
-from mega.backbones.hrnet import HRNetW48
-from mega.backbones.resnet import ResNet50
+from mega.backbones.convnets import HRNetW48, ResNet50
 from mega.backbones.vit import ViT
 from mega.external_files import IMAGENET, describe, require
 from mega_common.weights_io import load_strictly
