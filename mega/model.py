@@ -7,7 +7,7 @@
 `masked` (B, N) bool is True where a token is masked: the encoder sees visible tokens only; the decoder gets a learned
 mask token at the other positions. Modules and parameters have the names of the released weights.
 
-What exists only for speed is in `mega.optimize`; this file uses `block_at` from there, in the decoder's last block.
+What exists only for speed is in `mega.optimize`.
 
 Source: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022; sizes of MEGA, CVPR 2025.
 """
@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mega.optimize import block_at
 from mega_common.distributed import draw_rows
 from mega_common.weights_io import differences
 
@@ -34,7 +33,7 @@ IMAGE_KEYS = ("backbone.", *(f"decoder.{n}." for n in ("rotcam_head", "rot_predi
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of a masked transformer; the defaults are the published ones. The last four are for image models only."""
+    """Sizes of a masked transformer; the defaults are the published ones."""
 
     n_tokens: int = 54  # N, tokens per mesh
     codebook_size: int = 512  # K
@@ -47,16 +46,22 @@ class TransformerConfig:
     # "published": PyTorch's initial values. "scaled" helps small models: Xavier for the blocks, small embeddings and
     # head, zero biases.
     init: str = "scaled"
+
+    def __post_init__(self):
+        if self.init not in INITS:
+            raise ValueError(f"model.init={self.init} is not known; choose from {', '.join(INITS)}")
+
+
+@dataclass(frozen=True)
+class ImageTransformerConfig(TransformerConfig):
+    """A masked transformer that is given image features."""
+
     cond_dim: int | None = None  # C, channels of the image features; None: the backbone's
     cond_dropout: float = 0.0  # probability that an image token is dropped, in training
     rotcam_dropout: float = 0.1  # dropout in the head of rotation and camera
     # Width of the crop in the unit of the camera head: 2 for x2d in [-1, 1], 1 for [-0.5, 0.5] (the published ViT).
     # `rotcam` converts, so that all cameras outside of the head are for a crop in [-1, 1].
     cam_range: float = 2.0
-
-    def __post_init__(self):
-        if self.init not in INITS:
-            raise ValueError(f"model.init={self.init} is not known; choose from {', '.join(INITS)}")
 
 
 class MaskedEncoder(nn.Module):
@@ -155,6 +160,8 @@ def predict_masked(
 class VQMAE(nn.Module):
     """The prior: predicts masked mesh tokens from visible ones. Arguments: see `TransformerConfig`."""
 
+    __signature__ = inspect.signature(TransformerConfig)  # for help(), and for checks of options
+
     def __init__(self, **config):
         super().__init__()
         config = TransformerConfig(**config)
@@ -175,12 +182,19 @@ class CVQMAE(nn.Module):
     Args:
         backbone: images (B, 3, H, W) -> features (B, C, h, w) for any h and w. Its `mean` and `std` (RGB, for pixels in
             [0, 1]) are the normalisation of its images; without them it gets images in [0, 1].
-        config: see `TransformerConfig`.
+        config: see `ImageTransformerConfig`.
     """
+
+    __signature__ = inspect.Signature(
+        [
+            inspect.Parameter("backbone", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=nn.Module),
+            *inspect.signature(ImageTransformerConfig).parameters.values(),
+        ]
+    )
 
     def __init__(self, backbone: nn.Module, **config):
         super().__init__()
-        config = TransformerConfig(**config)
+        config = ImageTransformerConfig(**config)
         if config.cond_dim is None:
             config = replace(config, cond_dim=backbone.out_channels)
         self.n_tokens, self.codebook_size = config.n_tokens, config.codebook_size
@@ -212,22 +226,10 @@ class CVQMAE(nn.Module):
         return self.decoder.rotcam(features)
 
 
-def _declare_arguments(model: type[nn.Module], first: list[inspect.Parameter], omitted: tuple[str, ...] = ()) -> None:
-    """Make the fields of the config visible as keyword arguments of a model: for help(), and for checks of options."""
-    fields = [p for p in inspect.signature(TransformerConfig).parameters.values() if p.name not in omitted]
-    keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in fields]
-    model.__signature__ = inspect.Signature([*first, *keywords])
-
-
-_declare_arguments(VQMAE, [], omitted=("cond_dim", "cond_dropout", "rotcam_dropout", "cam_range"))
-_backbone = inspect.Parameter("backbone", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=nn.Module)
-_declare_arguments(CVQMAE, [_backbone])
-
-
 class ConditionedDecoder(MaskedDecoder):
     """The decoder with the embedding of the image features and the heads that predict rotation and camera from them."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: ImageTransformerConfig):
         super().__init__(config)
         dim, p = config.dim, config.rotcam_dropout
         self.cam_range = config.cam_range
@@ -316,6 +318,21 @@ _BlockNorm = partial(nn.LayerNorm, eps=1e-5)
 def _blocks(dim: int, depth: int, heads: int) -> nn.Sequential:
     """Pre-norm transformer blocks (B, L, D) -> (B, L, D)."""
     return nn.Sequential(*(Block(dim, heads, norm_layer=_BlockNorm) for _ in range(depth)))
+
+
+def block_at(block: Block, x: Tensor, wanted: Tensor) -> Tensor:
+    """The output of a transformer block for some tokens (B, M, D) of its input x (B, L, D): (B, M, D).
+
+    Keys and values come from all of x; queries, projection and MLP are computed for the wanted tokens only.
+    """
+    attention, dim = block.attn, x.shape[-1]
+    query, key_value = attention.qkv.weight.split([dim, 2 * dim])
+    q = F.linear(block.norm1(wanted).to(query.dtype), query)  # (B, M, D)
+    k, v = F.linear(block.norm1(x).to(query.dtype), key_value).chunk(2, dim=-1)  # (B, L, D) each
+    q, k, v = (y.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
+    attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, M, D)
+    wanted = wanted + attention.proj(attended)
+    return wanted + block.mlp(block.norm2(wanted))
 
 
 def sinusoidal_positions(length: int, dim: int, device: torch.device | None = None) -> Tensor:
