@@ -140,7 +140,7 @@ def predict_masked(
     them so; where ties in a sampler make them differ, each number of masked tokens gets a pass of its own.
     """
     counts = masked.sum(dim=1)
-    if (counts != counts[0]).any():
+    if (counts != counts[:1]).any():
         groups = [(counts == count).nonzero()[:, 0] for count in counts.unique()]  # indices into the batch
         logits = [
             predict_masked(
@@ -294,7 +294,7 @@ def sample_mask(batch: int, n_tokens: int, generator: torch.Generator | None = N
 
 def visible_positions(masked: Tensor) -> Tensor:
     """Indices (B, n_visible) of the visible tokens in ascending order; each sample must have the same number."""
-    n_visible = masked.shape[1] - int(masked[0].sum())
+    n_visible = masked.shape[1] - int(masked[:1].sum())
     return masked.to(torch.uint8).argsort(dim=1, stable=True)[:, :n_visible]
 
 
