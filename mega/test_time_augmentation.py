@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import roma
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mega.model import CVQMAE
@@ -76,8 +75,9 @@ def _views(tta: str, size: int) -> list[_View]:
     """The views of a crop of `size` px, the crop itself first."""
     step = max(1, round(_SHIFT * size))
     shifts = [(0, 0), (step, 0), (-step, 0), (0, step), (0, -step)] if "shift" in tta else [(0, 0)]
-    sides = (False, True) if "flip" in tta else (False,)
-    return [_View(*shift, mirrored) for shift, mirrored in product(shifts, sides)]
+    return [
+        _View(*shift, mirrored) for shift, mirrored in product(shifts, (False, True) if "flip" in tta else (False,))
+    ]
 
 
 def _predict_view(model: CVQMAE, tokenizer: MeshVQVAE, crops: Tensor, decode: str, view: _View) -> Prediction:
@@ -100,10 +100,6 @@ def _predict_view(model: CVQMAE, tokenizer: MeshVQVAE, crops: Tensor, decode: st
 
 def _look(crops: Tensor, view: _View) -> Tensor:
     """A view of crops (B, 3, S, S); the pixels of the edge are repeated where the content has moved away from it."""
-    reach = max(abs(view.right), abs(view.down))
-    if reach:
-        size = crops.shape[-1]
-        padded = F.pad(crops, (reach,) * 4, mode="replicate")
-        top, left = reach - view.down, reach - view.right
-        crops = padded[..., top : top + size, left : left + size]
-    return crops.flip(-1) if view.mirrored else crops
+    pixels = torch.arange(crops.shape[-1], device=crops.device)
+    rows, columns = ((pixels - shift).clamp(0, len(pixels) - 1) for shift in (view.down, view.right))
+    return crops[..., rows[:, None], columns.flip(0) if view.mirrored else columns]
