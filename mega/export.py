@@ -37,7 +37,7 @@ def encode_results(name: str, people: People, sheet: np.ndarray, mesh_format: st
     colors = palette_colors(len(people))
     for p, vertices in enumerate(people.vertices):
         files[f"{name}_p{p}.{mesh_format}"] = encode_mesh(vertices, people.faces, colors[p], mesh_format)
-    files[f"{name}.npz"] = encode_npz(people)
+    files[f"{name}.npz"] = encode_npz(vars(people) | {"focal": np.float32(people.focal)})
     return files
 
 
@@ -62,9 +62,8 @@ def write_together(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
         raise InputError(f"The results cannot be written to {folder}: {error.strerror}.") from error
 
 
-def encode_npz(people: People) -> bytes:
-    """The arrays of `People` as .npz; `samples` and `uncertainty` only if they exist."""
-    arrays = vars(people) | {"focal": np.float32(people.focal)}
+def encode_npz(arrays: Mapping[str, np.ndarray | None]) -> bytes:
+    """Arrays by name -> .npz; those that are None are left out."""
     buffer = io.BytesIO()
     np.savez(buffer, **{name: array for name, array in arrays.items() if array is not None})
     return buffer.getvalue()

@@ -75,9 +75,8 @@ def _views(tta: str, size: int) -> list[_View]:
     """The views of a crop of `size` px, the crop itself first."""
     step = max(1, round(_SHIFT * size))
     shifts = [(0, 0), (step, 0), (-step, 0), (0, step), (0, -step)] if "shift" in tta else [(0, 0)]
-    return [
-        _View(*shift, mirrored) for shift, mirrored in product(shifts, (False, True) if "flip" in tta else (False,))
-    ]
+    sides = (False, True) if "flip" in tta else (False,)
+    return [_View(*shift, mirrored) for shift, mirrored in product(shifts, sides)]
 
 
 def _predict_view(model: CVQMAE, tokenizer: MeshVQVAE, crops: Tensor, decode: str, view: _View) -> Prediction:
