@@ -213,6 +213,18 @@ def read_state(path: str | Path, format: str, own: Mapping[str, Tensor]) -> dict
     return without_surplus(own, read_released(path), path, IMAGE_KEYS if format == "VQMAE" else ())
 
 
+def _read_crop(config: dict, model: CVQMAE) -> Crop:
+    """The crops that a file's config describes. Raises ValueError if it does not, or not for the model's backbone."""
+    described = dict(config.get("crop", {}))
+    for name in ("mean", "std"):
+        if name in described and tuple(described.pop(name)) != tuple(getattr(model.backbone, name)):
+            raise ValueError(f"its config gives another {name} of the pictures than its backbone's.")
+    try:
+        return Crop(**described)
+    except TypeError as error:
+        raise ValueError(f"its config does not describe the crops: {error}.") from error
+
+
 def _load(path: str | Path, kind: type, cam_range: float | None = None) -> tuple[VQMAE | CVQMAE, dict]:
     """Build what a file describes, a `kind` (VQMAE or CVQMAE), and load its weights."""
     path = locate(path)
@@ -285,15 +297,3 @@ def _check_config(config: dict) -> None:
             "an earlier version wrote it, which cropped wider and knew one unit of the camera only; make it anew with "
             "tools/convert_weights.py or train_mega.py"
         )
-
-
-def _read_crop(config: dict, model: CVQMAE) -> Crop:
-    """The crops that a file's config describes. Raises ValueError if it does not, or not for the model's backbone."""
-    described = dict(config.get("crop", {}))
-    for name in ("mean", "std"):
-        if name in described and tuple(described.pop(name)) != tuple(getattr(model.backbone, name)):
-            raise ValueError(f"its config gives another {name} of the pictures than its backbone's.")
-    try:
-        return Crop(**described)
-    except TypeError as error:
-        raise ValueError(f"its config does not describe the crops: {error}.") from error

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mega_common.distributed import draw_rows
+from mega_common.distributed import BatchDropout
 from mega_common.weights_io import differences
 
 INITS = ("published", "scaled")
@@ -239,7 +239,7 @@ class ConditionedDecoder(MaskedDecoder):
         self.rot_predictor = nn.Linear(dim, 6)
         self.cam_predictor = nn.Linear(dim, 3)
         self.cond_emb = nn.Linear(config.cond_dim, dim)
-        self.cond_dropout = BatchDropout(config.cond_dropout, whole=True)
+        self.cond_dropout = BatchDropout(config.cond_dropout, shared_axes=1)
         # An untrained model predicts a body that stands upright, faces the camera and fills 90 % of the crop.
         upright, filling = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), (0.9 * config.cam_range / 2, 0.0, 0.0)
         for head, bias in ((self.rot_predictor, upright), (self.cam_predictor, filling)):
@@ -350,30 +350,6 @@ def _add_position_embedding(module: nn.Module, length: int, config: TransformerC
         nn.init.trunc_normal_(module.pos_embedding, std=0.02)
     else:
         module.register_buffer("pos_embedding", sinusoidal_positions(length, config.dim)[:, None], persistent=False)
-
-
-class BatchDropout(nn.Module):
-    """Dropout with one mask for the global batch of all processes: the result does not depend on their number.
-
-    Args:
-        p: probability of being dropped.
-        whole: drop all channels of a token together.
-    """
-
-    def __init__(self, p: float, whole: bool = False):
-        super().__init__()
-        self.p, self.whole = p, whole
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, …, D) -> the same shape; unchanged in eval mode."""
-        if not self.training or self.p == 0:
-            return x
-        shape = (*x.shape[1:-1], 1 if self.whole else x.shape[-1])
-        keep = draw_rows(lambda n: torch.rand(n, *shape, device=x.device), len(x)) >= self.p
-        return x * keep / (1 - self.p)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}, whole={self.whole}"
 
 
 @torch.no_grad()
