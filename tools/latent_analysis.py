@@ -91,13 +91,7 @@ def analyse(config: DictConfig) -> None:
         "exchange": draw_exchange(tokenizer, {name: meshes[pair : pair + 1] for name, meshes in exchanged.items()}),
     }
     files = {f"{name}.png": encode_png(picture) for name, picture in pictures.items()}
-    width = max(picture.shape[1] for picture in pictures.values())
-    sheet = np.concatenate(
-        [
-            cv2.resize(p, (width, round(len(p) * width / p.shape[1])), interpolation=cv2.INTER_CUBIC)
-            for p in pictures.values()
-        ]
-    )[..., ::-1]
+    sheet = panel([[(picture, "")] for picture in pictures.values()])[..., ::-1]
     files["latents.jpg"] = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
     files["latent.json"] = (json.dumps(numbers, indent=2) + "\n").encode()
     write_together(folder, "latent", files)
