@@ -125,12 +125,7 @@ class MaskedDecoder(nn.Module):
 
 
 def predict_masked(
-    encoder: MaskedEncoder,
-    decoder: MaskedDecoder,
-    tokens: Tensor,
-    masked: Tensor,
-    condition: Tensor | None = None,
-    only_masked: bool = False,
+    model: "VQMAE | CVQMAE", tokens: Tensor, masked: Tensor, condition: Tensor | None = None, only_masked: bool = False
 ) -> Tensor:
     """Logits (B, N, K) for tokens (B, N), masked (B, N), and a condition (B, L, D) or none.
 
@@ -143,13 +138,11 @@ def predict_masked(
     if (counts != counts[:1]).any():
         groups = [(counts == count).nonzero()[:, 0] for count in counts.unique()]  # indices into the batch
         logits = [
-            predict_masked(
-                encoder, decoder, tokens[g], masked[g], None if condition is None else condition[g], only_masked
-            )
+            predict_masked(model, tokens[g], masked[g], None if condition is None else condition[g], only_masked)
             for g in groups
         ]
         return torch.cat(logits)[torch.cat(groups).argsort()]
-    logits = decoder(encoder(tokens, masked), masked, condition, only_masked)
+    logits = model.decoder(model.encoder(tokens, masked), masked, condition, only_masked)
     if not only_masked:
         return logits
     everywhere = logits.new_full((*masked.shape, logits.shape[-1]), math.nan)
@@ -171,7 +164,7 @@ class VQMAE(nn.Module):
 
     def forward(self, tokens: Tensor, masked: Tensor, only_masked: bool = False) -> Tensor:
         """Tokens (B, N) int64, masked (B, N) bool -> logits (B, N, K); `only_masked`: see `predict_masked`."""
-        return predict_masked(self.encoder, self.decoder, tokens, masked, only_masked=only_masked)
+        return predict_masked(self, tokens, masked, only_masked=only_masked)
 
 
 class CVQMAE(nn.Module):
@@ -219,7 +212,7 @@ class CVQMAE(nn.Module):
 
     def predict(self, condition: Tensor, tokens: Tensor, masked: Tensor, only_masked: bool = False) -> Tensor:
         """Condition (B, L, D), tokens and masked (B, N) -> logits (B, N, K); `only_masked`: see `predict_masked`."""
-        return predict_masked(self.encoder, self.decoder, tokens, masked, condition, only_masked)
+        return predict_masked(self, tokens, masked, condition, only_masked)
 
     def rotcam(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, C, h, w) -> rot6d (B, 6), cam (B, 3) = (s, tx, ty) for a crop in [-1, 1]."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mega.geometry import rot6d_to_matrix
-from mega.model import CVQMAE, VQMAE, predict_masked
+from mega.model import CVQMAE, VQMAE
 from mesh_vq_vae import MeshVQVAE
 
 Rule = Literal["default", "published"]
@@ -53,7 +53,7 @@ def predict_deterministic(model: CVQMAE, features: Tensor) -> Prediction:
     """The likeliest token at every position given the features (B, C, h, w) alone, in one pass. Nothing is decoded."""
     rot6d, cam = model.rotcam(features)
     state = _all_masked(len(features), model.n_tokens, features.device)
-    logits = predict_masked(model.encoder, model.decoder, *state, model.embed_condition(features)).float()
+    logits = model.predict(model.embed_condition(features), *state).float()
     return Prediction(logits.argmax(dim=-1), logits, rot6d_to_matrix(rot6d.float()), cam.float(), features)
 
 
