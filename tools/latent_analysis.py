@@ -139,10 +139,7 @@ def interpolate(tokenizer: MeshVQVAE, first: Tensor, last: Tensor, steps: int) -
 
     Returns:
         Decoded meshes (P, T, V, 3).
-        Numbers, lists of T each, means over the pairs: "share_of_last" (t), "step_mm" (V2V to the mesh before, 0 at
-        first), "tokens_of_first_percent" and "tokens_of_last_percent" (tokens equal to those of either end), and
-        "limb_error_percent" with "limb_error_percent_of_vertices": how far limb lengths are from the interpolated
-        lengths of the two ends, for these meshes and for a linear interpolation of vertices, which shortens limbs.
+        The rows of the first table in docs/latents.md: {name: T means over the pairs}.
     """
     t = torch.linspace(0, 1, steps, device=first.device)[:, None, None]
     ends = [encode(tokenizer, mesh)[:, None] for mesh in (first, last)]  # (P, 1, N, D)
@@ -182,11 +179,9 @@ def token_effects(tokenizer: MeshVQVAE, vertices: Tensor) -> Tensor:
 
 
 def describe_effects(tokenizer: MeshVQVAE, effects: Tensor) -> list[dict]:
-    """For each token, of its effects (N, V) m: what it moves, how far, and how near to its centre.
+    """For each token with its effects (N, V) m: what it moves, how far, and how near to its centre.
 
-    "part" and "centre_vertex" (`mega.bodies.parts`), "mean_mm" and "largest_mm" over the vertices,
-    "own_part_percent", the share of all its displacement on the vertices of its part, "reach_cm", the mean distance of
-    the displacement from the token's centre on the template, and "leads_vertices", how many vertices it moves most.
+    The last table in docs/latents.md explains the names.
     """
     parts, centres, leader = token_parts(tokenizer), token_centres(tokenizer), effects.argmax(0)
     own = vertex_parts(tokenizer) == parts[:, None]  # (N, V)
@@ -214,9 +209,9 @@ def exchange_pose_and_shape(tokenizer: MeshVQVAE, quadruples: Tensor) -> tuple[d
 
     Returns:
         Meshes (P, V, 3) by name: "a", "b", "truth" as given; "by_latents", decoded from the latents of A plus the
-        difference that the shape makes in B's pose; "by_tokens", A with those half of B's tokens that shape changes
-        most relative to pose.
-        Numbers, see `docs/latents.md`.
+        difference that the shape makes in B's pose; "by_tokens", A with the half of B's tokens that shape changes most
+        relative to pose.
+        The numbers of "Exchange of pose and shape" in docs/latents.md.
     """
     latents = encode(tokenizer, quadruples.flatten(0, 2)).unflatten(0, quadruples.shape[:3])  # (P, 2, 2, N, D)
     codes = nearest_codes(tokenizer, latents)
