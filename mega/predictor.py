@@ -121,7 +121,7 @@ class Predictor:
         translation = crop_camera_to_full(prediction.cam.cpu(), torch.from_numpy(squares), image_size, focal)
         translation = translation.to(self.device)
 
-        vertices = _place(prediction.canonical, prediction.rotation, translation)  # (P, V, 3)
+        vertices = prediction.mesh + translation[:, None]  # (P, V, 3)
         keypoints3d = self.tokenizer.keypoint_regressor @ vertices  # (P, J, 3)
         keypoints2d = project_perspective(keypoints3d.cpu(), focal, image_size / 2)
         samples = uncertainty = None
@@ -132,7 +132,7 @@ class Predictor:
                 options = (sampling.samples, sampling.steps, sampling.temperature, generator)
                 tokens[p] = sample(self.model, prediction.features[p : p + 1], *options)[0]
             canonical = self.tokenizer.decode_codes(self.tokenizer.vq_vae.lookup(tokens))  # (P, Q, V, 3)
-            samples = _place(canonical, prediction.rotation[:, None], translation[:, None])
+            samples = canonical @ prediction.rotation[:, None].mT + translation[:, None, None]
             uncertainty = standard_deviation(samples).cpu().numpy()
             samples = samples.cpu().numpy()
         return People(
@@ -186,8 +186,3 @@ def check_pair(model: torch.nn.Module, tokenizer: MeshVQVAE) -> None:
                 f"The {type(model).__name__} and the tokenizer do not belong together: "
                 f"{name} is {expected} in the model and {found} in the tokenizer."
             )
-
-
-def _place(canonical: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
-    """Canonical vertices (..., V, 3) rotated by (..., 3, 3) and moved by (..., 3)."""
-    return canonical @ rotation.transpose(-1, -2) + translation[..., None, :]
