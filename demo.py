@@ -80,15 +80,8 @@ def demo(config: DictConfig) -> int:
     detector = build(config.detector)
     if config.boxes and isinstance(detector, GivenBoxes):
         detector.warn_unmatched_boxes(paths)
-    predictor = mega.load(
-        config.weights,
-        config.device,
-        config.precision,
-        config.compile,
-        config.decode,
-        config.tta,
-        tokenizer=config.tokenizer_weights,
-    )
+    options = (config.device, config.precision, config.compile, config.decode, config.tta)
+    predictor = mega.load(config.weights, *options, tokenizer=config.tokenizer_weights)
     sampling = None
     if config.mode == "stochastic":
         sampling = Sampling(config.samples, config.steps, config.temperature, config.seed)

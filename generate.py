@@ -31,12 +31,12 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from mega.bodies.parts import PARTS
 from mega.checkpoints import load_prior
 from mega.config import main
 from mega.export import make_output_folder, write_together
 from mega.generation import (
     REFERENCE_BODIES,
-    check_parts,
     decode_bodies,
     encode_results,
     figures_table,
@@ -51,7 +51,9 @@ from mega.sampling import sample_unconditional
 @main("generate")
 def generate(config: DictConfig) -> int:
     """Draw the bodies, measure them, and write the results."""
-    parts = check_parts(config.given)
+    parts = list(config.given)
+    if len(set(parts)) == len(PARTS):
+        raise InputError("given names every part, so there is nothing to draw: leave one out.")
     if config.source is not None and not parts:
         raise InputError("source requires the parts of the body to keep, for example given=head.")
     output = make_output_folder(config.output)

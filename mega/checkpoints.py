@@ -23,7 +23,7 @@ PUBLISHED_SETUPS.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -62,21 +62,13 @@ RELEASED_TOKENIZER, RELEASED_PRIOR = "checkpoint/MESH_VQVAE/mesh_vqvae_54", "che
 
 @dataclass(frozen=True)
 class PublishedSetup:
-    """What the released file of an image model does not say.
+    """What the released file of an image model does not say."""
 
-    Attributes:
-        path: where the file is, relative to the project's root.
-        backbone: a name in BACKBONES.
-        key: the beginning of names of tensors that only this backbone has.
-        crop: how crops are prepared.
-        cam_range: see `CVQMAE`.
-    """
-
-    path: str
-    backbone: str
-    key: str
-    crop: Crop
-    cam_range: float = 2.0
+    path: str  # where the file is, relative to the project's root
+    backbone: str  # a name in BACKBONES
+    key: str  # the beginning of names of tensors that only this backbone has
+    crop: Crop  # how crops are prepared
+    cam_range: float = 2.0  # see `ImageTransformerConfig`
 
 
 _HEADS = 4  # of all released transformers
@@ -128,9 +120,9 @@ def load(
     precision = choose_precision(precision, device)
     decode = decode or config.get("decode", "argmax")
     tta = tta or stored_tta(config)
-    spoken = load_tokenizer(tokenizer or tokenizer_file, root=root)
+    tokenizer = load_tokenizer(tokenizer or tokenizer_file, root=root)
     try:
-        return Predictor(spoken, model, read_crop(config, model), device, precision, compile, decode, tta)
+        return Predictor(tokenizer, model, _read_crop(config, model), device, precision, compile, decode, tta)
     except ValueError as error:
         raise ValueError(f"The weights {model_file} cannot be used: {error}") from error
 
@@ -152,18 +144,16 @@ def find_weights(name_or_path: str | Path, root: str | Path = ".") -> tuple[Path
     )
 
 
-def load_prior(
-    path: str | Path, tokenizer: str | Path, device: str = "auto", root: str | Path = "."
-) -> tuple[VQMAE, MeshVQVAE]:
+def load_prior(path: str | Path, tokenizer_path: str | Path, device: str = "auto") -> tuple[VQMAE, MeshVQVAE]:
     """Load a prior over bodies and its tokenizer from their files, ours or released. Raises as `load`."""
     model, _ = load_vqmae(path)
-    spoken = load_tokenizer(tokenizer, root=root)
+    tokenizer = load_tokenizer(tokenizer_path)
     try:
-        check_pair(model, spoken)
+        check_pair(model, tokenizer)
     except ValueError as error:
-        raise ValueError(f"{path} and {tokenizer}: {error}") from error
+        raise ValueError(f"{path} and {tokenizer_path}: {error}") from error
     device = read_device(device)
-    return model.to(device), spoken.to(device)
+    return model.to(device), tokenizer.to(device)
 
 
 def load_vqmae(path: str | Path) -> tuple[VQMAE, dict]:
@@ -189,8 +179,7 @@ def load_cvqmae(path: str | Path, cam_range: float | None = None) -> tuple[CVQMA
 
 def backbone_name(backbone: nn.Module) -> str:
     """The name in BACKBONES under which a file stores this backbone."""
-    classes = {getattr(build, "func", build): name for name, build in BACKBONES.items()}
-    return classes[type(backbone)]
+    return next(name for name, build in BACKBONES.items() if getattr(build, "func", build) is type(backbone))
 
 
 def save_model(model: VQMAE | CVQMAE, path: str | Path, config: dict, dtype: torch.dtype = torch.float32) -> None:
@@ -224,7 +213,7 @@ def read_state(path: str | Path, format: str, own: Mapping[str, Tensor]) -> dict
     return without_surplus(own, read_released(path), path, IMAGE_KEYS if format == "VQMAE" else ())
 
 
-def read_crop(config: dict, model: CVQMAE) -> Crop:
+def _read_crop(config: dict, model: CVQMAE) -> Crop:
     """The crops that a file's config describes. Raises ValueError if it does not, or not for the model's backbone."""
     described = dict(config.get("crop", {}))
     for name in ("mean", "std"):
@@ -248,9 +237,8 @@ def _load(path: str | Path, kind: type, cam_range: float | None = None) -> tuple
         state, config = read_weights(path, kind.__name__)
     try:
         if kind is CVQMAE:
-            backbone = BACKBONES[config["backbone"]](**config.get("backbone_args", {}))
-            model = CVQMAE(backbone, **config["model"])
-            _check_choices(config)
+            _check_config(config)
+            model = CVQMAE(BACKBONES[config["backbone"]](**config.get("backbone_args", {})), **config["model"])
         else:
             model = VQMAE(**config["model"])
     except (KeyError, TypeError, ValueError) as error:
@@ -277,35 +265,33 @@ def _describe_released(state: dict[str, Tensor], kind: str, path: Path, cam_rang
         }
         if kind == "VQMAE":
             return {"model": model}
-        setup = next(s for s in PUBLISHED_SETUPS.values() if any(key.startswith(s.key) for key in state))
+        setup = next((s for s in PUBLISHED_SETUPS.values() if any(key.startswith(s.key) for key in state)), None)
+        if setup is None:
+            raise KeyError("a published backbone")
         model["cond_dim"] = state["decoder.cond_emb.weight"].shape[1]
         model["cam_range"] = setup.cam_range if cam_range is None else cam_range
-        arguments = {}
-        if setup.backbone == "vit_h":
-            depth = _count_blocks(state, "backbone.blocks.")
-            arguments = {"dim": model["cond_dim"], "depth": depth, "columns_cut": _COLUMNS_CUT}
     except KeyError as error:
         raise ValueError(f"The weights in {path} do not fit this {kind}: {error.args[0]} is missing.") from error
-    except StopIteration:
-        raise ValueError(f"The weights in {path} do not fit this {kind}: a published backbone is missing.") from None
-    backbone, crop = BACKBONES[setup.backbone], setup.crop
-    crop = {"size": crop.size, "margin": crop.margin, "mean": backbone.mean, "std": backbone.std, "patch": crop.patch}
+    arguments = {}
+    if setup.backbone == "vit_h":
+        depth = _count_blocks(state, "backbone.blocks.")
+        arguments = {"dim": model["cond_dim"], "depth": depth, "columns_cut": _COLUMNS_CUT}
+    backbone = BACKBONES[setup.backbone]
+    crop = asdict(setup.crop) | {"mean": backbone.mean, "std": backbone.std}
     return {"model": model, "backbone": setup.backbone, "backbone_args": arguments, "crop": crop, "decode": "argmax"}
 
 
 def _count_blocks(state: dict[str, Tensor], prefix: str) -> int:
     """How many blocks a stack has: one more than the highest number after `prefix`."""
-    return 1 + max((int(k[len(prefix) :].split(".")[0]) for k in state if k.startswith(prefix)), default=-1)
+    return 1 + max((int(k.removeprefix(prefix).split(".")[0]) for k in state if k.startswith(prefix)), default=-1)
 
 
-def _check_choices(config: dict) -> None:
+def _check_config(config: dict) -> None:
     """Raise ValueError if a file asks for predictions of an unknown kind."""
-    for name, value, choices in (
-        ("decode", config.get("decode", "argmax"), DECODINGS),
-        ("tta", stored_tta(config), TTA_CHOICES),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name}={value} is not one of {', '.join(choices)}")
+    choices = {"decode": (config.get("decode", "argmax"), DECODINGS), "tta": (stored_tta(config), TTA_CHOICES)}
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise ValueError(f"{name}={value} is not one of {', '.join(known)}")
     if config["backbone"] == "vit_h" and "cam_range" not in config["model"]:
         raise ValueError(
             "an earlier version wrote it, which cropped wider and knew one unit of the camera only; make it anew with "

@@ -1,12 +1,15 @@
-"""Person detectors: boxes given by the user, the whole picture, or torchvision's Faster R-CNN."""
+"""Person detectors: boxes given by the user, the whole picture, or torchvision's Faster R-CNN.
+
+They are called with a picture's path and pixels (h, w, 3) uint8 RGB and return `Found`, or raise InputError if the
+picture's boxes cannot be used.
+"""
 
 import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,18 +22,11 @@ log = logging.getLogger(__name__)
 PERSON = 1  # torchvision's label in COCO
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """The people in a picture."""
 
     boxes: np.ndarray  # (P, 4) = (x0, y0, x1, y1) px
     rough: bool = False  # whether the boxes should be tightened around the people
-
-
-class Detector(Protocol):
-    """Called with a picture's path and pixels (h, w, 3). Raises InputError if the picture's boxes cannot be used."""
-
-    def __call__(self, path: Path, image: np.ndarray) -> Found: ...
 
 
 class WholeImage:
@@ -41,7 +37,7 @@ class WholeImage:
         return Found(np.array([[0, 0, width, height]], np.float64), rough=True)
 
 
-class GivenBoxes:
+class GivenBoxes(WholeImage):
     """Boxes from a JSON file `{"name.jpg": [[x0, y0, x1, y1], …], …}`, px of the upright picture.
 
     In pictures that are not in the file, one person is expected anywhere.
@@ -56,11 +52,10 @@ class GivenBoxes:
         default = (input_path if input_path.is_dir() else input_path.parent) / "boxes.json"
         self.path = Path(path).expanduser() if path else default if default.is_file() else None
         self.boxes = _read_boxes(self.path) if self.path else {}
-        self.whole_image = WholeImage()
 
     def __call__(self, path: Path, image: np.ndarray) -> Found:
         if path.name not in self.boxes:
-            return self.whole_image(path, image)
+            return super().__call__(path, image)
         height, width = image.shape[:2]
         boxes = self.boxes[path.name]
         for box in boxes if isinstance(boxes, list) else [boxes]:
@@ -74,7 +69,7 @@ class GivenBoxes:
             log.warning("%s has boxes for pictures that are not in the input: %s.", self.path, ", ".join(unmatched))
 
 
-class TorchvisionDetector:
+class TorchvisionDetector(WholeImage):
     """torchvision's Faster R-CNN. Its weights are fetched once; if that fails, it warns and takes the whole picture.
 
     Args:
@@ -83,16 +78,13 @@ class TorchvisionDetector:
     """
 
     def __init__(self, threshold: float = 0.7, max_side: int = 800):
-        self.threshold = threshold
-        self.whole_image = WholeImage()
-        self.model = self._load(max_side)
-
-    def _load(self, max_side: int) -> torch.nn.Module | None:
         from torchvision.models import detection
 
+        self.threshold, self.model = threshold, None
         weights = detection.FasterRCNN_MobileNet_V3_Large_FPN_Weights.DEFAULT
+        options = {"weights": weights, "progress": False, "max_size": max_side}
         try:
-            model = detection.fasterrcnn_mobilenet_v3_large_fpn(weights=weights, progress=False, max_size=max_side)
+            self.model = detection.fasterrcnn_mobilenet_v3_large_fpn(**options).eval()
         except (OSError, RuntimeError) as error:  # no network, or a broken download
             log.warning(
                 "The weights of torchvision's detector could not be fetched from %s (%s); "
@@ -100,13 +92,11 @@ class TorchvisionDetector:
                 weights.url,
                 error,
             )
-            return None
-        return model.eval()
 
     @torch.inference_mode()
     def __call__(self, path: Path, image: np.ndarray) -> Found:
         if self.model is None:
-            return self.whole_image(path, image)
+            return super().__call__(path, image)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) / 255
         found = self.model([pixels])[0]
         keep = (found["labels"] == PERSON) & (found["scores"] >= self.threshold)
@@ -129,7 +119,7 @@ def _read_boxes(path: Path) -> dict[str, list]:
 
 def _fault(box: object, width: int, height: int) -> str | None:
     """What is wrong with a box, as the end of a sentence."""
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(type(x) in (int, float) and math.isfinite(x) for x in box):
         return "is not four numbers [x0, y0, x1, y1]"
     x0, y0, x1, y1 = box
     if x1 <= x0 or y1 <= y0:
@@ -137,7 +127,3 @@ def _fault(box: object, width: int, height: int) -> str | None:
     if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
         return f"lies outside the picture of {width}×{height} pixels"
     return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

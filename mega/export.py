@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from mega.predictor import People
 from mega.rendering import draw_people, draw_side_view, draw_uncertainty, panel, people_openness
 from mega.rendering.shading import palette_colors
 
-MESH_FORMATS = ("glb", "obj")
+MIN_DRAWN_SIDE = 512  # px, longer side; smaller pictures are enlarged, so that details of the bodies are visible
 _TO_UPRIGHT = np.array([1, -1, -1], np.float32)  # camera frame -> x right, y up, z towards the viewer
 
 
@@ -38,7 +37,7 @@ def encode_results(name: str, people: People, sheet: np.ndarray, mesh_format: st
     colors = palette_colors(len(people))
     for p, vertices in enumerate(people.vertices):
         files[f"{name}_p{p}.{mesh_format}"] = encode_mesh(vertices, people.faces, colors[p], mesh_format)
-    files[f"{name}.npz"] = encode_npz(people)
+    files[f"{name}.npz"] = encode_npz(vars(people) | {"focal": np.float32(people.focal)})
     return files
 
 
@@ -50,40 +49,23 @@ def write_together(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
 
     Raises InputError if the disk is full or the folder cannot be written to; none of the files is left then.
     """
-    partial = None
     try:
-        partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
-        for file_name, content in files.items():
-            (partial / file_name).write_bytes(content)
-        stale = re.compile(re.escape(name) + rf"_p\d+\.({'|'.join(MESH_FORMATS)})")
-        for old in os.listdir(folder):
-            if stale.fullmatch(old) and old not in files:
-                (folder / old).unlink()
-        for file_name in files:
-            (partial / file_name).replace(folder / file_name)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-", ignore_cleanup_errors=True) as partial:
+            for file_name, content in files.items():
+                Path(partial, file_name).write_bytes(content)
+            for old in os.listdir(folder):
+                if re.fullmatch(rf"{re.escape(name)}_p\d+\.(glb|obj)", old) and old not in files:
+                    (folder / old).unlink()
+            for file_name in files:
+                Path(partial, file_name).replace(folder / file_name)
     except OSError as error:
         raise InputError(f"The results cannot be written to {folder}: {error.strerror}.") from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
-def encode_npz(people: People) -> bytes:
-    """The arrays of `People` as .npz; `samples` and `uncertainty` only if they exist."""
-    arrays = {
-        "vertices": people.vertices.astype(np.float32),
-        "faces": people.faces,
-        "boxes": people.boxes,
-        "focal": np.float32(people.focal),
-        "principal_point": people.principal_point,
-        "tokens": people.tokens,
-        "keypoints3d": people.keypoints3d,
-        "keypoints2d": people.keypoints2d,
-    }
-    if people.samples is not None:
-        arrays |= {"samples": people.samples, "uncertainty": people.uncertainty}
+def encode_npz(arrays: Mapping[str, np.ndarray | None]) -> bytes:
+    """Arrays by name -> .npz; those that are None are left out."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **{name: array for name, array in arrays.items() if array is not None})
     return buffer.getvalue()
 
 
@@ -101,17 +83,14 @@ def encode_mesh(vertices: np.ndarray, faces: np.ndarray, color: np.ndarray, mesh
     from trimesh.visual.material import PBRMaterial
     from trimesh.visual.texture import TextureVisuals
 
-    linear = np.append(color**2.2, 1.0)  # glTF colours are linear
-    material = PBRMaterial(name="body", baseColorFactor=linear, metallicFactor=0.0, roughnessFactor=0.7)
     # This is a rotation about the x axis, so the faces keep their orientation.
     mesh = trimesh.Trimesh(vertices * _TO_UPRIGHT, faces, process=False)
     if mesh_format == "obj":
         return mesh.export(file_type="obj", include_normals=False, header=None).encode()
+    linear = np.append(color**2.2, 1.0)  # glTF colours are linear
+    material = PBRMaterial(name="body", baseColorFactor=linear, metallicFactor=0.0, roughnessFactor=0.7)
     mesh.visual = TextureVisuals(material=material)
     return mesh.export(file_type="glb", include_normals=True)
-
-
-MIN_DRAWN_SIDE = 512  # px, longer side; smaller pictures are enlarged, so that details of the bodies are visible
 
 
 def draw_sheet(image: np.ndarray, people: People, max_side: int = 1024) -> np.ndarray:

@@ -18,7 +18,6 @@ as well, and are no good prior: read `cross_entropy_nats` together with `mean_pa
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -26,17 +25,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from mega.bodies.parts import PARTS, limb_lengths, token_parts, vertex_parts
 from mega.console import format_table
-from mega.export import encode_mesh, encode_png
+from mega.export import encode_mesh, encode_npz, encode_png
 from mega.external_files import require
 from mega.geometry import mean_distance, sample_spread
-from mega.model import VQMAE, masked_cross_entropy
+from mega.model import VQMAE
 from mega.photos import InputError
-from mega.rendering import draw_side_view, panel
+from mega.rendering import draw_body, panel
 from mega.rendering.shading import palette_colors
 from mega_common.restricted_pickle import read_arrays
 from mesh_vq_vae import MeshVQVAE
@@ -44,7 +44,7 @@ from mesh_vq_vae.mesh_ops import unique_edges
 
 REFERENCE_BODIES = 256  # as many bodies of a reference are measured
 _AT_ONCE = 16  # bodies that are encoded or decoded together
-_COLUMNS, _HEIGHT = 8, 256  # bodies in a row of the picture; px
+_COLUMNS = 8  # bodies in a row of the picture
 _CANONICAL_TO_CAMERA = np.array([1, -1, -1], np.float32)
 _LABELS = {
     "mean_pairwise_mm": ("mean pairwise distance", "mm"),
@@ -68,15 +68,14 @@ def read_body_tokens(path: str | Path, tokenizer: MeshVQVAE, limit: int | None =
 
     Raises FileNotFoundError, or ValueError that names the file and what is wrong with it.
     """
-    rows = slice(limit)
     path = Path(path).expanduser()
     require(path)
-    arrays = read_arrays(path, ("tokens", "vertices"))
+    arrays = {name: array[:limit] for name, array in read_arrays(path, ("tokens", "vertices")).items()}
     if not arrays:
         raise InputError(f"{path} holds neither tokens nor vertices.")
     if "tokens" in arrays:
-        tokens = arrays["tokens"][rows]
-        if tokens.ndim != 2 or tokens.shape[1] != tokenizer.n_tokens or not np.issubdtype(tokens.dtype, np.integer):
+        tokens = arrays["tokens"]
+        if tokens.shape[1:] != (tokenizer.n_tokens,) or not np.issubdtype(tokens.dtype, np.integer):
             raise InputError(
                 f"The tokens in {path} are {tokens.dtype} {tokens.shape}, but this tokenizer's are whole numbers "
                 f"(people, {tokenizer.n_tokens}). Were they made with another tokenizer?"
@@ -87,7 +86,7 @@ def read_body_tokens(path: str | Path, tokenizer: MeshVQVAE, limit: int | None =
                 f"{tokenizer.codebook_size} codes. Were they made with another tokenizer?"
             )
         return torch.from_numpy(tokens.astype(np.int64))
-    vertices = arrays["vertices"][rows]
+    vertices = arrays["vertices"]
     if vertices.shape[1:] != (tokenizer.n_vertices, 3) or not np.isfinite(vertices).all():
         raise InputError(
             f"The vertices in {path} have shape {vertices.shape}, but this tokenizer's bodies are finite numbers "
@@ -98,16 +97,11 @@ def read_body_tokens(path: str | Path, tokenizer: MeshVQVAE, limit: int | None =
     return torch.cat([tokenizer.encode(part.to(device)).cpu() for part in vertices.split(_AT_ONCE)])
 
 
-def check_parts(given: Sequence[str]) -> list[str]:
-    """The parts named by the option `given`. Raises InputError if all are named."""
-    parts = [str(part) for part in given]
-    if set(parts) == set(PARTS):
-        raise InputError("given names every part, so there is nothing to draw: leave one out.")
-    return parts
-
-
 def given_tokens(tokenizer: MeshVQVAE, parts: Sequence[str], tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """A partly given body for `sample_unconditional`: its tokens (N,), and masked (N,) bool, those of other parts."""
+    """A partly given body for `sample_unconditional`: its tokens (N,), and masked (N,) bool, those of other parts.
+
+    Raises InputError if no token, or every token, belongs to the given parts.
+    """
     part_of_token = token_parts(tokenizer)
     kept = torch.isin(part_of_token, part_of_token.new_tensor([PARTS.index(part) for part in parts]))
     if not 0 < kept.sum() < len(kept):
@@ -168,7 +162,7 @@ def _stretched_share(vertices: Tensor, tokenizer: MeshVQVAE) -> Tensor:
     edges = unique_edges(tokenizer.faces)
 
     def lengths(mesh: Tensor) -> Tensor:
-        return (mesh[..., edges[:, 0], :] - mesh[..., edges[:, 1], :]).norm(dim=-1)
+        return (mesh[edges[:, 0]] - mesh[edges[:, 1]]).norm(dim=-1)
 
     limit = 2 * lengths(tokenizer.template)
     return torch.stack([(lengths(body) > limit).float().mean() for body in vertices]).mean()
@@ -179,12 +173,8 @@ def _cross_entropy(tokens: Tensor, model: VQMAE) -> Tensor:
     """Cross-entropy (P,) nats per token of tokens (P, N), each given the half that it does not belong to."""
     order = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)).argsort(dim=1).to(tokens.device)
     first = order < tokens.shape[1] // 2
-    total = tokens.new_zeros(len(tokens), dtype=torch.float32)
-    for masked in (first, ~first):
-        logits = model(tokens, masked)
-        of_bodies = [masked_cross_entropy(*body) for body in zip(logits, tokens, masked, strict=True)]
-        total += torch.stack(of_bodies) * masked.sum(dim=1) / tokens.shape[1]
-    return total
+    losses = [F.cross_entropy(model(tokens, half).mT, tokens, reduction="none") * half for half in (first, ~first)]
+    return sum(losses).mean(dim=1)
 
 
 def encode_results(
@@ -200,16 +190,9 @@ def encode_results(
 
     Args:
         tokens: (P, N); vertices: (P, V, 3) m.
-        parts, given: the given parts, see `check_parts`, and their body, see `given_tokens`.
+        parts, given: the given parts and their body, see `given_tokens`.
     """
-    vertices = vertices.cpu().numpy()
-    faces = tokenizer.faces.cpu().numpy().astype(np.int32)
-    drawn_color, given_color = palette_colors(2)
-    digits = max(2, len(str(len(vertices) - 1)))
-    files = {}
-    for i, body in enumerate(vertices):
-        mesh = encode_mesh(body * _CANONICAL_TO_CAMERA, faces, palette_colors(1)[0], mesh_format)
-        files[f"body_{i:0{digits}}.{mesh_format}"] = mesh
+    vertices, faces = vertices.cpu().numpy(), tokenizer.faces.cpu().numpy().astype(np.int32)
     arrays = {"vertices": vertices.astype(np.float32), "faces": faces, "tokens": tokens.cpu().numpy()}
     bodies = [(body, "") for body in vertices]
     if given is not None:
@@ -217,20 +200,18 @@ def encode_results(
         arrays |= {"source_tokens": source_tokens.cpu().numpy(), "given": ~masked.cpu().numpy()}
         source = tokenizer.decode(source_tokens[None])[0].cpu().numpy()
         bodies = [(source, "source"), *((body, f"{i}") for i, body in enumerate(vertices))]
+
+    drawn_color, given_color = palette_colors(2)
     is_given = np.isin(vertex_parts(tokenizer).cpu(), [PARTS.index(part) for part in parts])
     colors = np.where(is_given[:, None], given_color, drawn_color)  # (V, 3)
-    files["bodies.png"] = encode_png(_draw_bodies(bodies, faces, colors))
+    bodies = tqdm(bodies, desc="pictures", unit="body", leave=False)
+    cells = [(draw_body(body, faces, colors=colors[None]), caption) for body, caption in bodies]
+
+    digits = max(2, len(str(len(vertices) - 1)))
+    files = {}
+    for i, body in enumerate(vertices):
+        mesh = encode_mesh(body * _CANONICAL_TO_CAMERA, faces, drawn_color, mesh_format)
+        files[f"body_{i:0{digits}}.{mesh_format}"] = mesh
+    files["bodies.png"] = encode_png(panel([cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)]))
     files["figures.json"] = (json.dumps(figures, indent=2) + "\n").encode()
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return files | {"bodies.npz": buffer.getvalue()}
-
-
-def _draw_bodies(bodies: list[tuple[np.ndarray, str]], faces: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Front views of canonical bodies (V, 3) with captions, in rows: (h, w, 3) uint8 RGB."""
-    cells = []
-    for body, caption in tqdm(bodies, desc="pictures", unit="body", leave=False):
-        x, y, z = body.T
-        facing_right = np.stack([z, -y, x], axis=1)  # in the axes of a camera; the side view is from the right
-        cells.append((draw_side_view(facing_right[None], faces, _HEIGHT, colors[None]), caption))
-    return panel([cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)])
+    return files | {"bodies.npz": encode_npz(arrays)}

@@ -7,7 +7,7 @@
 `masked` (B, N) bool is True where a token is masked: the encoder sees visible tokens only; the decoder gets a learned
 mask token at the other positions. Modules and parameters have the names of the released weights.
 
-What exists only for speed is in `mega.optimize`; this file uses `block_at` from there, in the decoder's last block.
+What exists only for speed is in `mega.optimize`.
 
 Source: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022; sizes of MEGA, CVPR 2025.
 """
@@ -23,8 +23,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mega.optimize import block_at
-from mega_common.distributed import draw_rows
+from mega_common.distributed import BatchDropout
 from mega_common.weights_io import differences
 
 INITS = ("published", "scaled")
@@ -34,7 +33,7 @@ IMAGE_KEYS = ("backbone.", *(f"decoder.{n}." for n in ("rotcam_head", "rot_predi
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of a masked transformer; the defaults are the published ones. The last four are for image models only."""
+    """Sizes of a masked transformer; the defaults are the published ones."""
 
     n_tokens: int = 54  # N, tokens per mesh
     codebook_size: int = 512  # K
@@ -47,16 +46,22 @@ class TransformerConfig:
     # "published": PyTorch's initial values. "scaled" helps small models: Xavier for the blocks, small embeddings and
     # head, zero biases.
     init: str = "scaled"
+
+    def __post_init__(self):
+        if self.init not in INITS:
+            raise ValueError(f"model.init={self.init} is not known; choose from {', '.join(INITS)}")
+
+
+@dataclass(frozen=True)
+class ImageTransformerConfig(TransformerConfig):
+    """A masked transformer that is given image features."""
+
     cond_dim: int | None = None  # C, channels of the image features; None: the backbone's
     cond_dropout: float = 0.0  # probability that an image token is dropped, in training
     rotcam_dropout: float = 0.1  # dropout in the head of rotation and camera
     # Width of the crop in the unit of the camera head: 2 for x2d in [-1, 1], 1 for [-0.5, 0.5] (the published ViT).
     # `rotcam` converts, so that all cameras outside of the head are for a crop in [-1, 1].
     cam_range: float = 2.0
-
-    def __post_init__(self):
-        if self.init not in INITS:
-            raise ValueError(f"model.init={self.init} is not known; choose from {', '.join(INITS)}")
 
 
 class MaskedEncoder(nn.Module):
@@ -120,12 +125,7 @@ class MaskedDecoder(nn.Module):
 
 
 def predict_masked(
-    encoder: MaskedEncoder,
-    decoder: MaskedDecoder,
-    tokens: Tensor,
-    masked: Tensor,
-    condition: Tensor | None = None,
-    only_masked: bool = False,
+    model: "VQMAE | CVQMAE", tokens: Tensor, masked: Tensor, condition: Tensor | None = None, only_masked: bool = False
 ) -> Tensor:
     """Logits (B, N, K) for tokens (B, N), masked (B, N), and a condition (B, L, D) or none.
 
@@ -135,16 +135,14 @@ def predict_masked(
     them so; where ties in a sampler make them differ, each number of masked tokens gets a pass of its own.
     """
     counts = masked.sum(dim=1)
-    if (counts != counts[0]).any():
+    if (counts != counts[:1]).any():
         groups = [(counts == count).nonzero()[:, 0] for count in counts.unique()]  # indices into the batch
         logits = [
-            predict_masked(
-                encoder, decoder, tokens[g], masked[g], None if condition is None else condition[g], only_masked
-            )
+            predict_masked(model, tokens[g], masked[g], None if condition is None else condition[g], only_masked)
             for g in groups
         ]
         return torch.cat(logits)[torch.cat(groups).argsort()]
-    logits = decoder(encoder(tokens, masked), masked, condition, only_masked)
+    logits = model.decoder(model.encoder(tokens, masked), masked, condition, only_masked)
     if not only_masked:
         return logits
     everywhere = logits.new_full((*masked.shape, logits.shape[-1]), math.nan)
@@ -155,6 +153,8 @@ def predict_masked(
 class VQMAE(nn.Module):
     """The prior: predicts masked mesh tokens from visible ones. Arguments: see `TransformerConfig`."""
 
+    __signature__ = inspect.signature(TransformerConfig)  # for help(), and for checks of options
+
     def __init__(self, **config):
         super().__init__()
         config = TransformerConfig(**config)
@@ -164,7 +164,7 @@ class VQMAE(nn.Module):
 
     def forward(self, tokens: Tensor, masked: Tensor, only_masked: bool = False) -> Tensor:
         """Tokens (B, N) int64, masked (B, N) bool -> logits (B, N, K); `only_masked`: see `predict_masked`."""
-        return predict_masked(self.encoder, self.decoder, tokens, masked, only_masked=only_masked)
+        return predict_masked(self, tokens, masked, only_masked=only_masked)
 
 
 class CVQMAE(nn.Module):
@@ -175,12 +175,19 @@ class CVQMAE(nn.Module):
     Args:
         backbone: images (B, 3, H, W) -> features (B, C, h, w) for any h and w. Its `mean` and `std` (RGB, for pixels in
             [0, 1]) are the normalisation of its images; without them it gets images in [0, 1].
-        config: see `TransformerConfig`.
+        config: see `ImageTransformerConfig`.
     """
+
+    __signature__ = inspect.Signature(
+        [
+            inspect.Parameter("backbone", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=nn.Module),
+            *inspect.signature(ImageTransformerConfig).parameters.values(),
+        ]
+    )
 
     def __init__(self, backbone: nn.Module, **config):
         super().__init__()
-        config = TransformerConfig(**config)
+        config = ImageTransformerConfig(**config)
         if config.cond_dim is None:
             config = replace(config, cond_dim=backbone.out_channels)
         self.n_tokens, self.codebook_size = config.n_tokens, config.codebook_size
@@ -205,29 +212,17 @@ class CVQMAE(nn.Module):
 
     def predict(self, condition: Tensor, tokens: Tensor, masked: Tensor, only_masked: bool = False) -> Tensor:
         """Condition (B, L, D), tokens and masked (B, N) -> logits (B, N, K); `only_masked`: see `predict_masked`."""
-        return predict_masked(self.encoder, self.decoder, tokens, masked, condition, only_masked)
+        return predict_masked(self, tokens, masked, condition, only_masked)
 
     def rotcam(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, C, h, w) -> rot6d (B, 6), cam (B, 3) = (s, tx, ty) for a crop in [-1, 1]."""
         return self.decoder.rotcam(features)
 
 
-def _declare_arguments(model: type[nn.Module], first: list[inspect.Parameter], omitted: tuple[str, ...] = ()) -> None:
-    """Make the fields of the config visible as keyword arguments of a model: for help(), and for checks of options."""
-    fields = [p for p in inspect.signature(TransformerConfig).parameters.values() if p.name not in omitted]
-    keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in fields]
-    model.__signature__ = inspect.Signature([*first, *keywords])
-
-
-_declare_arguments(VQMAE, [], omitted=("cond_dim", "cond_dropout", "rotcam_dropout", "cam_range"))
-_backbone = inspect.Parameter("backbone", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=nn.Module)
-_declare_arguments(CVQMAE, [_backbone])
-
-
 class ConditionedDecoder(MaskedDecoder):
     """The decoder with the embedding of the image features and the heads that predict rotation and camera from them."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: ImageTransformerConfig):
         super().__init__(config)
         dim, p = config.dim, config.rotcam_dropout
         self.cam_range = config.cam_range
@@ -237,7 +232,7 @@ class ConditionedDecoder(MaskedDecoder):
         self.rot_predictor = nn.Linear(dim, 6)
         self.cam_predictor = nn.Linear(dim, 3)
         self.cond_emb = nn.Linear(config.cond_dim, dim)
-        self.cond_dropout = BatchDropout(config.cond_dropout, whole=True)
+        self.cond_dropout = BatchDropout(config.cond_dropout, shared_axes=1)
         # An untrained model predicts a body that stands upright, faces the camera and fills 90 % of the crop.
         upright, filling = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), (0.9 * config.cam_range / 2, 0.0, 0.0)
         for head, bias in ((self.rot_predictor, upright), (self.cam_predictor, filling)):
@@ -292,7 +287,7 @@ def sample_mask(batch: int, n_tokens: int, generator: torch.Generator | None = N
 
 def visible_positions(masked: Tensor) -> Tensor:
     """Indices (B, n_visible) of the visible tokens in ascending order; each sample must have the same number."""
-    n_visible = masked.shape[1] - int(masked[0].sum())
+    n_visible = masked.shape[1] - int(masked[:1].sum())
     return masked.to(torch.uint8).argsort(dim=1, stable=True)[:, :n_visible]
 
 
@@ -318,6 +313,21 @@ def _blocks(dim: int, depth: int, heads: int) -> nn.Sequential:
     return nn.Sequential(*(Block(dim, heads, norm_layer=_BlockNorm) for _ in range(depth)))
 
 
+def block_at(block: Block, x: Tensor, wanted: Tensor) -> Tensor:
+    """The output of a transformer block for some tokens (B, M, D) of its input x (B, L, D): (B, M, D).
+
+    Keys and values come from all of x; queries, projection and MLP are computed for the wanted tokens only.
+    """
+    attention, dim = block.attn, x.shape[-1]
+    query, key_value = attention.qkv.weight.split([dim, 2 * dim])
+    q = F.linear(block.norm1(wanted).to(query.dtype), query)  # (B, M, D)
+    k, v = F.linear(block.norm1(x).to(query.dtype), key_value).chunk(2, dim=-1)  # (B, L, D) each
+    q, k, v = (y.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
+    attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, M, D)
+    wanted = wanted + attention.proj(attended)
+    return wanted + block.mlp(block.norm2(wanted))
+
+
 def sinusoidal_positions(length: int, dim: int, device: torch.device | None = None) -> Tensor:
     """Fixed positions (length, dim): sines in even channels, cosines in odd ones, wavelengths up to 10000 * 2 pi."""
     position = torch.arange(length, device=device, dtype=torch.float32)[:, None]
@@ -333,30 +343,6 @@ def _add_position_embedding(module: nn.Module, length: int, config: TransformerC
         nn.init.trunc_normal_(module.pos_embedding, std=0.02)
     else:
         module.register_buffer("pos_embedding", sinusoidal_positions(length, config.dim)[:, None], persistent=False)
-
-
-class BatchDropout(nn.Module):
-    """Dropout with one mask for the global batch of all processes: the result does not depend on their number.
-
-    Args:
-        p: probability of being dropped.
-        whole: drop all channels of a token together.
-    """
-
-    def __init__(self, p: float, whole: bool = False):
-        super().__init__()
-        self.p, self.whole = p, whole
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, …, D) -> the same shape; unchanged in eval mode."""
-        if not self.training or self.p == 0:
-            return x
-        shape = (*x.shape[1:-1], 1 if self.whole else x.shape[-1])
-        keep = draw_rows(lambda n: torch.rand(n, *shape, device=x.device), len(x)) >= self.p
-        return x * keep / (1 - self.p)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}, whole={self.whole}"
 
 
 @torch.no_grad()

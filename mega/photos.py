@@ -3,6 +3,7 @@
 import glob
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -47,27 +48,20 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 
     Usually it is the file's stem; pictures with the same stem get more of their path: a.jpg, a.png -> a_jpg, a_png.
     """
-    candidates = [
-        (p.stem, f"{p.stem}_{p.suffix[1:]}", f"{p.absolute().parent.name}_{p.stem}_{p.suffix[1:]}") for p in paths
-    ]
-    names: list[str | None] = [None] * len(paths)
-    taken: set[str] = set()
-    for level in range(3):
-        wanted = Counter(c[level].casefold() for c, name in zip(candidates, names, strict=True) if name is None)
-        for i, candidate in enumerate(candidates):
-            key = candidate[level].casefold()
-            if names[i] is None and wanted[key] == 1 and key not in taken:
-                names[i] = candidate[level]
-                taken.add(key)
-    for i, candidate in enumerate(candidates):  # the same name in folders of the same name
-        number = 2
-        while names[i] is None:
-            name = f"{candidate[-1]}_{number}"
-            if name.casefold() not in taken:
-                names[i] = name
-                taken.add(name.casefold())
-            number += 1
-    return names
+    candidates = []  # for each picture, from short to long
+    for p in paths:
+        with_suffix = f"{p.stem}_{p.suffix[1:]}"
+        candidates.append([p.stem, with_suffix, f"{p.absolute().parent.name}_{with_suffix}"])
+    wanted = Counter(name.casefold() for names in candidates for name in set(names))
+    chosen, taken = [], set()
+    for names in candidates:
+        # Where even the longest candidate belongs to several pictures, it gets a number.
+        numbered = (f"{names[-1]}_{number}" for number in count(2))
+        alone = (name for name in names if wanted[name.casefold()] == 1)
+        name = next(name for name in chain(alone, numbered) if name.casefold() not in taken)
+        chosen.append(name)
+        taken.add(name.casefold())
+    return chosen
 
 
 def read_picture(path: str | Path) -> np.ndarray:

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mega.geometry import crop_camera_to_full, default_focal, project_perspective, square_box, square_crop
+from mega.geometry import (
+    crop_camera_to_full,
+    default_focal,
+    project_perspective,
+    square_box,
+    square_crop,
+    standard_deviation,
+)
 from mega.model import CVQMAE
 from mega.optimize import optimize_for_inference
 from mega.sampling import Prediction, sample
@@ -107,25 +114,26 @@ class Predictor:
             focal: px; None assumes the published 1000 px on a crop of 224 px, scaled to the picture.
         """
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-        prediction = self._nobody()
-        if len(boxes):
-            crops = self.crops(image, boxes).to(self.device)
-            prediction = predict_mesh(self.model, self.tokenizer, crops, self.decode, self.tta)
+        prediction = self.predict(self.crops(image, boxes))
         image_size = torch.tensor(image.shape[1::-1], dtype=torch.float32)
         focal = float(default_focal(image_size)) if focal is None else float(focal)
         squares = np.array([square_box(box, self.crop.margin) for box in boxes], np.float32).reshape(-1, 4)
         translation = crop_camera_to_full(prediction.cam.cpu(), torch.from_numpy(squares), image_size, focal)
         translation = translation.to(self.device)
 
-        vertices = _place(prediction.canonical, prediction.rotation, translation)  # (P, V, 3)
+        vertices = prediction.mesh + translation[:, None]  # (P, V, 3)
         keypoints3d = self.tokenizer.keypoint_regressor @ vertices  # (P, J, 3)
         keypoints2d = project_perspective(keypoints3d.cpu(), focal, image_size / 2)
         samples = uncertainty = None
         if sampling is not None:
-            tokens = self._draw(prediction.features, sampling)  # (P, Q, N)
+            tokens = prediction.tokens.new_zeros(len(boxes), sampling.samples, self.model.n_tokens)
+            for p in range(len(boxes)):
+                generator = torch.Generator(self.device).manual_seed(sampling.seed)
+                options = (sampling.samples, sampling.steps, sampling.temperature, generator)
+                tokens[p] = sample(self.model, prediction.features[p : p + 1], *options)[0]
             canonical = self.tokenizer.decode_codes(self.tokenizer.vq_vae.lookup(tokens))  # (P, Q, V, 3)
-            samples = _place(canonical, prediction.rotation[:, None], translation[:, None])
-            uncertainty = spread(samples).cpu().numpy()
+            samples = canonical @ prediction.rotation[:, None].mT + translation[:, None, None]
+            uncertainty = standard_deviation(samples).cpu().numpy()
             samples = samples.cpu().numpy()
         return People(
             vertices=vertices.cpu().numpy(),
@@ -147,7 +155,9 @@ class Predictor:
 
     def crops(self, image: np.ndarray, boxes: np.ndarray) -> Tensor:
         """Square crops (P, 3, S, S) float32 RGB in [0, 255] of the boxes (P, 4) in a picture (h, w, 3)."""
-        crops = np.stack([square_crop(image, box, self.crop.size, self.crop.margin) for box in boxes])
+        crops = np.empty((len(boxes), self.crop.size, self.crop.size, 3), np.float32)
+        for p, box in enumerate(boxes):
+            crops[p] = square_crop(image, box, self.crop.size, self.crop.margin)
         return torch.from_numpy(crops).permute(0, 3, 1, 2)
 
     def tighten(self, image: np.ndarray, boxes: np.ndarray, passes: int = 1) -> np.ndarray:
@@ -167,29 +177,6 @@ class Predictor:
             boxes = np.where(plausible[:, None], tight, boxes)  # a wild prediction keeps the box that it came from
         return boxes
 
-    def _draw(self, features: Tensor, sampling: Sampling) -> Tensor:
-        """Tokens (P, Q, N) drawn from features (P, C, h, w), each person with a generator of the same seed."""
-        drawn = [torch.zeros(0, sampling.samples, self.tokenizer.n_tokens, dtype=torch.int64, device=self.device)]
-        for p in range(len(features)):
-            generator = torch.Generator(self.device).manual_seed(sampling.seed)
-            options = (sampling.samples, sampling.steps, sampling.temperature, generator)
-            drawn.append(sample(self.model, features[p : p + 1], *options))
-        return torch.cat(drawn)
-
-    def _nobody(self) -> Prediction:
-        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(0, *shape, dtype=dtype, device=self.device)
-
-        n_tokens, n_codes, n_vertices = self.model.n_tokens, self.model.codebook_size, self.tokenizer.n_vertices
-        return Prediction(
-            tokens=empty(n_tokens, dtype=torch.int64),
-            logits=empty(n_tokens, n_codes),
-            rotation=empty(3, 3),
-            cam=empty(3),
-            features=empty(1, 1, 1),
-            canonical=empty(n_vertices, 3),
-        )
-
 
 def check_pair(model: torch.nn.Module, tokenizer: MeshVQVAE) -> None:
     """Raise ValueError if a masked transformer was not trained on the tokens of a tokenizer."""
@@ -199,15 +186,3 @@ def check_pair(model: torch.nn.Module, tokenizer: MeshVQVAE) -> None:
                 f"The {type(model).__name__} and the tokenizer do not belong together: "
                 f"{name} is {expected} in the model and {found} in the tokenizer."
             )
-
-
-def _place(canonical: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
-    """Canonical vertices (..., V, 3) rotated by (..., 3, 3) and moved by (..., 3)."""
-    return canonical @ rotation.transpose(-1, -2) + translation[..., None, :]
-
-
-def spread(samples: Tensor) -> Tensor:
-    """Standard deviation (P, V) of the position of each vertex over samples (P, Q, V, 3), in their unit: the root of
-    the mean squared distance to the mean."""
-    offsets = samples - samples.mean(dim=1, keepdim=True)
-    return offsets.square().sum(dim=-1).mean(dim=1).sqrt()

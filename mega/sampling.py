@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mega.geometry import rot6d_to_matrix
-from mega.model import CVQMAE, VQMAE, predict_masked
+from mega.model import CVQMAE, VQMAE
 from mesh_vq_vae import MeshVQVAE
 
 Rule = Literal["default", "published"]
@@ -53,7 +53,7 @@ def predict_deterministic(model: CVQMAE, features: Tensor) -> Prediction:
     """The likeliest token at every position given the features (B, C, h, w) alone, in one pass. Nothing is decoded."""
     rot6d, cam = model.rotcam(features)
     state = _all_masked(len(features), model.n_tokens, features.device)
-    logits = predict_masked(model.encoder, model.decoder, *state, model.embed_condition(features)).float()
+    logits = model.predict(model.embed_condition(features), *state).float()
     return Prediction(logits.argmax(dim=-1), logits, rot6d_to_matrix(rot6d.float()), cam.float(), features)
 
 
@@ -76,9 +76,7 @@ def sample(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     rule: Rule = "default",
-    noise: Noise | None = None,
-    max_batch: int = 512,
-    watch: Watcher | None = None,
+    **options,
 ) -> Tensor:
     """Draw meshes for the people in images. Rotation and camera are not drawn (`model.rotcam`).
 
@@ -90,22 +88,20 @@ def sample(
         temperature: T; at step k the noise is scaled by tau = T (1 - k/n).
         generator: source of the noise, on any device.
         rule: "default" or "published", see above.
-        noise: replaces the generator.
-        max_batch: how many of the B * Q samples go through the model at once (memory).
-        watch: called with the state after every step.
+        options: `noise` in place of the generator's; `max_batch`, how many of the B * Q samples go through the model at
+            once (512: memory); `watch`, called with the state after every step.
 
     Returns:
         tokens (B, Q, N) int64.
     """
     condition = model.embed_condition(features)  # (B, L, D)
-    state = _all_masked(len(features), model.n_tokens, features.device)
-    first = model.predict(condition, *state).float()  # (B, N, K)
 
-    def predict(index: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
-        return model.predict(condition[index // n_samples], tokens, masked, only_masked=True)
+    def predict(image: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
+        return model.predict(condition[image], tokens, masked, only_masked=True)
 
     taus = [temperature * (1 - step / steps) for step in range(1, steps + 1)]
-    return _unmask(first, *state, predict, n_samples, taus, noise or gumbel(generator), rule, max_batch, watch)
+    state = _all_masked(len(features), model.n_tokens, features.device)
+    return _unmask(predict, *state, n_samples, taus, generator, rule, **options)
 
 
 @torch.no_grad()
@@ -116,10 +112,8 @@ def sample_unconditional(
     temperature: float = 1.3,
     generator: torch.Generator | None = None,
     rule: Rule = "default",
-    noise: Noise | None = None,
-    max_batch: int = 512,
-    watch: Watcher | None = None,
     given: tuple[Tensor, Tensor] | None = None,
+    **options,
 ) -> Tensor:
     """Draw `n` random meshes, or `n` completions of one: tokens (n, N) int64.
 
@@ -129,16 +123,15 @@ def sample_unconditional(
 
     Raises ValueError when no token of `given` is masked.
     """
-    device = model.decoder.mask_token.device
-    state = _all_masked(1, model.n_tokens, device) if given is None else [x[None].to(device) for x in given]
-    first = model(*state).float()  # (1, N, K)
 
-    def predict(index: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
+    def predict(_: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
         return model(tokens, masked, only_masked=True)
 
+    device = model.decoder.mask_token.device
+    state = _all_masked(1, model.n_tokens, device) if given is None else [x[None].to(device) for x in given]
     left = [1 - step / steps for step in range(1, steps + 1)]
     taus = [share * (temperature * share) ** 5 for share in left]
-    return _unmask(first, *state, predict, n, taus, noise or gumbel(generator), rule, max_batch, watch)[0]
+    return _unmask(predict, *state, n, taus, generator, rule, **options)[0]
 
 
 def gumbel(generator: torch.Generator | None = None) -> Noise:
@@ -158,33 +151,37 @@ def _all_masked(batch: int, n_tokens: int, device: torch.device) -> tuple[Tensor
 
 
 def _unmask(
-    first: Tensor,
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor],
     tokens: Tensor,
     masked: Tensor,
-    predict: Callable[[Tensor, Tensor, Tensor], Tensor],
     n_samples: int,
     taus: list[float],
-    noise: Noise,
+    generator: torch.Generator | None,
     rule: Rule,
-    max_batch: int,
-    watch: Watcher | None,
+    noise: Noise | None = None,
+    max_batch: int = 512,
+    watch: Watcher | None = None,
 ) -> Tensor:
     """Run the steps, one for each tau, from tokens and masked (B, N) with the same number masked in each row.
 
-    `first` (B, N, K) are the logits of the first step, which all samples of an image share. `predict` maps indices (M,)
-    into the B * Q samples and their tokens and masked (M, N) to logits (M, N, K), of which the masked ones are read.
+    `predict` maps the numbers (M,) of images in the batch, tokens and masked (M, N) to logits (M, N, K), of which the
+    masked ones are read. All samples of an image share the logits of the first step.
     """
     if rule not in RULES:
         raise ValueError(f"There is no rule {rule!r}: choose 'default' or 'published'.")
     n_drawn = int(masked[0].sum())
     if n_drawn == 0:
         raise ValueError("There is nothing to draw: no token is masked.")
+    noise = noise or gumbel(generator)
+    images = torch.arange(len(tokens), device=tokens.device)
+    first = predict(images, tokens, masked).float()
+    images = images.repeat_interleave(n_samples)  # (B * Q,)
     logits, tokens, masked = (x[:, None].expand(-1, n_samples, *x.shape[1:]) for x in (first, tokens, masked))
-    index = torch.arange(tokens.shape[0] * n_samples, device=first.device)
 
     for step, tau in enumerate(taus):
         if step > 0:
-            parts = zip(*(x.split(max_batch) for x in (index, tokens.flatten(0, 1), masked.flatten(0, 1))), strict=True)
+            state = (images, tokens.flatten(0, 1), masked.flatten(0, 1))
+            parts = zip(*(x.split(max_batch) for x in state), strict=True)
             logits = torch.cat([predict(*part).float() for part in parts]).unflatten(0, tokens.shape[:2])
         noisy = logits + tau * noise("ids", step, logits.shape).to(logits) if tau > 0 else logits
         tokens = torch.where(masked, noisy.argmax(dim=-1), tokens)  # (B, Q, N)

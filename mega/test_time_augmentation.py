@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import roma
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mega.model import CVQMAE
@@ -100,10 +99,6 @@ def _predict_view(model: CVQMAE, tokenizer: MeshVQVAE, crops: Tensor, decode: st
 
 def _look(crops: Tensor, view: _View) -> Tensor:
     """A view of crops (B, 3, S, S); the pixels of the edge are repeated where the content has moved away from it."""
-    reach = max(abs(view.right), abs(view.down))
-    if reach:
-        size = crops.shape[-1]
-        padded = F.pad(crops, (reach,) * 4, mode="replicate")
-        top, left = reach - view.down, reach - view.right
-        crops = padded[..., top : top + size, left : left + size]
-    return crops.flip(-1) if view.mirrored else crops
+    pixels = torch.arange(crops.shape[-1], device=crops.device)
+    rows, columns = ((pixels - shift).clamp(0, len(pixels) - 1) for shift in (view.down, view.right))
+    return crops[..., rows[:, None], columns.flip(0) if view.mirrored else columns]

@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 
@@ -83,3 +83,27 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
         dist.all_reduce(count)
         count = count / world_size()
     return torch.where(mask, values, 0).sum() / count.clamp(min=1 / world_size())
+
+
+class BatchDropout(nn.Module):
+    """Dropout that is drawn for the global batch of all processes: the result does not depend on their number.
+
+    Args:
+        p: probability of being dropped; what is kept is scaled up.
+        shared_axes: how many of the last axes are dropped together: of (B, N, D), 1 drops tokens and 2 samples.
+    """
+
+    def __init__(self, p: float, shared_axes: int = 0):
+        super().__init__()
+        self.p, self.shared_axes = p, shared_axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, …) -> the same shape; unchanged in eval mode."""
+        if not self.training or self.p == 0:
+            return x
+        shape = [*x.shape[1 : x.ndim - self.shared_axes], *[1] * self.shared_axes]
+        keep = draw_rows(lambda n: torch.rand(n, *shape, device=x.device), len(x)) >= self.p
+        return x * keep / (1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:.3g}, shared_axes={self.shared_axes}"

@@ -10,7 +10,11 @@ import pytest
 import torch
 
 from mega.bodies.parts import PARTS, token_parts, vertex_parts
-from mega.latents import (
+from mesh_vq_vae import vertex_error
+from tests.helpers.fake_files import ROOT
+from tests.helpers.toy import toy_tokenizer
+from tests.mesh_vq_vae.test_tokenizer import residual_tokenizer
+from tools.latent_analysis import (
     describe_effects,
     encode,
     exchange_pose_and_shape,
@@ -19,10 +23,6 @@ from mega.latents import (
     swap_parts,
     token_effects,
 )
-from mesh_vq_vae import vertex_error
-from tests.helpers.fake_files import ROOT
-from tests.helpers.toy import toy_tokenizer
-from tests.mesh_vq_vae.test_tokenizer import residual_tokenizer
 
 
 @pytest.fixture

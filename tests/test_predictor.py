@@ -16,8 +16,9 @@ from PIL import Image
 import mega
 from mega.checkpoints import PUBLISHED_SETUPS
 from mega.export import draw_sheet, encode_mesh, scale_to_draw, write_together
+from mega.geometry import standard_deviation
 from mega.photos import InputError, find_pictures, output_names, read_picture
-from mega.predictor import Predictor, Sampling, spread
+from mega.predictor import Predictor, Sampling
 from mega.sampling import Prediction, select_codes
 from mega.test_time_augmentation import predict_mesh
 from tests.helpers.toy import toy_tokenizer
@@ -113,7 +114,7 @@ def test_uncertainty_is_the_standard_deviation_of_the_samples(people):
 
 
 def test_spread_of_one_sample_is_zero():
-    assert not spread(torch.rand(2, 1, 5, 3)).any()
+    assert not standard_deviation(torch.rand(2, 1, 5, 3)).any()
 
 
 @pytest.mark.parametrize("tta", ["none", "flip", "flip_shift"])

@@ -14,17 +14,16 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
 from mega.backbones import load_pretrained
 from mega.bodies.smplh import read_regressor, read_smplh
-from mega.checkpoints import BACKBONES, PUBLISHED_SETUPS, read_state
+from mega.checkpoints import BACKBONES, PUBLISHED_SETUPS, load_into
 from mega.config import main
 from mega.data.motions import motion_files, read_motion
 from mega.data.smpl_annotations import SMPLAnnotations
 from mega.external_files import FILES, UserFile, find_annotations
 from mega.model import CVQMAE, VQMAE
-from mega_common.weights_io import differences, read_released
+from mega_common.weights_io import read_released
 
 _STEPS = {
     "demo": "demo",
@@ -38,11 +37,6 @@ _TOKENIZER = {
     "encoder.model.w_weights0": (6890, 10, 9),
     "decoder.model.w_weights7": (54, 19, 9),
 }
-
-
-@main("check_setup")
-def run(config: DictConfig) -> int:
-    return 0 if check_setup(config.root) else 1
 
 
 def check_setup(root: str | Path) -> bool:
@@ -86,6 +80,7 @@ def _fault(path: Path, file: UserFile, experiment: str) -> tuple[str, str]:
 
 def _check(path: Path, file: UserFile, experiment: str) -> None:
     """Raise ValueError or OSError that says what is wrong with a file, if anything is."""
+    backbone = BACKBONES[PUBLISHED_SETUPS[experiment].backbone]
     # Names and shapes are enough, and take no memory. PyTorch warns for each tensor that it copies nothing.
     with torch.device("meta"), warnings.catch_warnings(action="ignore"):
         match file.kind:
@@ -101,42 +96,22 @@ def _check(path: Path, file: UserFile, experiment: str) -> None:
                 # Their names start from the project's folder: datasets/3dpw/….
                 _check_pictures(path, (path.parents[2],), skip_bad_rows=False)
             case "tokenizer":
-                _check_tokenizer(path)
+                shapes = {key: tuple(value.shape) for key, value in read_released(path).items()}
+                for key, shape in _TOKENIZER.items():
+                    if (found := shapes.get(key, "missing")) != shape:
+                        raise ValueError(f"{path} is not the released tokenizer: {key} is {found}, expected {shape}.")
             case "vqmae":
-                _check_weights(path, VQMAE())
+                load_into(VQMAE(), path)
             case "cvqmae":
-                _check_weights(path, CVQMAE(_backbone(experiment)))
+                load_into(CVQMAE(backbone()), path)
             case "backbone":
-                load_pretrained(_backbone(experiment), path)
+                load_pretrained(backbone(), path)
             case "motions":
-                _check_motions(path)
-
-
-def _backbone(experiment: str) -> nn.Module:
-    return BACKBONES[PUBLISHED_SETUPS[experiment].backbone]()
-
-
-def _check_motions(path: Path) -> None:
-    """There are motions, and the first can be read. Training checks all of them."""
-    first = path / next(iter(motion_files(path)))
-    try:
-        read_motion(first)
-    except ValueError as error:
-        raise ValueError(f"{first}: {error}") from error
-
-
-def _check_weights(path: Path, model: nn.Module) -> None:
-    own = model.state_dict()
-    if found := differences(own, read_state(path, type(model).__name__, own)):
-        raise ValueError(f"The weights in {path} do not fit this {type(model).__name__}: {found}.")
-
-
-def _check_tokenizer(path: Path) -> None:
-    state = read_released(path)
-    for key, shape in _TOKENIZER.items():
-        if key not in state or tuple(state[key].shape) != shape:
-            found = tuple(state[key].shape) if key in state else "missing"
-            raise ValueError(f"{path} is not the released tokenizer: {key} is {found}, expected {shape}.")
+                first = path / next(iter(motion_files(path)))  # training checks all of them
+                try:
+                    read_motion(first)
+                except ValueError as error:
+                    raise ValueError(f"{first}: {error}") from error
 
 
 def _check_pictures(path: Path, places: Sequence[Path], skip_bad_rows: bool) -> None:
@@ -149,6 +124,11 @@ def _check_pictures(path: Path, places: Sequence[Path], skip_bad_rows: bool) -> 
             f"{path}: {len(lacking)} of {len(names)} annotated pictures are missing, the first was looked for at "
             f"{' and at '.join(str(place / lacking[0]) for place in places)}"
         )
+
+
+@main("check_setup")
+def run(config: DictConfig) -> int:
+    return 0 if check_setup(config.root) else 1
 
 
 if __name__ == "__main__":

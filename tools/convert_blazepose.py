@@ -7,8 +7,6 @@
 Both files hold half-precision numbers, so nothing is lost.
 """
 
-from __future__ import annotations
-
 import sys
 import zipfile
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mega.backbones.blazepose import WEIGHTS_FORMAT, BlazePose
+from mega.backbones.mobile import BLAZEPOSE_FORMAT, BlazePose
 from mega_common.weights_io import to_dtype, write_weights
 
 _MEMBER = "mediapipe/modules/pose_landmark/pose_landmark_full.tflite"
@@ -24,45 +22,38 @@ _FEATURES = 271  # the tensor that the heads for maps and for landmarks both rea
 _NUMBERS = {0: np.float32, 1: np.float16}  # TensorType of the format
 
 
-class _Graph:
-    """The convolutions of the network in a TFLite file."""
+def read_convolutions(content: bytes) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(weight, bias) of the convolutions in a TFLite file that the features depend on, in order of execution."""
+    import tflite  # only this script needs it
 
-    def __init__(self, content: bytes):
-        import tflite  # only this script needs it
+    model = tflite.Model.GetRootAsModel(content, 0)
+    graph = model.Subgraphs(0)
+    made_by = {}  # tensor -> (kind of operator, its inputs), in order of execution
+    for i in range(graph.OperatorsLength()):
+        operator = graph.Operators(i)
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        made_by[operator.Outputs(0)] = (kind, [int(tensor) for tensor in operator.InputsAsNumpy()])
 
-        self.model = tflite.Model.GetRootAsModel(content, 0)
-        self.graph = self.model.Subgraphs(0)
-        kinds = tflite.BuiltinOperator
-        self.convolutions = {kinds.CONV_2D: (0, 3, 1, 2), kinds.DEPTHWISE_CONV_2D: (3, 0, 1, 2)}  # axes -> torch's
-        self.made_by = {}  # tensor -> (kind of operator, its inputs), in order of execution
-        for i in range(self.graph.OperatorsLength()):
-            operator = self.graph.Operators(i)
-            code = self.model.OperatorCodes(operator.OpcodeIndex())
-            kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-            self.made_by[operator.Outputs(0)] = (kind, [int(tensor) for tensor in operator.InputsAsNumpy()])
-
-    def values(self, tensor: int) -> np.ndarray:
+    def values(tensor: int) -> np.ndarray:
         """A constant tensor; half-precision ones are the output of an operator that converts them."""
-        if tensor in self.made_by:
-            tensor = self.made_by[tensor][1][0]
-        entry = self.graph.Tensors(tensor)
-        stored = self.model.Buffers(entry.Buffer()).DataAsNumpy()
+        if tensor in made_by:
+            tensor = made_by[tensor][1][0]
+        entry = graph.Tensors(tensor)
+        stored = model.Buffers(entry.Buffer()).DataAsNumpy()
         return np.frombuffer(stored.tobytes(), _NUMBERS[entry.Type()]).reshape(entry.ShapeAsNumpy())
 
-    def leading_to(self, tensor: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(weight, bias) of the convolutions that a tensor depends on, in order of execution."""
-        needed, waiting = set(), [tensor]
-        while waiting:
-            current = waiting.pop()
-            if current in self.made_by and current not in needed:
-                needed.add(current)
-                waiting.extend(self.made_by[current][1])
-        found = []
-        for output, (kind, inputs) in self.made_by.items():
-            if output in needed and kind in self.convolutions:
-                weight, bias = (self.values(i) for i in inputs[1:3])
-                found.append((weight.transpose(self.convolutions[kind]), bias))
-        return found
+    needed = {_FEATURES}
+    for output, (_, inputs) in reversed(made_by.items()):
+        if output in needed:
+            needed.update(inputs)
+    kinds = tflite.BuiltinOperator
+    axes = {kinds.CONV_2D: (0, 3, 1, 2), kinds.DEPTHWISE_CONV_2D: (3, 0, 1, 2)}  # -> PyTorch's order
+    return [
+        (values(inputs[1]).transpose(axes[kind]), values(inputs[2]))
+        for output, (kind, inputs) in made_by.items()
+        if output in needed and kind in axes
+    ]
 
 
 def read_encoder(wheel: str | Path) -> BlazePose:
@@ -72,7 +63,7 @@ def read_encoder(wheel: str | Path) -> BlazePose:
             content = archive.read(_MEMBER)
     except (KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{wheel} is not a wheel with {_MEMBER}; mediapipe 0.10.21 has it.") from error
-    found, encoder = _Graph(content).leading_to(_FEATURES), BlazePose()
+    found, encoder = read_convolutions(content), BlazePose()
     layers = [module for module in encoder.modules() if isinstance(module, torch.nn.Conv2d)]
     for layer, (weight, bias) in zip(layers, found, strict=True):
         if weight.shape != layer.weight.shape:
@@ -89,7 +80,8 @@ def main() -> None:
         sys.exit(__doc__)
     wheel, path = map(Path, sys.argv[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(path, to_dtype(read_encoder(wheel).state_dict(), torch.float16), WEIGHTS_FORMAT, {"from": wheel.name})
+    state = to_dtype(read_encoder(wheel).state_dict(), torch.float16)
+    write_weights(path, state, BLAZEPOSE_FORMAT, {"from": wheel.name})
     print(f"wrote {path}")
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
 from mega.checkpoints import (
     MODEL_FILE,
@@ -55,32 +54,28 @@ def convert(config: DictConfig) -> None:
     tokenizer = load_tokenizer(tokenizer_path)
     model, description = load_cvqmae(model_path, config.cam_range)
     check_pair(model, tokenizer)
-    check_range(tokenizer, tokenizer_path, dtype)
-    check_range(model, model_path, dtype)
-    prior = None
-    if locate(config.pretrained).exists():
+    parts = {tokenizer_path: tokenizer, model_path: model}
+    has_prior = locate(config.pretrained).exists()
+    if has_prior:
         prior, prior_description = load_vqmae(config.pretrained)
         check_pair(prior, tokenizer)
-        check_range(prior, config.pretrained, dtype)
+        parts[config.pretrained] = prior
+    for path, part in parts.items():
+        try:
+            to_dtype(part.state_dict(), dtype)
+        except ValueError as error:  # a number is too large
+            raise ValueError(f"{path}: {error}") from error
 
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output / TOKENIZER_FILE, dtype)
     print(f"wrote {output / TOKENIZER_FILE}")
     save_model(model, output / MODEL_FILE, description, dtype)
     print(f"wrote {output / MODEL_FILE}")
-    if prior is None:
-        print(f"left out {output / PRIOR_FILE}: there is no {config.pretrained}")
-    else:
+    if has_prior:
         save_model(prior, output / PRIOR_FILE, prior_description, dtype)
         print(f"wrote {output / PRIOR_FILE}")
-
-
-def check_range(model: nn.Module, path: str | Path, dtype: torch.dtype) -> None:
-    """Raise ValueError that names the file if it has numbers too large for a type."""
-    try:
-        to_dtype(model.state_dict(), dtype)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    else:
+        print(f"left out {output / PRIOR_FILE}: there is no {config.pretrained}")
 
 
 if __name__ == "__main__":

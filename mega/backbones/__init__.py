@@ -3,11 +3,9 @@
 Images are RGB in [0, 1], normalised by the backbone's `mean` and `std` (per channel); `CVQMAE.features` does that.
 """
 
-from mega.backbones.blazepose import BlazePose
-from mega.backbones.efficientnet_lite import EfficientNetLite0
-from mega.backbones.hrnet import HRNetW48
+from mega.backbones.convnets import HRNetW48, ResNet50
+from mega.backbones.mobile import BlazePose, EfficientNetLite0
 from mega.backbones.pretrained import load_pretrained, start_backbone
-from mega.backbones.resnet import ResNet50
 from mega.backbones.vit import ViT
 
 # Arguments that only training reads; they are not stored with trained weights.

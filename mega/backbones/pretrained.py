@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 
-from mega.backbones.hrnet import HRNetW48
-from mega.backbones.resnet import ResNet50
+from mega.backbones.convnets import HRNetW48, ResNet50
 from mega.backbones.vit import ViT
 from mega.external_files import IMAGENET, describe, require
 from mega_common.weights_io import load_strictly
@@ -39,6 +38,7 @@ _LACKING = {
     HRNetW48: ("final_layer.", "downsample_stage_", *(f"stage4.2.fuse_layers.{branch}." for branch in (1, 2, 3)))
 }
 _COUNT = ".num_batches_tracked"
+# torchvision's names of layers -> their numbers
 _RESNET_LAYERS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 
 
@@ -61,31 +61,27 @@ def start_backbone(backbone: nn.Module, weights: str | None) -> None:
                 f"backbone_weights={weights} is for HRNet, ResNet and ViT; {kind.__name__} has options of its own for "
                 "its weights, see configs/backbone: leave backbone_weights=null."
             )
-    elif weights is None:
+        return
+    if weights is None:
         raise ValueError(
             f"backbone_weights=null does not say what {kind.__name__} starts from: give backbone_weights=FILE"
             f"{', imagenet' if kind is ResNet50 else ''}, or random for an untrained backbone."
         )
-    elif weights == "imagenet":
+    if weights == "imagenet":
         if kind is not ResNet50:
             raise ValueError(f"backbone_weights=imagenet is for ResNet-50, and this is {kind.__name__}: give its file.")
-        load_pretrained(backbone, _fetch_imagenet())
-    elif weights != "random":
+        weights = IMAGENET.place()
+        if not weights.is_file():
+            try:
+                ResNet50_Weights.DEFAULT.get_state_dict(check_hash=True, weights_only=True)
+            except (OSError, RuntimeError) as error:  # no network, or a broken download
+                raise FileNotFoundError(
+                    f"{weights} is missing and could not be fetched ({error}): {describe(IMAGENET)}; or give "
+                    "backbone_weights=FILE with the place where you have it, or backbone_weights=random to start "
+                    "without."
+                ) from error
+    if weights != "random":
         load_pretrained(backbone, weights)
-
-
-def _fetch_imagenet() -> Path:
-    """torchvision's file, downloaded by torchvision if it is not there yet."""
-    path = IMAGENET.place()
-    if not path.is_file():
-        try:
-            ResNet50_Weights.DEFAULT.get_state_dict(check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:  # no network, or a broken download
-            raise FileNotFoundError(
-                f"{path} is missing and could not be fetched ({error}): {describe(IMAGENET)}; or give "
-                "backbone_weights=FILE with the place where you have it, or backbone_weights=random to start without."
-            ) from error
-    return path
 
 
 def load_pretrained(backbone: HRNetW48 | ResNet50 | ViT, path: str | Path) -> None:
@@ -99,7 +95,8 @@ def load_pretrained(backbone: HRNetW48 | ResNet50 | ViT, path: str | Path) -> No
     state = {k.removeprefix("module.").removeprefix("backbone."): v for k, v in _read(Path(path)).items()}
     state = {k: v for k, v in state.items() if not k.startswith(_HEADS[kind])}
     if kind is ResNet50:
-        state = {_numbered(k): v for k, v in state.items()}
+        parts = ((*k.partition("."), v) for k, v in state.items())
+        state = {f"{_RESNET_LAYERS.get(layer, layer)}.{rest}": v for layer, _, rest, v in parts}
     lacking = tuple(part for part in _LACKING.get(kind, ()) if not any(key.startswith(part) for key in state))
     own = {k: v for k, v in backbone.state_dict().items() if k.startswith(lacking) or k.endswith(_COUNT)}
     load_strictly(backbone, {**own, **state}, path)
@@ -115,9 +112,3 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path} is no state dict of a backbone.")
     return state
-
-
-def _numbered(key: str) -> str:
-    """torchvision's name of a layer -> its number."""
-    layer, _, rest = key.partition(".")
-    return f"{_RESNET_LAYERS.get(layer, layer)}.{rest}"

@@ -10,7 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mega_common.distributed import draw_rows
+from mega_common.distributed import BatchDropout
 
 _Norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -51,7 +51,7 @@ class ViT(nn.Module):
         self.patch_embed.proj = nn.Conv2d(3, dim, kernel_size=16, stride=16, padding=2)
         self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True, norm_layer=_Norm) for _ in range(depth)))
         for block, p in zip(self.blocks, torch.linspace(0, drop_path, depth, device="cpu").tolist(), strict=True):
-            block.drop_path1, block.drop_path2 = _DropPath(p), _DropPath(p)
+            block.drop_path1, block.drop_path2 = BatchDropout(p, shared_axes=2), BatchDropout(p, shared_axes=2)
         self.last_norm = _Norm(dim)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -71,21 +71,3 @@ class ViT(nn.Module):
             positions = F.interpolate(positions, size=tuple(grid), mode="bicubic", align_corners=False)
             positions = positions.flatten(2).transpose(1, 2)
         return first + positions
-
-
-class _DropPath(nn.Module):
-    """Leave a branch out for randomly drawn images of the global batch; for the others it is scaled up."""
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> the same shape; in eval mode unchanged."""
-        if not self.training or self.p == 0:
-            return x
-        keep = draw_rows(lambda n: torch.rand(n, 1, 1, device=x.device), len(x)) >= self.p
-        return x * keep / (1 - self.p)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p:.3f}"

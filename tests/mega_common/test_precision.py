@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from mega.backbones import BlazePose, EfficientNetLite0
-from mega.backbones import blazepose as blazepose_module
-from mega.backbones import efficientnet_lite as efficientnet_module
 from mega.training.trainer import build_trainer
 from mega_common import device as precision
 from mega_common.device import choose_precision
@@ -82,14 +80,11 @@ def test_defaults_of_the_scripts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "build"),
-    [
-        (blazepose_module, lambda: BlazePose(frozen_blocks=2)),
-        (efficientnet_module, lambda: EfficientNetLite0(pretrained=False, frozen_stages=2)),
-    ],
+    "build",
+    [lambda: BlazePose(frozen_blocks=2), lambda: EfficientNetLite0(pretrained=False, frozen_stages=2)],
     ids=["blazepose", "efficientnet_lite0"],
 )
-def test_frozen_blocks_follow_the_device(has_it: bool, module, build) -> None:
+def test_frozen_blocks_follow_the_device(has_it: bool, build) -> None:
     backbone = build()
     kinds: set[torch.dtype] = set()
 

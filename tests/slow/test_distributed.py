@@ -15,8 +15,7 @@ from torch import distributed as dist
 from torch.utils.data import TensorDataset
 
 from mega.data.loading import TrainingBatches, evaluation_loader
-from mega.model import BatchDropout
-from mega_common.distributed import draw_rows, masked_mean, own_rows
+from mega_common.distributed import BatchDropout, draw_rows, masked_mean, own_rows
 from mesh_vq_vae.quantizer import ResidualQuantizer, VectorQuantizerEMA
 from tests.helpers.small_trainings import ROOT, make_pictures, small_trainings
 

@@ -1,4 +1,4 @@
-"""HRNet-W48 with its four branches resampled to one grid; names as in the released weights."""
+"""ResNet-50 and HRNet-W48 without pooling and heads; names as in the released weights."""
 
 from __future__ import annotations
 
@@ -6,9 +6,25 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
+from torchvision.models import resnet50
 
 _N_KEYPOINTS = 24  # channels of the pose head, which is loaded but not used
 _CHANNELS = (48, 96, 192, 384)  # of the branches, finest first
+
+
+class ResNet50(nn.Sequential):
+    """Images (B, 3, H, W), normalised by `mean` and `std`, -> features (B, 2048, H / 32, W / 32).
+
+    torchvision's network with numbered layers: 0 is the first convolution, 4 to 7 are the four stages.
+
+    Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
+    """
+
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    out_channels = 2048
+
+    def __init__(self):
+        super().__init__(*list(resnet50(weights=None).children())[:-2])
 
 
 class HRNetW48(nn.Module):
@@ -37,15 +53,10 @@ class HRNetW48(nn.Module):
         x = self.act1(self.bn1(self.conv1(images)))
         x = self.layer1(self.act2(self.bn2(self.conv2(x))))  # (B, 256, H / 4, W / 4)
         branches = self.stage2([transition(x) for transition in self.transition1])
-        branches = self.stage3(_branch_off(branches, self.transition2))
-        branches = self.stage4(_branch_off(branches, self.transition3))
+        branches = self.stage3([*branches, self.transition2[-1](branches[-1])])
+        branches = self.stage4([*branches, self.transition3[-1](branches[-1])])
         downsample = (self.downsample_stage_1, self.downsample_stage_2, self.downsample_stage_3, nn.Identity())
         return torch.cat([down(x) for down, x in zip(downsample, branches, strict=True)], dim=1)
-
-
-def _branch_off(branches: list[Tensor], transition: nn.ModuleList) -> list[Tensor]:
-    """The branches, and a new one made from the coarsest of them."""
-    return [*branches, transition[len(branches)](branches[-1])]
 
 
 def _downsample(channels: int, steps: int) -> nn.Sequential:
