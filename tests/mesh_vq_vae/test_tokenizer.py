@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import mesh_vq_vae
 from mesh_vq_vae import MeshVQVAE, VectorQuantizerEMA, aligned_vertex_error, vertex_error
 from mesh_vq_vae import graph_conv as graph_ops
-from mesh_vq_vae.graph_conv import blend, blend_and_mix
+from mesh_vq_vae.graph_conv import blend_and_mix
 from mesh_vq_vae.lightning_module import MeshVQVAETraining
 from tests.helpers.toy import toy_tokenizer
 
@@ -64,7 +64,7 @@ def test_padding_is_left_out(channels):
 def test_blend_is_a_weighted_sum():
     x, ids, coefficients, _ = random_layer(2, n_bases=1)
     expected = torch.einsum("pm,pmbc->pbc", coefficients[..., 0], x[ids])
-    torch.testing.assert_close(blend(x, ids, coefficients[..., 0]), expected)
+    torch.testing.assert_close(blend_and_mix(x, ids, coefficients, None), expected)
 
 
 @pytest.mark.parametrize("residual_rate", [0, 0.3])
