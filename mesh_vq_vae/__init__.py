@@ -1,7 +1,7 @@
 """Mesh-VQ-VAE: body meshes as discrete tokens. A standalone package that does not depend on `mega`."""
 
 from mesh_vq_vae.graph_conv import FullyConvAE
-from mesh_vq_vae.hierarchy import SMPL_SEEDS, SMPL_STEPS, Hierarchy, build_hierarchy, read_hierarchy, write_hierarchy
+from mesh_vq_vae.hierarchy import SMPL_SEEDS, SMPL_STEPS, Hierarchy, build_hierarchy, read_hierarchy
 from mesh_vq_vae.mesh_ops import aligned_vertex_error, mirrored_vertices, unique_edges, vertex_error
 from mesh_vq_vae.model import MeshVQVAE, Reconstruction
 from mesh_vq_vae.quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
@@ -22,5 +22,4 @@ __all__ = [
     "read_hierarchy",
     "unique_edges",
     "vertex_error",
-    "write_hierarchy",
 ]

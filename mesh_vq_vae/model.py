@@ -233,7 +233,7 @@ class MeshVQVAE(nn.Module):
             dtype: type of the weights, e.g. torch.float16 for half the size. The mesh keeps its own type.
         """
         state = {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")}
-        matrices = {f"topology.{k}": torch.from_numpy(v) for k, v in self.hierarchy.matrices().items()}
+        matrices = {f"topology.{k}": torch.from_numpy(v) for k, v in self.hierarchy.items()}
         optional = {"faces": self.faces, "template": self.template, "keypoint_regressor": self.keypoint_regressor}
         mesh = {f"topology.{k}": v for k, v in optional.items() if v is not None}
         write_weights(path, to_dtype(state, dtype) | matrices | mesh, "MeshVQVAE", self.config)
