@@ -14,8 +14,8 @@ from pathlib import Path
 import lightning as L
 from omegaconf import DictConfig
 
+from mega.checkpoints import load_tokenizer
 from mega.config import build, main
-from mega.tokenizer import load_tokenizer
 from mega.training.callbacks import MeshPanels
 from mega.training.trainer import fit, prepare_export, test
 

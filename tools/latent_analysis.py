@@ -32,6 +32,7 @@ from torch import Tensor
 from mega.bodies import BodyModel
 from mega.bodies.parts import PARTS
 from mega.bodies.smplh import GENDERS
+from mega.checkpoints import load_tokenizer
 from mega.config import build, main
 from mega.export import encode_png, make_output_folder, write_together
 from mega.latents import describe_effects, exchange_pose_and_shape, interpolate, swap_parts, token_effects
@@ -39,7 +40,6 @@ from mega.photos import InputError
 from mega.rendering import draw_people, panel
 from mega.rendering.panels import color_bar, round_limit
 from mega.rendering.shading import PALETTE, heat_colors
-from mega.tokenizer import load_tokenizer
 from mega_common.device import read_device
 from mesh_vq_vae import MeshVQVAE
 
