@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from mega.bodies import AnnyBody, PoseSampler
 from mega.synthetic.scene import Person, SceneMaker, SceneSettings
-from mega_common.atomic_io import write_npz, write_whole
+from mega_common.files import write_npz, write_whole
 
 CHUNK = 50  # pictures
 _JPEG_QUALITY = (60, 95)

@@ -22,7 +22,7 @@ from torch import Tensor
 from mega.geometry import crop_camera_to_full
 from mega.rendering import draw_body, draw_people, panel
 from mega.sampling import predict_deterministic, select_codes
-from mega_common.atomic_io import whole_file
+from mega_common.files import whole_file
 
 
 def build_loggers(config: DictConfig) -> list[Logger]:
