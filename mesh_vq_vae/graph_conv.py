@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -121,15 +121,6 @@ def _chunks(counts: list[int], x: Tensor) -> Iterator[tuple[slice, int]]:
         start = stop
 
 
-class LayerSpec(NamedTuple):
-    in_points: int
-    out_points: int
-    in_channels: int
-    out_channels: int
-    n_bases: int  # W
-    residual_rate: float  # rho
-
-
 class FullyConvAE(nn.Module):
     """Encoder and decoder layers in one list; the layers along "pool" matrices are the encoder.
 
@@ -160,46 +151,40 @@ class FullyConvAE(nn.Module):
         if init not in ("published", "fan_in"):
             raise ValueError(f"unknown init '{init}': choose published or fan_in")
         self.encoder_depth = sum(name.startswith("pool") for name in connections)
-        self.layers: list[LayerSpec] = []
+        self.n_bases, self.residual_rates = n_bases, residual_rates
+        self.channels = [3, *channels]  # layer i maps channels[i] to channels[i + 1],
+        self.points = [hierarchy.n_vertices, *(len(hierarchy[name]) for name in connections)]  # and so with points
         self._counts: list[list[int]] = []  # neighbours of each layer's output points, ascending
-        points, width = hierarchy.n_vertices, 3
         for i, name in enumerate(connections):
             ids, mask = neighbours(hierarchy[name])
-            if ids.max() >= points:
-                raise ValueError(f"layer {i}: {name} names point {ids.max()}, but its input has {points} points")
-            by_count = torch.from_numpy(mask.sum(1).argsort(kind="stable"))
-            topology = {
-                "ids": torch.from_numpy(ids),
-                "mask": torch.from_numpy(mask).float(),
-                "by_count": by_count,
-                "rank": by_count.argsort(),
-            }
+            if ids.max() >= self.points[i]:
+                raise ValueError(
+                    f"layer {i}: {name} names point {ids.max()}, but its input has {self.points[i]} points"
+                )
+            counts = mask.sum(1)
+            topology = {"ids": ids, "mask": mask.astype(np.float32), "by_count": counts.argsort(kind="stable")}
             for key, value in topology.items():  # not in the state dict: it follows from the hierarchy
-                self.register_buffer(f"{key}{i}", value, persistent=False)
-            self._counts.append(sorted(mask.sum(1).tolist()))
-            self.layers.append(LayerSpec(points, len(ids), width, channels[i], n_bases[i], residual_rates[i]))
-            self._add_parameters(i, mask.shape[1], round(float(mask.sum(1).mean())), init == "published")
-            points, width = len(ids), channels[i]
+                self.register_buffer(f"{key}{i}", torch.from_numpy(value), persistent=False)
+            self._counts.append(sorted(counts.tolist()))
+            self._add_parameters(i, mask.shape[1], round(float(counts.mean())), init == "published")
 
     def _add_parameters(self, i: int, n_slots: int, mean_neighbours: int, published: bool) -> None:
-        spec = self.layers[i]
+        (in_points, out_points), (in_channels, out_channels) = self.points[i : i + 2], self.channels[i : i + 2]
+        n_bases, rho = self.n_bases[i], self.residual_rates[i]
 
         def add(name: str, *shape: int, scale: float) -> None:
             self.register_parameter(f"{name}{i}", nn.Parameter(torch.randn(shape) * scale))
 
-        if spec.residual_rate < 1:
-            kernel = spec.out_channels * spec.in_channels
-            add("weights", spec.n_bases, kernel, scale=1.0 if published else spec.in_channels**-0.5)
-            self.register_parameter(f"bias{i}", nn.Parameter(torch.zeros(spec.out_channels)))
+        if rho < 1:
+            add("weights", n_bases, out_channels * in_channels, scale=1.0 if published else in_channels**-0.5)
+            self.register_parameter(f"bias{i}", nn.Parameter(torch.zeros(out_channels)))
             # Neighbours are similar, so the gain of a sum over them is close to the sum of their coefficients.
-            spread = mean_neighbours * spec.n_bases
-            add("w_weights", spec.out_points, n_slots, spec.n_bases, scale=1 / spread if published else spread**-0.5)
-        if spec.residual_rate > 0:
-            if spec.in_points != spec.out_points:
-                add("p_neighbors", spec.out_points, n_slots, scale=1 / mean_neighbours)
-            if spec.in_channels != spec.out_channels:
-                scale = 1 / spec.out_channels if published else spec.in_channels**-0.5
-                add("weight_res", spec.out_channels, spec.in_channels, scale=scale)
+            spread = mean_neighbours * n_bases
+            add("w_weights", out_points, n_slots, n_bases, scale=1 / spread if published else spread**-0.5)
+        if rho > 0 and in_points != out_points:
+            add("p_neighbors", out_points, n_slots, scale=1 / mean_neighbours)
+        if rho > 0 and in_channels != out_channels:
+            add("weight_res", out_channels, in_channels, scale=1 / out_channels if published else in_channels**-0.5)
 
     def _of(self, i: int, name: str) -> Tensor:
         """A parameter or buffer of layer i."""
@@ -207,13 +192,12 @@ class FullyConvAE(nn.Module):
 
     def _kernels(self, i: int) -> Tensor:
         """Basis kernels (W, O, C) of layer i."""
-        return self._of(i, "weights").unflatten(1, (self.layers[i].out_channels, self.layers[i].in_channels))
+        return self._of(i, "weights").unflatten(1, (self.channels[i + 1], self.channels[i]))
 
     @property
     def latent_shape(self) -> tuple[int, int]:
         """(N, D): tokens per mesh and channels per latent."""
-        last = self.layers[self.encoder_depth - 1]
-        return last.out_points, last.out_channels
+        return self.points[self.encoder_depth], self.channels[self.encoder_depth]
 
     def encode(self, x: Tensor) -> Tensor:
         """Vertices (B, V, 3) -> latents (B, N, D)."""
@@ -221,7 +205,7 @@ class FullyConvAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (B, N, D) -> vertices (B, V, 3)."""
-        return self._run(z, range(self.encoder_depth, len(self.layers)))
+        return self._run(z, range(self.encoder_depth, len(self.n_bases)))
 
     def decode_subset(self, z: Tensor, points: Tensor, regressor: Tensor) -> tuple[Tensor, Tensor]:
         """Some vertices and some weighted sums of vertices, at much less than the cost of all vertices.
@@ -233,17 +217,16 @@ class FullyConvAE(nn.Module):
 
         Returns: vertices `points` (B, S, 3), and regressor @ vertices (B, J, 3).
         """
-        last = len(self.layers) - 1
-        spec = self.layers[last]
+        last = len(self.n_bases) - 1
         x = self._run(z, range(self.encoder_depth, last)).transpose(0, 1).contiguous()  # (I, B, C)
         with torch.autocast(z.device.type, enabled=False):
             some = self._layer(last, x, points).transpose(0, 1)
-            if spec.residual_rate > 0:
+            if self.residual_rates[last] > 0:
                 return some, torch.einsum("jv,vbo->bjo", regressor, self._layer(last, x))
             # The last layer is linear: sum over its output points first, then over neighbours.
             ids = self._of(last, "ids")
             coefficients = self._of(last, "w_weights") * self._of(last, "mask")[:, :, None]  # (V, M, W)
-            folded = coefficients.new_zeros(len(regressor), spec.in_points, spec.n_bases)
+            folded = coefficients.new_zeros(len(regressor), self.points[last], self.n_bases[last])
             for slot in range(ids.shape[1]):
                 folded = folded.index_add(1, ids[:, slot], regressor[:, :, None] * coefficients[:, slot])
             blends = torch.einsum("jiw,ibc->bjwc", folded, x)
@@ -260,7 +243,7 @@ class FullyConvAE(nn.Module):
 
     def _layer(self, i: int, x: Tensor, points: Tensor | None = None) -> Tensor:
         """Features (I, B, C) -> (P, B, O) of layer i, or of its output points `points` alone."""
-        spec, rho = self.layers[i], self.layers[i].residual_rate
+        rho = self.residual_rates[i]
         # Output points sorted by their number of neighbours, to skip padding.
         order = self._of(i, "by_count") if points is None else points
         counts = self._counts[i] if points is None else None
@@ -268,16 +251,16 @@ class FullyConvAE(nn.Module):
 
         def convolve(x: Tensor, coefficients: Tensor, kernels: Tensor | None) -> Tensor:
             out = blend_and_mix(x, ids, coefficients, kernels, counts)
-            return out[self._of(i, "rank")] if points is None else out
+            return torch.empty_like(out).index_copy(0, order, out) if points is None else out
 
         if rho < 1:
             coefficients = self._of(i, "w_weights")[order] * mask[:, :, None]
             out = convolve(x, coefficients, self._kernels(i)) + self._of(i, "bias")
-            out = out if i == len(self.layers) - 1 else F.elu(out)
+            out = out if i == len(self.n_bases) - 1 else F.elu(out)
             if rho == 0:
                 return out
-        residual = x if spec.in_channels == spec.out_channels else x @ self._of(i, "weight_res").t()
-        if spec.in_points != spec.out_points:
+        residual = x if self.channels[i] == self.channels[i + 1] else x @ self._of(i, "weight_res").t()
+        if self.points[i] != self.points[i + 1]:
             shares = self._of(i, "p_neighbors")[order].abs() * mask
             shares = shares / (shares.sum(1, keepdim=True) + 1e-8)
             residual = convolve(residual, shares[:, :, None], None)

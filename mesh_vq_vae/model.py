@@ -77,7 +77,7 @@ class MeshVQVAE(nn.Module):
         self.config = {**layers, **quantizers, "n_codes": n_codes, **training, "around_template": around_template}
         if around_template and template is None:
             raise ValueError("around_template=True needs the template mesh")
-        self.hierarchy = hierarchy
+        self.hierarchy, self.n_vertices, self.codebook_size = hierarchy, hierarchy.n_vertices, n_codes
         autoencoder = FullyConvAE(hierarchy, **layers, init=init)
         self.n_tokens, self.latent_dim = autoencoder.latent_shape
         # The released files have two names for the one autoencoder.
@@ -90,14 +90,6 @@ class MeshVQVAE(nn.Module):
         for name, value in (("faces", faces), ("template", template), ("keypoint_regressor", keypoint_regressor)):
             mesh = None if value is None else _read_mesh(name, value, hierarchy.n_vertices)
             self.register_buffer(name, mesh, persistent=False)
-
-    @property
-    def n_vertices(self) -> int:
-        return self.hierarchy.n_vertices
-
-    @property
-    def codebook_size(self) -> int:
-        return self.config["n_codes"]
 
     @property
     def codebook(self) -> Tensor:
@@ -168,12 +160,8 @@ class MeshVQVAE(nn.Module):
     @torch.no_grad()
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Codes (..., N, D), any number of them -> canonical vertices (..., V, 3) m, in the memory of a few meshes."""
-        vertices = codes.new_empty((*codes.shape[:-2], self.n_vertices, 3))
-        flat_codes, flat_vertices = codes.flatten(0, -3), vertices.flatten(0, -3)
-        for start in range(0, len(flat_codes), _DECODED_AT_ONCE):
-            part = slice(start, start + _DECODED_AT_ONCE)
-            flat_vertices[part] = self.decode_latents(flat_codes[part])
-        return vertices
+        parts = codes.flatten(0, -3).split(_DECODED_AT_ONCE)
+        return torch.cat([self.decode_latents(part) for part in parts]).unflatten(0, codes.shape[:-2])
 
     def expected_codes(self, logits: Tensor) -> Tensor:
         """Logits (B, N, K) -> mean codes (B, N, D) under their softmax, for `decode_latents`. Differentiable.
