@@ -162,10 +162,11 @@ class FullyConvAE(nn.Module):
                     f"layer {i}: {name} names point {ids.max()}, but its input has {self.points[i]} points"
                 )
             counts = mask.sum(1)
-            topology = {"ids": ids, "mask": mask.astype(np.float32), "by_count": counts.argsort(kind="stable")}
+            order = counts.argsort(kind="stable")  # output points sorted by their number of neighbours
+            topology = {"ids": ids[order], "mask": mask[order].astype(np.float32), "order": order}
             for key, value in topology.items():  # not in the state dict: it follows from the hierarchy
                 self.register_buffer(f"{key}{i}", torch.from_numpy(value), persistent=False)
-            self._counts.append(sorted(counts.tolist()))
+            self._counts.append(counts[order].tolist())
             self._add_parameters(i, mask.shape[1], round(float(counts.mean())), init == "published")
 
     def _add_parameters(self, i: int, n_slots: int, mean_neighbours: int, published: bool) -> None:
@@ -190,10 +191,6 @@ class FullyConvAE(nn.Module):
         """A parameter or buffer of layer i."""
         return getattr(self, f"{name}{i}")
 
-    def _kernels(self, i: int) -> Tensor:
-        """Basis kernels (W, O, C) of layer i."""
-        return self._of(i, "weights").unflatten(1, (self.channels[i + 1], self.channels[i]))
-
     @property
     def latent_shape(self) -> tuple[int, int]:
         """(N, D): tokens per mesh and channels per latent."""
@@ -207,32 +204,6 @@ class FullyConvAE(nn.Module):
         """Latents (B, N, D) -> vertices (B, V, 3)."""
         return self._run(z, range(self.encoder_depth, len(self.n_bases)))
 
-    def decode_subset(self, z: Tensor, points: Tensor, regressor: Tensor) -> tuple[Tensor, Tensor]:
-        """Some vertices and some weighted sums of vertices, at much less than the cost of all vertices.
-
-        Args:
-            z: latents (B, N, D).
-            points: (S,) vertices.
-            regressor: (J, V).
-
-        Returns: vertices `points` (B, S, 3), and regressor @ vertices (B, J, 3).
-        """
-        last = len(self.n_bases) - 1
-        x = self._run(z, range(self.encoder_depth, last)).transpose(0, 1).contiguous()  # (I, B, C)
-        with torch.autocast(z.device.type, enabled=False):
-            some = self._layer(last, x, points).transpose(0, 1)
-            if self.residual_rates[last] > 0:
-                return some, torch.einsum("jv,vbo->bjo", regressor, self._layer(last, x))
-            # The last layer is linear: sum over its output points first, then over neighbours.
-            ids = self._of(last, "ids")
-            coefficients = self._of(last, "w_weights") * self._of(last, "mask")[:, :, None]  # (V, M, W)
-            folded = coefficients.new_zeros(len(regressor), self.points[last], self.n_bases[last])
-            for slot in range(ids.shape[1]):
-                folded = folded.index_add(1, ids[:, slot], regressor[:, :, None] * coefficients[:, slot])
-            blends = torch.einsum("jiw,ibc->bjwc", folded, x)
-            sums = torch.einsum("bjwc,woc->bjo", blends, self._kernels(last))
-            return some, sums + regressor.sum(1)[:, None] * self._of(last, "bias")
-
     def _run(self, x: Tensor, layers: range) -> Tensor:
         # Always in float32: coordinates of more than a metre need tenths of a millimetre.
         with torch.autocast(x.device.type, enabled=False):
@@ -241,21 +212,19 @@ class FullyConvAE(nn.Module):
                 x = self._layer(i, x)
             return x.transpose(0, 1).contiguous()
 
-    def _layer(self, i: int, x: Tensor, points: Tensor | None = None) -> Tensor:
-        """Features (I, B, C) -> (P, B, O) of layer i, or of its output points `points` alone."""
+    def _layer(self, i: int, x: Tensor) -> Tensor:
+        """Features (I, B, C) -> (P, B, O) of layer i."""
         rho = self.residual_rates[i]
-        # Output points sorted by their number of neighbours, to skip padding.
-        order = self._of(i, "by_count") if points is None else points
-        counts = self._counts[i] if points is None else None
-        ids, mask = self._of(i, "ids")[order], self._of(i, "mask")[order]
+        ids, mask, order = (self._of(i, name) for name in ("ids", "mask", "order"))
 
         def convolve(x: Tensor, coefficients: Tensor, kernels: Tensor | None) -> Tensor:
-            out = blend_and_mix(x, ids, coefficients, kernels, counts)
-            return torch.empty_like(out).index_copy(0, order, out) if points is None else out
+            out = blend_and_mix(x, ids, coefficients, kernels, self._counts[i])
+            return torch.empty_like(out).index_copy(0, order, out)
 
         if rho < 1:
             coefficients = self._of(i, "w_weights")[order] * mask[:, :, None]
-            out = convolve(x, coefficients, self._kernels(i)) + self._of(i, "bias")
+            kernels = self._of(i, "weights").unflatten(1, (self.channels[i + 1], self.channels[i]))  # (W, O, C)
+            out = convolve(x, coefficients, kernels) + self._of(i, "bias")
             out = out if i == len(self.n_bases) - 1 else F.elu(out)
             if rho == 0:
                 return out
@@ -264,6 +233,4 @@ class FullyConvAE(nn.Module):
             shares = self._of(i, "p_neighbors")[order].abs() * mask
             shares = shares / (shares.sum(1, keepdim=True) + 1e-8)
             residual = convolve(residual, shares[:, :, None], None)
-        elif points is not None:
-            residual = residual[points]
         return residual if rho == 1 else math.sqrt(1 - rho) * out + math.sqrt(rho) * residual

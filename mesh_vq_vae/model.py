@@ -126,19 +126,6 @@ class MeshVQVAE(nn.Module):
         vertices = self.decoder["model"].decode(latents)
         return vertices + self.template if self.config["around_template"] else vertices
 
-    def decode_subset(self, latents: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents or codes (B, N, D) -> the vertices `points` (S,) of their meshes (B, S, 3), and keypoints (B, J, 3).
-
-        Differentiable, and much cheaper than `decode_latents`: for training losses.
-        """
-        if self.keypoint_regressor is None:
-            raise ValueError("this tokenizer was made without a keypoint regressor")
-        some, keypoints = self.decoder["model"].decode_subset(latents, points, self.keypoint_regressor)
-        if self.config["around_template"]:
-            with torch.autocast(latents.device.type, enabled=False):
-                some, keypoints = some + self.template[points], keypoints + self.keypoint_regressor @ self.template
-        return some, keypoints
-
     @torch.no_grad()
     def encode(self, vertices: Tensor) -> Tensor:
         """Canonical vertices (B, V, 3) in metres -> tokens (B, N) int64, (B, N, R) with R residual quantizers."""

@@ -190,8 +190,9 @@ class CVQMAETraining(L.LightningModule):
             some = slice(None, None, self.decoded_every)
             rotation, cam, true = rotation[some], cam[some], {name: values[some] for name, values in batch.items()}
             codes = self._codes(logits[some], tokens[some], masked[some])
-            points, joints = self.tokenizer.decode_subset(codes, self.points)  # (b, S, 3), (b, 23, 3)
-            distance = (points - true["points"]).norm(dim=-1).mean()
+            vertices = self.tokenizer.decode_latents(codes)  # (b, V, 3)
+            joints = self.tokenizer.keypoint_regressor @ vertices  # (b, 23, 3)
+            distance = (vertices[:, self.points] - true["points"]).norm(dim=-1).mean()
             # At the steps that Lightning's loggers write.
             if split == "train" and self.train_metrics_every and (self.global_step + 1) % self.train_metrics_every == 0:
                 self._report_training_errors(codes, rotation, true)
