@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -43,9 +42,8 @@ def write_whole(path: str | Path, data: bytes) -> None:
 def write_npz(path: str | Path, columns: dict[str, np.ndarray]) -> None:
     """Write arrays (no pickle) as a `whole_file`; float64 is stored as float32."""
     single = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in columns.items()}
-    buffer = io.BytesIO()
-    np.savez(buffer, **single)
-    write_whole(path, buffer.getvalue())
+    with whole_file(path) as file:
+        np.savez(file, **single)
 
 
 def write_json(path: str | Path, content: dict) -> None:
