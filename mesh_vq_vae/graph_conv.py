@@ -91,8 +91,8 @@ class _BlendAndMix(torch.autograd.Function):
                 grad = grad @ mixer.t()  # (p, B, W*C)
             grad = grad.unflatten(2, (-1, x.shape[2])).transpose(1, 2).flatten(2)  # (p, W, B*C)
             if grad_coefficients is not None:
-                neighbours_of_part = F.embedding(part_ids, x.flatten(1))  # (p, M, B*C)
-                grad_coefficients[part, :n_slots] = torch.bmm(neighbours_of_part, grad.transpose(1, 2))
+                gathered = F.embedding(part_ids, x.flatten(1))  # (p, M, B*C)
+                grad_coefficients[part, :n_slots] = torch.bmm(gathered, grad.transpose(1, 2))
             if grad_x is not None:
                 grad_neighbours = torch.bmm(part_coefficients, grad)  # (p, M, B*C)
                 grad_x.flatten(1).index_add_(0, part_ids.flatten(), grad_neighbours.flatten(0, 1))
@@ -152,8 +152,8 @@ class FullyConvAE(nn.Module):
             raise ValueError(f"unknown init '{init}': choose published or fan_in")
         self.encoder_depth = sum(name.startswith("pool") for name in connections)
         self.n_bases, self.residual_rates = n_bases, residual_rates
-        self.channels = [3, *channels]  # layer i maps channels[i] to channels[i + 1],
-        self.points = [hierarchy.n_vertices, *(len(hierarchy[name]) for name in connections)]  # and so with points
+        self.channels = [3, *channels]  # layer i maps channels[i] to channels[i + 1] and points[i] to points[i + 1]
+        self.points = [hierarchy.n_vertices, *(len(hierarchy[name]) for name in connections)]
         self._counts: list[list[int]] = []  # neighbours of each layer's output points, ascending
         for i, name in enumerate(connections):
             ids, mask = neighbours(hierarchy[name])

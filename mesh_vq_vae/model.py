@@ -46,7 +46,7 @@ class MeshVQVAE(nn.Module):
             published; a small network then does not have to learn the mean body).
         faces: (F, 3), template: (V, 3) metres, keypoint_regressor: (J, V). They are stored with the weights, so that
             decoding needs no body model. `around_template` needs the template.
-        training: commitment, decay, restart_below and start_from_data, see `VectorQuantizerEMA`.
+        ema: commitment, decay, restart_below and start_from_data, see `VectorQuantizerEMA`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class MeshVQVAE(nn.Module):
         faces: np.ndarray | Tensor | None = None,
         template: np.ndarray | Tensor | None = None,
         keypoint_regressor: np.ndarray | Tensor | None = None,
-        **training: float,
+        **ema: float,
     ):
         super().__init__()
         layers = {
@@ -74,7 +74,7 @@ class MeshVQVAE(nn.Module):
             "residual_rates": list(residual_rates),
         }
         quantizers = {"n_quantizers": n_quantizers, "shared_codebook": shared_codebook}
-        self.config = {**layers, **quantizers, "n_codes": n_codes, **training, "around_template": around_template}
+        self.config = {**layers, **quantizers, "n_codes": n_codes, **ema, "around_template": around_template}
         if around_template and template is None:
             raise ValueError("around_template=True needs the template mesh")
         self.hierarchy, self.n_vertices, self.codebook_size = hierarchy, hierarchy.n_vertices, n_codes
@@ -83,9 +83,9 @@ class MeshVQVAE(nn.Module):
         # The released files have two names for the one autoencoder.
         self.encoder = nn.ModuleDict({"model": autoencoder})
         if n_quantizers > 1:
-            self.vq_vae = ResidualQuantizer(**quantizers, n_codes=n_codes, dim=self.latent_dim, **training)
+            self.vq_vae = ResidualQuantizer(**quantizers, n_codes=n_codes, dim=self.latent_dim, **ema)
         else:
-            self.vq_vae = VectorQuantizerEMA(n_codes, self.latent_dim, **training)
+            self.vq_vae = VectorQuantizerEMA(n_codes, self.latent_dim, **ema)
         self.decoder = nn.ModuleDict({"model": autoencoder})
         for name, value in (("faces", faces), ("template", template), ("keypoint_regressor", keypoint_regressor)):
             mesh = None if value is None else _read_mesh(name, value, hierarchy.n_vertices)

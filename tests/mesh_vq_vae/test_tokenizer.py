@@ -200,6 +200,7 @@ def test_the_first_quantizers_decode_alone():
     tokens = tokenizer.quantize(latents)
     left = latents
     for r, layer in enumerate(tokenizer.vq_vae.layers):
+        assert torch.equal(layer.assign(left), tokens[..., r])
         left = left - layer.lookup(tokens[..., r])
         torch.testing.assert_close(tokenizer.vq_vae.lookup(tokens[..., : r + 1]), latents - left)
     with pytest.raises(IndexError):
