@@ -9,15 +9,15 @@ Checkpoints, logs (CSV, TensorBoard) and panels go to `output`. Options: configs
 """
 
 from functools import partial
-from pathlib import Path
 
 import lightning as L
 from omegaconf import DictConfig
 
 from mega.checkpoints import load_into, load_tokenizer, load_vqmae, save_model
 from mega.config import build, main
+from mega.training.callbacks import draw_random_bodies
 from mega.training.trainer import fit, model_arguments, prepare_export, test
-from mega.training.vqmae import RandomBodyPanels
+from mega.training.vqmae import VQMAETraining
 from mega_common.weights_io import weights_format
 
 
@@ -36,19 +36,19 @@ def pretrain_mega(config: DictConfig) -> None:
         model = build(config.model, n_tokens=tokenizer.n_tokens, codebook_size=tokenizer.codebook_size)
         if config.mode == "test":
             load_into(model, config.weights)
-    module = build(config.training)(model=model)
+    module = VQMAETraining(model, build(config.training))
 
     if config.mode == "export":
-        path, dtype = prepare_export(config, module)
-        save_model(model, path, {"model": model_arguments(config.model, tokenizer)}, dtype)
-        print(f"wrote {path}")
+        dtype = prepare_export(config, module)
+        save_model(model, config.weights, {"model": model_arguments(config.model, tokenizer)}, dtype)
+        print(f"wrote {config.weights}")
         return
 
     data = build(config.data)(body=body, tokenizer=tokenizer)  # batches {"tokens": (B, N)}
     if config.mode == "test":
         test(config, module, data)
     else:
-        fit(config, module, data, callbacks=[RandomBodyPanels(Path(config.output) / "panels", tokenizer)])
+        fit(config, module, data, partial(draw_random_bodies, tokenizer))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ import torch
 from omegaconf import DictConfig
 
 import mega
-from mega.config import build, file_as_testset, main
+from mega.config import build, file_as_testset, main, sweep_folder
 from mega.console import Stopwatch
 from mega.data.smpl_images import BadPictureError
 from mega.evaluation.evaluate import Evaluator, Options, PersonPictures, choose_examples, describe_run, gather
@@ -62,7 +62,8 @@ def run(config: DictConfig) -> None:
         samples=config.samples if config.mode == "stochastic" else 0,
         **{name: config[name] for name in ("steps", "temperature", "rule", "seed")},
     )
-    output = Path(config.output or f"outputs/test/{Path(config.weights).stem}_{people.name}_{config.mode}")
+    name = f"{Path(config.weights).stem}_{people.name}_{config.mode}"
+    output = Path(config.output or Path("outputs/test", name, sweep_folder()))
     about = describe_run(config, predictor, people, protocols, options)
 
     # Measure the groups of people that are not measured yet; their settings must be those of the others.

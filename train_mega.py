@@ -9,7 +9,6 @@ the exported weights.
 """
 
 from functools import partial
-from pathlib import Path
 
 import lightning as L
 import torch
@@ -21,7 +20,7 @@ from mega.config import build, main
 from mega.metrics import PROTOCOLS
 from mega.model import CVQMAE, load_pretrained_vqmae
 from mega.test_time_augmentation import check_tta
-from mega.training.callbacks import PicturePanels
+from mega.training.callbacks import draw_predictions
 from mega.training.checkpoints import checkpoint_folder, find_checkpoint
 from mega.training.cvqmae import CVQMAETraining
 from mega.training.trainer import fit, model_arguments, prepare_export
@@ -30,8 +29,6 @@ from mega_common.weights_io import load_strictly, weights_format
 
 @main("train_mega")
 def train_mega(config: DictConfig) -> None:
-    if config.mode == "test":
-        raise ValueError("mode=test is not a mode of train_mega.py: test_mega.py measures image models.")
     L.seed_everything(config.seed, verbose=False)  # initial weights depend on it
 
     # The body and its tokenizer, trained by train_mesh_vqvae.py
@@ -57,13 +54,11 @@ def train_mega(config: DictConfig) -> None:
 
     # Losses, optimizer and validation
     crop |= {"mean": list(model.backbone.mean), "std": list(model.backbone.std)}
-    module = build(config.training)(
-        model=model, tokenizer=tokenizer, points=points, crop=crop, protocol=PROTOCOLS[config.protocol]
-    )
+    module = CVQMAETraining(model, build(config.training), tokenizer, points, crop, PROTOCOLS[config.protocol])
     if config.mode == "export":
         export(config, module)
     else:
-        fit(config, module, data, callbacks=[PicturePanels(Path(config.output) / "panels")])
+        fit(config, module, data, draw_predictions)
 
 
 def load_start(model: CVQMAE, pretrained: str | None, backbone_weights: str | None) -> None:
@@ -89,18 +84,18 @@ def export(config: DictConfig, module: CVQMAETraining) -> None:
     """Write the run's weights to `weights`, with all that is needed to build the model and to prepare its crops."""
     average = config.tta.replace("_", "+")
     check_tta(average, module.tokenizer)
-    path, dtype = prepare_export(config, module)
+    dtype = prepare_export(config, module)
     backbone = module.model.backbone
     description = {
         "model": model_arguments(config.model, module.tokenizer) | {"cond_dim": backbone.out_channels},
         "backbone": backbone_name(backbone),
         "backbone_args": {k: v for k, v in config.backbone.items() if k not in ("_target_", *TRAINING_ONLY)},
         "crop": module.crop,
-        "decode": module.decode,
+        "decode": module.config.decode,
         "average": average,
     }
-    save_model(module.model, path, description, dtype)
-    print(f"wrote {path}")
+    save_model(module.model, config.weights, description, dtype)
+    print(f"wrote {config.weights}")
 
 
 if __name__ == "__main__":

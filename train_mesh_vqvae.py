@@ -9,14 +9,13 @@ Checkpoints, logs (CSV, TensorBoard) and panels go to `output`. Options: configs
 """
 
 from functools import partial
-from pathlib import Path
 
 import lightning as L
 from omegaconf import DictConfig
 
 from mega.checkpoints import load_tokenizer
 from mega.config import build, main
-from mega.training.callbacks import MeshPanels
+from mega.training.callbacks import draw_reconstructions
 from mega.training.trainer import fit, prepare_export, test
 
 
@@ -35,16 +34,15 @@ def train_mesh_vqvae(config: DictConfig) -> None:
     module = build(config.training)(tokenizer=tokenizer)
 
     if config.mode == "export":
-        path, dtype = prepare_export(config, module)
-        tokenizer.save(path, dtype)
-        print(f"wrote {path}")
+        tokenizer.save(config.weights, prepare_export(config, module))
+        print(f"wrote {config.weights}")
         return
 
     data = build(config.data)(body=body)  # batches {"vertices": (B, V, 3)} of canonical meshes
     if config.mode == "test":
         test(config, module, data)
     else:
-        fit(config, module, data, callbacks=[MeshPanels(Path(config.output) / "panels", n_bodies=6)])
+        fit(config, module, data, draw_reconstructions)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,6 @@ from mega.data import SMPLImages
 from mega.data.smpl_images import Source
 from mega.geometry import rot6d_to_matrix
 from mega.model import CVQMAE, masked_cross_entropy
-from mega.training.optimizer import ParameterGroup, adamw
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, PEOPLE = 16, 192
@@ -121,8 +120,7 @@ def transformer_step(precision: str) -> Callable[[], object]:
     masked = torch.rand(BATCH, 54).argsort(dim=1) < 27
     turned = rot6d_to_matrix(torch.randn(BATCH, 6))
     model = CVQMAE(nn.Identity(), cond_dim=720)
-    group = ParameterGroup(list(model.parameters()))
-    optimizer = adamw([group], lr=1e-3 * BATCH / 256, factor=lambda step, start: 1.0)["optimizer"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3 * BATCH / 256, betas=(0.9, 0.95), weight_decay=0.05)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):

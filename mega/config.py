@@ -19,13 +19,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
@@ -34,27 +36,26 @@ from mega.external_files import CONFIGS
 from mega.photos import InputError
 
 
-@dataclass(frozen=True)
-class Least:
+class Limit(NamedTuple):
+    """What a number must fulfil, in words and as a function."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+def at_least(low: int) -> Limit:
     """The smallest value that is allowed."""
-
-    value: float
-
-
-@dataclass(frozen=True)
-class Above:
-    """What a value must exceed."""
-
-    value: float
+    return Limit(f"of at least {low}", lambda value: value >= low)
 
 
-Count = Annotated[int, Least(1)]
-Whole = Annotated[int, Least(0)]
-NonNegative = Annotated[float, Least(0)]
-Positive = Annotated[float, Above(0)]
+Count = Annotated[int, at_least(1)]
+Whole = Annotated[int, at_least(0)]
+NonNegative = Annotated[float, at_least(0)]
+Positive = Annotated[float, Limit("above 0", lambda value: value > 0)]
 
 Mode = StrEnum("Mode", ["deterministic", "stochastic"])
 TrainingMode = StrEnum("TrainingMode", ["train", "test", "export"])
+ImageTrainingMode = StrEnum("ImageTrainingMode", ["train", "export"])  # test_mega.py measures image models
 Decode = StrEnum("Decode", ["argmax", "soft"])
 TTA = StrEnum("TTA", ["none", "flip", "shift", "flip_shift"])
 Rule = StrEnum("Rule", ["default", "published"])
@@ -169,6 +170,7 @@ class CropOptions:
 
 @dataclass
 class ImageTrainingOptions(TrainingOptions):
+    mode: ImageTrainingMode = ImageTrainingMode.train
     output: str = "runs/${backbone_name}"
     backbone_name: str = MISSING  # set by configs/backbone
     tokenizer_weights: str = f"{_REPOSITORY}/tokenizer.safetensors"
@@ -229,9 +231,9 @@ class ComparisonOptions:
 class LatentOptions:
     output: str = "outputs/latents"
     weights: str = f"{_REPOSITORY}/tokenizer.safetensors"
-    bodies: Annotated[int, Least(2)] = 64  # unseen bodies
-    token_bodies: Annotated[int, Least(2)] = 8  # bodies in which the code of each token is exchanged
-    steps: Annotated[int, Least(2)] = 7  # meshes of an interpolation, both ends included
+    bodies: Annotated[int, at_least(2)] = 64  # unseen bodies
+    token_bodies: Annotated[int, at_least(2)] = 8  # bodies in which the code of each token is exchanged
+    steps: Annotated[int, at_least(2)] = 7  # meshes of an interpolation, both ends included
     pair: Whole = 0  # which pair of bodies the pictures show
     device: str = "auto"
     seed: Whole = 0
@@ -272,6 +274,7 @@ def main(
 
     A wrong option and an error that the user can correct (ValueError, OSError) end the script with one sentence and
     exit status 1. Other errors are faults of ours and show a traceback, as all do with HYDRA_FULL_ERROR=1.
+    With --multirun, each job has its own folder in `output`, all jobs are run, and the largest exit status counts.
 
     Args:
         config_name: name of a primary config in `configs/`.
@@ -286,7 +289,10 @@ def main(
             @functools.wraps(task)
             def job(config: DictConfig) -> None:
                 try:
-                    status = task(check(config, config_name, HydraConfig.get().overrides.task)) or 0
+                    config = check(config, config_name, HydraConfig.get().overrides.task)
+                    if (folder := sweep_folder()) and config.get("output"):
+                        config.output = str(Path(config.output, folder))
+                    status = task(config) or 0
                 except (OSError, ValueError, InstantiationException, OmegaConfBaseException) as error:
                     if in_full == "1" or not _can_be_corrected(error):
                         raise
@@ -294,8 +300,8 @@ def main(
                     status = 1
                 statuses.append(status)
 
-            if rewrite is not None:
-                sys.argv[1:] = rewrite(sys.argv[1:])
+            words = sys.argv[1:] if rewrite is None else rewrite(sys.argv[1:])
+            sys.argv[1:] = quote_texts(words, config_name)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
             try:
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
@@ -311,6 +317,15 @@ def main(
         return run
 
     return decorate
+
+
+def sweep_folder() -> str:
+    """The name of the folder for the results of a job of --multirun: its number and options; empty for a single run."""
+    settings = HydraConfig.get()
+    if settings.mode != RunMode.MULTIRUN:
+        return ""
+    options = re.sub(r"[^\w=.,+-]", "_", ",".join(settings.overrides.task))
+    return f"{settings.job.num}_{options}"[:100]
 
 
 def compose(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
@@ -340,8 +355,62 @@ def file_as_testset(words: list[str]) -> list[str]:
     return [word for part in parts for word in part]
 
 
-def _quote(word: str) -> str:
-    return word if re.fullmatch(r"[\w./-]+", word) else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
+    """The words of a command line, with the values quoted that Hydra would not take for the text that they are.
+
+    Without quotes, Hydra reads 007 as a number and refuses spaces, commas and brackets. Quoted are names of files and
+    folders that exist, values of options of type text, and what Hydra cannot read. `~` is replaced by the home folder.
+    """
+    hints = typing.get_type_hints(OPTIONS[config_name], include_extras=True)
+    texts = {name for name, hint in hints.items() if "text" in _kinds(hint)}
+    sweeps = any(word in ("-m", "--multirun") for word in words)
+
+    def quoted(word: str) -> str:
+        name, equals, value = word.partition("=")
+        if word.startswith("-") or not equals or not re.fullmatch(r"[+~]*[\w./@]+", name):
+            return word
+        value = str(Path(value).expanduser()) if re.match(r"~[/\\]|~$", value) else value
+        if not _exists(value):
+            if value == "null" or "${" in value or re.fullmatch(r"""(".*"|'.*')""", value, re.DOTALL):
+                return f"{name}={value}"
+            is_text = name in texts or (name.rpartition(".")[2] in _NAMES_OF_PATHS and value[:1] not in ("[", "{"))
+            if (sweeps and "," in value) or (not is_text and _is_read_by_hydra(word)):
+                return f"{name}={value}"
+        return f"{name}={_quote(value)}"
+
+    return [quoted(word) for word in words]
+
+
+# Options of config groups that are paths.
+_NAMES_OF_PATHS = ("folder", "path", "root", "cache", "videos", "pictures", "annotations", "weights")
+
+
+def _exists(value: str) -> bool:
+    try:
+        return bool(value) and os.path.lexists(value)
+    except ValueError:  # no path can have this name
+        return False
+
+
+def _is_read_by_hydra(word: str) -> bool:
+    try:
+        return not OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return False
+
+
+def _quote(text: str) -> str:
+    """A text as Hydra's grammar wants it: backslashes are doubled in front of a quotation mark only."""
+    if re.fullmatch(r"[A-Za-z_./-][\w./-]*", text, re.ASCII) and text.lower() not in (
+        "null",
+        "true",
+        "false",
+        "nan",
+        "inf",
+    ):
+        return text
+    text = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
+    return f'"{text}"'.replace("${", "\\${")
 
 
 def check(config: DictConfig, config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
@@ -350,25 +419,18 @@ def check(config: DictConfig, config_name: str, overrides: Iterable[str] = ()) -
     Nodes with `_target_` are compared with the signature of what they call. Other keys, from `experiment=…`, are kept.
     """
     hints = typing.get_type_hints(OPTIONS[config_name], include_extras=True)
-    _check_names(overrides, [*hints, *_groups(config)], [*config], config_name)
+    settings = config.hydra if "hydra" in config else HydraConfig.get()
+    groups = [re.split("[/@]", group)[0] for group in settings.runtime.choices]
+    _check_names(overrides, [*hints, *groups], [*config], config_name)
     config = OmegaConf.create({k: v for k, v in OmegaConf.to_container(config).items() if k != "hydra"})
     for name, hint in hints.items():
-        value = _read(config, name)
-        if typing.get_origin(_without_none(hint)) is list and isinstance(value, str | int | float):
-            config[name] = value = [value]  # one name does not need brackets
-        _check_value(name, value, hint)
+        _check_value(name, config, name, hint)
     for name in config:
         _check_node(name, config, name)
     typed = OmegaConf.structured(OPTIONS[config_name])
     OmegaConf.set_struct(typed, False)
     typed.merge_with(config)
     return typed
-
-
-def _groups(config: DictConfig) -> list[str]:
-    """The config groups that a script chooses from."""
-    settings = config.hydra if "hydra" in config else HydraConfig.get()
-    return [re.split("[/@]", group)[0] for group in settings.runtime.choices]
 
 
 def _check_names(overrides: Iterable[str], known: Sequence[str], sections: Sequence[str], config_name: str) -> None:
@@ -400,15 +462,20 @@ def _read(config: DictConfig, name: str) -> Any:
         return MISSING
 
 
-def _check_value(label: str, value: Any, hint: Any) -> None:
+def _check_value(label: str, parent: DictConfig, name: str, hint: Any) -> None:
+    """Check an entry against a type hint; a single value for a list becomes a list."""
+    value = _read(parent, name)
     if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__") and isinstance(value, Mapping):
         hints = typing.get_type_hints(hint, include_extras=True)
-        for name, each in value.items():
-            if name not in hints:
-                raise InputError(_unknown(f"{label}.{name}", hints, label))
-            _check_value(f"{label}.{name}", each, hints[name])
+        for key in value:
+            if key not in hints:
+                raise InputError(_unknown(f"{label}.{key}", hints, label))
+            _check_value(f"{label}.{key}", parent[name], key, hints[key])
     elif value != MISSING and not _fits(value, hint):
-        *others, last = _alternatives(hint)
+        if _fits([value], hint):
+            parent[name] = [value]
+            return
+        *others, last = _kinds(hint)
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
         shown = shown.replace("'", "") if isinstance(value, list | dict) else shown
         raise InputError(f"{label}={shown} must be {', '.join(others)}{' or ' * bool(others)}{last}.")
@@ -429,7 +496,7 @@ def _check_node(label: str, parent: DictConfig, name: str) -> None:
         if parameters is not None and not key.startswith("_") and (label, key) not in _FOR_THE_SCRIPT:
             if key not in parameters and ... not in parameters:
                 raise InputError(_unknown(f"{label}.{key}", parameters, node["_target_"].rpartition(".")[2]))
-            _check_value(f"{label}.{key}", _read(node, key), parameters.get(key, Any))
+            _check_value(f"{label}.{key}", node, key, parameters.get(key, Any))
         _check_node(f"{label}.{key}", node, key)
 
 
@@ -443,86 +510,71 @@ def _parameters(label: str, target: str) -> dict[Any, Any]:
         called = get_object(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{label}._target_={target} cannot be imported: {error}.") from error
+    scope = getattr(inspect.unwrap(called.__init__ if inspect.isclass(called) else called), "__globals__", {})
     hints = {}
-    function = called.__init__ if inspect.isclass(called) else called
-    scope = getattr(inspect.unwrap(function), "__globals__", {})
     for parameter in inspect.signature(called).parameters.values():
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            hints |= {...: Any} if parameter.kind is parameter.VAR_KEYWORD else {}
-            continue
         hint = parameter.annotation
-        if not target.startswith(_TYPED):
-            hint = Any
-        try:
-            hints[parameter.name] = eval(hint, scope) if isinstance(hint, str) else hint
-        except (NameError, TypeError, AttributeError, SyntaxError):  # imported for type checkers only
+        if parameter.kind is parameter.VAR_KEYWORD:
+            hints[...] = Any
+        elif not target.startswith(_TYPED):
             hints[parameter.name] = Any
+        else:
+            try:
+                hints[parameter.name] = eval(hint, scope) if isinstance(hint, str) else hint
+            except NameError:  # imported for type checkers only
+                hints[parameter.name] = Any
     return hints
 
 
 # Their type hints say all that is accepted; those of torchvision's transforms do not.
 _TYPED = ("mega.", "mesh_vq_vae.", "lightning.")
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "text"}
-_LISTS = (list, tuple, Sequence)
-_MAPPINGS = (dict, Mapping)
+_SIMPLE: dict[Any, tuple[str, type | types.UnionType]] = {
+    bool: ("true or false", bool),
+    int: ("a whole number", int),
+    float: ("a number", int | float),
+    str: ("text", str | int | float),
+    Path: ("text", str | int | float),
+    None: ("null", types.NoneType),
+    types.NoneType: ("null", types.NoneType),
+}
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value fits a type hint; any value fits a hint that is not a simple one."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a plain value fits a type hint."""
+    return any(accepts(value) for accepts in _kinds(hint).values())
+
+
+def _kinds(hint: Any) -> dict[str, Callable[[Any], bool]]:
+    """{what a value may be, in words: whether a plain value is that}, null last; any value fits other hints."""
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin is Annotated and arguments[0] is Any:  # OmegaConf does not know such unions
+        return _kinds(arguments[1])
     if origin is Annotated:
-        kind, limit = arguments
-        if kind is Any:
-            return _fits(value, limit)
-        allowed = is_number and (value >= limit.value if isinstance(limit, Least) else value > limit.value)
-        return _fits(value, kind) and allowed and math.isfinite(value)
+        ((words, accepts),), limit = _kinds(arguments[0]).items(), arguments[1]
+        return {f"{words} {limit.words}": lambda value: accepts(value) and math.isfinite(value) and limit.holds(value)}
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, each) for each in arguments)
+        return dict(sorted((kind for each in arguments for kind in _kinds(each).items()), key=lambda k: k[0] == "null"))
     if origin is Literal:
-        return any(value == each and type(value) is type(each) for each in arguments)
-    if origin in _LISTS or hint in _LISTS:
-        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value if arguments)
-    if origin in _MAPPINGS or hint in _MAPPINGS:
-        return isinstance(value, Mapping) and all(_fits(each, arguments[1]) for each in value.values() if arguments)
-    if inspect.isclass(hint) and issubclass(hint, Enum):
-        return isinstance(value, str) and value in hint.__members__
-    if hint in (None, type(None)):
-        return value is None
-    if hint is int:
-        return isinstance(value, int) and is_number
-    if hint is float:
-        return is_number
-    if hint is bool:
-        return isinstance(value, bool)
-    return hint not in (str, Path) or isinstance(value, str | int | float)
+        return {str(each): functools.partial(_is, each) for each in arguments}
+    if inspect.isclass(origin) and issubclass(origin, Enum):
+        return {name: functools.partial(_is, name) for name in origin.__members__}
+    if origin in (list, tuple, Sequence, Iterable):
+        item = arguments[0] if arguments else Any
+        words = f"a list of {' | '.join(_kinds(item))}" if arguments else "a list"
+        return {words: lambda value: isinstance(value, list) and all(_fits(each, item) for each in value)}
+    if origin in (dict, Mapping):
+        item = arguments[1] if arguments else Any
+        words = f"a mapping to {' | '.join(_kinds(item))}" if arguments else "a mapping"
+        return {words: lambda value: isinstance(value, Mapping) and all(_fits(each, item) for each in value.values())}
+    if origin in _SIMPLE:
+        words, types_ = _SIMPLE[origin]
+        is_number = origin in (int, float)  # to Python, true and false are numbers as well
+        return {words: lambda value: isinstance(value, types_) and not (is_number and isinstance(value, bool))}
+    return {getattr(hint, "__name__", str(hint)): lambda value: True}
 
 
-def _alternatives(hint: Any) -> list[str]:
-    """What a value must be to fit, in words; null comes last."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        kind, limit = arguments
-        if kind is Any:
-            return _alternatives(limit)
-        return [f"{_KINDS[kind]} {'of at least' if isinstance(limit, Least) else 'above'} {limit.value}"]
-    if origin in (typing.Union, types.UnionType):
-        words = [word for each in arguments for word in _alternatives(each)]
-        return sorted(dict.fromkeys(words), key="null".__eq__)
-    if origin is Literal:
-        return [str(each) for each in arguments]
-    if origin in _LISTS or hint in _LISTS:
-        return ["a list" + (f" of {' | '.join(_alternatives(arguments[0]))}" if arguments else "")]
-    if origin in _MAPPINGS or hint in _MAPPINGS:
-        return ["a mapping" + (f" to {' | '.join(_alternatives(arguments[1]))}" if arguments else "")]
-    if inspect.isclass(hint) and issubclass(hint, Enum):
-        return list(hint.__members__)
-    return ["null"] if hint in (None, type(None)) else [_KINDS.get(hint, getattr(hint, "__name__", str(hint)))]
-
-
-def _without_none(hint: Any) -> Any:
-    kinds = [each for each in typing.get_args(hint) if each is not type(None)]
-    return kinds[0] if typing.get_origin(hint) in (typing.Union, types.UnionType) and len(kinds) == 1 else hint
+def _is(expected: Any, value: Any) -> bool:
+    return value == expected and type(value) is type(expected)
 
 
 def _can_be_corrected(error: Exception) -> bool:
@@ -542,7 +594,7 @@ def describe(error: Exception) -> str:
         owner = cause.full_key.rpartition(".")[0] or Path(sys.argv[0]).name
         return _unknown(cause.full_key, cause.parent_node, owner)
     if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be read; put a value with special characters in quotes: 'KEY=\"VALUE\"'."
+        return f"{error.override} cannot be read: an option is written NAME=VALUE, without spaces around the =."
     return str(error).strip()
 
 

@@ -6,6 +6,7 @@ computed from the whole batch in every process, so that W processes compute what
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -21,6 +22,18 @@ def world_size() -> int:
 def rank() -> int:
     """The number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
+
+
+def leave() -> None:
+    """Stop working together, at the end of a training.
+
+    The threads of Gloo have to end before the interpreter does, which may abort otherwise
+    (https://github.com/pytorch/pytorch/issues/190489). They end with the last object that refers to their group.
+    """
+    if world_size() > 1:
+        dist.barrier()  # nobody waits for a process that has left
+        dist.destroy_process_group()
+        gc.collect()
 
 
 def gather_rows(rows: Tensor) -> Tensor:

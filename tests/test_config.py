@@ -6,7 +6,7 @@ from enum import Enum
 
 import pytest
 
-from mega.config import OPTIONS, TTA, InputError, Mode, Part, as_option, compose, file_as_testset, main
+from mega.config import OPTIONS, TTA, InputError, Mode, Part, as_option, compose, file_as_testset, main, quote_texts
 
 _WRONG = [
     ("demo", "sampels=3", r"sampels is not an option of .*; did you mean samples\?"),
@@ -25,8 +25,10 @@ _WRONG = [
     ("demo", "focal=0", r"focal=0 must be a number above 0 or null\."),
     ("demo", "compile=maybe", r"compile=maybe must be true or false\."),
     ("demo", "detector=eyes", r"detector=eyes is not known; choose from boxes, torchvision, whole_image\."),
-    ("demo", "input=[", r"input=\[ cannot be read; put a value with special characters in quotes"),
-    ("generate", "given=tail", r"given=\[tail\] must be a list of head \| torso"),
+    ("demo", "samples=[", r"samples=\[ must be a whole number of at least 1\."),
+    ("demo", "samples=2,3", r"samples=2,3 must be a whole number of at least 1\."),
+    ("demo", "photos", r"photos cannot be read: an option is written NAME=VALUE"),
+    ("generate", "given=tail", r"given=tail must be a list of head \| torso"),
     ("generate", "export=stl", r"export=stl must be glb or obj\."),
     ("test_mega", "pictures=some", r"pictures=some must be all or a whole number of at least 0\."),
     ("test_mega", "pictures=-1", r"pictures=-1 must be all or a whole number of at least 0\."),
@@ -34,6 +36,10 @@ _WRONG = [
     ("test_mega", "pictures=null", r"pictures=null must be all or a whole number of at least 0\."),
     ("test_mega", "rule=best", r"rule=best must be default or published\."),
     ("train_mega", "mode=fit", r"mode=fit must be train"),
+    ("train_mega", "mode=test", r"mode=test must be train or export\."),
+    ("train_mega", "training.schedule=linear", r"training\.schedule=linear must be step or published\."),
+    ("train_mega", "training.reprojection=soft", r"training\.reprojection=soft must be argmax or expected\."),
+    ("train_mega", "training.rate=1", r"training\.rate is not an option of training; choose from all_masked, "),
     ("train_mega", "export_dtype=float8", r"export_dtype=float8 must be float32 or float16\."),
     ("train_mega", "data.batch_size=abc", r"data\.batch_size=abc must be a whole number\."),
     ("train_mega", "data.batchsize=3", r"data\.batchsize is not an option of data; did you mean batch_size\?"),
@@ -142,3 +148,70 @@ def test_words_and_files_are_short_for_options(monkeypatch, capsys, tmp_path) ->
     assert found[-1].names == ["x", "y"]
     started(monkeypatch, capsys, "test_mega", "testset=my set.npz", task=found.append, rewrite=file_as_testset)
     assert found[-1].testset.path == "my set.npz"
+
+
+_NAMES = (
+    *("IMG (1).jpg", "Fotos_José", "日本.jpg", "a b", " a ", "it's", 'say "hi"', "a,b=c", "[1].jpg", "{x}", "x=1"),
+    *(
+        "2024",
+        "007",
+        "1e3",
+        "true",
+        "null.jpg",
+        "nan",
+        "a\\b",
+        "back\\",
+        'x\\"y',
+        "${x}.jpg",
+        "$HOME",
+        "a:b",
+        "#1",
+        "5%",
+    ),
+)
+_OPTIONS = ("input", "output", "boxes", "weights", "tokenizer_weights")
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["there", "not there"])
+def test_a_path_is_what_the_shell_passed(tmp_path, exists) -> None:
+    names = [name for name in _NAMES if exists or "${" not in name]  # Hydra's reference to another option
+    for name in names if exists else ():
+        (tmp_path / name).touch()
+    for start in range(0, len(names), len(_OPTIONS)):
+        paths = dict(zip(_OPTIONS, names[start:], strict=False))
+        config = compose("demo", quote_texts([f"{option}={name}" for option, name in paths.items()], "demo"))
+        assert {option: config[option] for option in paths} == paths
+    for name in ("007", "a b", "[1].jpg"):
+        words = [f"data.cache={name}", f"data.folder={name}", f"backbone.weights={name}", "data.batch_size=3"]
+        config = compose("train_mega", quote_texts(words, "train_mega"))
+        assert (config.data.cache, config.data.folder, config.backbone.weights) == (name,) * 3
+        assert config.data.batch_size == 3
+
+
+def test_the_home_folder_is_known_in_quotes_too(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    found = []
+    started(monkeypatch, capsys, "demo", "input=~/x.jpg", "output=~", task=found.append)
+    assert (found[0].input, found[0].output) == (str(tmp_path / "x.jpg"), str(tmp_path))
+
+
+def test_one_name_is_a_list_of_one(monkeypatch, capsys) -> None:
+    found = []
+    started(monkeypatch, capsys, "prepare_data", "dataset=3dpw", "dataset.splits=test", task=found.append)
+    assert found[0].dataset.splits == ["test"]
+    started(monkeypatch, capsys, "prepare_data", "dataset=bedlam_check", "dataset.annotations=a b", task=found.append)
+    assert found[1].dataset.annotations == ["a b"]
+
+
+def test_each_job_of_a_sweep_has_a_folder_and_all_are_run(monkeypatch, capsys, tmp_path) -> None:
+    outputs = []
+
+    def task(config) -> None:
+        outputs.append(config.output)
+        if config.samples == 3:
+            raise ValueError("the second job fails")
+
+    words = ("--multirun", "mode=stochastic", "samples=2,3,4", f"hydra.sweep.dir={tmp_path}")
+    assert started(monkeypatch, capsys, "demo", *words, task=task) == (1, "the second job fails\n")
+    assert outputs == [f"demo_out/{i}_mode=stochastic,samples={i + 2}" for i in range(3)]

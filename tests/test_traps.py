@@ -41,7 +41,7 @@ from mega.data.smpl_annotations import SMPLAnnotations
 from mega.data.smpl_images import Mixture, Source
 from mega.geometry.smpl_crops import annotated_crop, patch_crop
 from mega.predictor import Sampling
-from mega.training.cvqmae import CVQMAETraining
+from mega.training.cvqmae import CVQMAETraining, CVQMAETrainingConfig
 from mesh_vq_vae.lightning_module import MeshVQVAETraining
 from tests.helpers.toy import CROP, toy_model, toy_tokenizer
 
@@ -147,8 +147,8 @@ def test_validation_does_not_move_the_codebook() -> None:
 def image_training() -> CVQMAETraining:
     tokenizer = toy_tokenizer()
     model, _ = toy_model(tokenizer.n_tokens)
-    options = {"base_lr": 1e-3, "batch_size": 4, "warmup_steps": 1, "steps": 2}
-    return CVQMAETraining(model, tokenizer, torch.arange(3), CROP, **options)
+    config = CVQMAETrainingConfig(base_lr=1e-3, batch_size=4, warmup_steps=1, steps=2)
+    return CVQMAETraining(model, config, tokenizer, torch.arange(3), CROP)
 
 
 def test_every_spelling_of_a_gender(pictures: Path, tmp_path: Path) -> None:

@@ -45,18 +45,19 @@ class LightningInternals:
     """The only place that reads or writes attributes of Lightning which are not part of its public interface."""
 
     def __init__(self, trainer: L.Trainer):
-        self.loop = trainer.fit_loop
+        self.trainer, self.loop = trainer, trainer.fit_loop
 
     def set_logged_steps(self, steps: int) -> None:
         """Set the step at which metrics are logged: Lightning's own count is one ahead after resuming."""
         self.loop.epoch_loop._batches_that_stepped = steps
 
-    def forget_training_loader(self) -> None:
-        """Drop the loader that Lightning made of the whole first epoch in order to count its steps.
-
-        It would keep this loader for a training that is resumed in the middle of that epoch.
-        """
+    def planned_steps(self) -> float:
+        """The number of steps that the training is going to make. Also sets `trainer.num_training_batches`."""
+        steps = self.trainer.estimated_stepping_batches
+        # Lightning has made a loader of the whole first epoch to count its batches, and would keep it for a training
+        # that is resumed in the middle of that epoch.
         self.loop._combined_loader = None
+        return steps
 
     def reopen_epoch(self) -> None:
         """Correct the counters at the end of a training, so that one with more steps or epochs continues from here."""
@@ -92,21 +93,16 @@ def find_checkpoint(folder: str | Path) -> Path | None:
     """
     found = [path for name in (LAST, PREVIOUS) if (path := Path(folder) / name).is_file()]
     for path in found:
-        if _is_whole(path):
-            return path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is None:  # complete, with the right checksums; nothing is unpickled
+                    return path
+        except (zipfile.BadZipFile, OSError, EOFError):
+            pass
         say(f"{path} is broken (cut short, or damaged on disk) and is skipped")
     if found:
         raise ValueError(f"every training state in {folder} is broken: remove the folder to start again")
     return None
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether the archive is complete and its checksums are right; nothing in it is unpickled."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
-        return False
 
 
 def load_run_weights(module: L.LightningModule, output: str | Path, which: str = "last") -> None:
@@ -127,8 +123,12 @@ def load_run_weights(module: L.LightningModule, output: str | Path, which: str =
     module.load_state_dict(torch.load(paths[which], map_location="cpu", weights_only=True)["state_dict"])
 
 
-class StoppedBySignal(SystemExit):
-    """The run was asked to stop and has saved its state."""
+def largest(trainer: L.Trainer, value: float) -> float:
+    """The largest value of all processes."""
+    if trainer.world_size == 1:
+        return value
+    on_device = torch.tensor(float(value), device=trainer.strategy.root_device)
+    return float(trainer.strategy.reduce(on_device, reduce_op="max"))
 
 
 class Checkpoints(L.Callback):
@@ -168,7 +168,7 @@ class Checkpoints(L.Callback):
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            signal.signal(number, handler or signal.SIG_DFL)
         self._handlers = {}
 
     def _remember(self, number: int, frame: Any) -> None:
@@ -181,12 +181,10 @@ class Checkpoints(L.Callback):
         new_epoch = batch_idx == 0 and trainer.current_epoch > 0
         due = new_epoch or time.monotonic() - self._saved_at >= self.seconds
         # The processes must agree: a signal may have reached only one of them, and clocks differ.
-        wanted = max(self._signal, _SAVE if due else 0)
-        if trainer.world_size > 1:
-            on_device = torch.tensor(float(wanted), device=module.device)
-            wanted = int(trainer.strategy.reduce(on_device, reduce_op="max"))
+        wanted = int(largest(trainer, max(self._signal, _SAVE if due else 0)))
         if wanted:
-            self.save(trainer)
+            trainer.save_checkpoint(self.folder / LAST)
+            self._saved_at = time.monotonic()
         if wanted > _SAVE:
             self._stop(trainer, wanted)
 
@@ -198,26 +196,18 @@ class Checkpoints(L.Callback):
             score = float(trainer.callback_metrics[metric])
             if score < self.best.get(name, float("inf")) and not trainer.fast_dev_run:
                 self.best[name] = score
-                self._save_weights(trainer, module, self.folder / f"best_{name}.ckpt")
-
-    @staticmethod
-    def _save_weights(trainer: L.Trainer, module: L.LightningModule, path: Path) -> None:
-        state = {"state_dict": trainer.strategy.lightning_module_state_dict()}
-        for callback in trainer.callbacks:
-            if isinstance(callback, WeightAveraging):  # the average is what was validated
-                callback.on_save_checkpoint(trainer, module, state)
-        trainer.strategy.save_checkpoint({"state_dict": state["state_dict"]}, path)
-        trainer.strategy.barrier()
-
-    def save(self, trainer: L.Trainer) -> None:
-        """Save the state as the last one."""
-        trainer.save_checkpoint(self.folder / LAST)
-        self._saved_at = time.monotonic()
+                state = {"state_dict": trainer.strategy.lightning_module_state_dict()}
+                for callback in trainer.callbacks:
+                    if isinstance(callback, WeightAveraging):  # the average is what was validated
+                        callback.on_save_checkpoint(trainer, module, state)
+                weights = {"state_dict": state["state_dict"]}
+                trainer.strategy.save_checkpoint(weights, self.folder / f"best_{name}.ckpt")
+                trainer.strategy.barrier()
 
     def save_end(self, trainer: L.Trainer) -> None:
         """Save the state of a run that has ended; a run with more steps or epochs continues from it."""
         LightningInternals(trainer).reopen_epoch()
-        self.save(trainer)
+        trainer.save_checkpoint(self.folder / LAST)
 
     def _stop(self, trainer: L.Trainer, number: int) -> None:
         name = signal.Signals(number).name
@@ -230,7 +220,7 @@ class Checkpoints(L.Callback):
                 say(f"SLURM could not be asked to run job {job} again ({error}): submit it again")
         if number == signal.SIGUSR2 and callable(previous_handler):
             previous_handler(number, None)  # submitit's own, which submits the job again
-        raise StoppedBySignal(128 + number)
+        raise SystemExit(128 + number)
 
 
 class SeedEveryBatch(L.Callback):

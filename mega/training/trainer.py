@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from mega.optimize import compile_blocks
-from mega.training.callbacks import DataWait, StopOnNaN, build_loggers
+from mega.training.callbacks import DataWait, Draw, StopOnNaN, ValidationPanels, build_loggers
 from mega.training.checkpoints import (
     Checkpoints,
     SeedEveryBatch,
@@ -26,7 +25,7 @@ from mega.training.checkpoints import (
     say,
 )
 from mega_common.device import choose_precision
-from mega_common.distributed import gather_list
+from mega_common.distributed import gather_list, leave
 from mega_common.weights_io import is_released
 from mesh_vq_vae import MeshVQVAE
 
@@ -42,12 +41,12 @@ def build_trainer(config: DictConfig, **options: Any) -> L.Trainer:
     return instantiate(config.trainer, precision=precision, default_root_dir=config.output, **options)
 
 
-def fit(
-    config: DictConfig, module: L.LightningModule, data: L.LightningDataModule, callbacks: Sequence[Callback] = ()
-) -> None:
+def fit(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule, draw: Draw) -> None:
     """Train, resuming from the run's last training state if there is one, and save the state of the end.
 
-    Raises SystemExit at the end of a training that had to skip data (`data.problems`), and lists what was skipped.
+    At each validation `draw` draws a panel, see `ValidationPanels`.
+
+    Raises ValueError at the end of a training that had to skip data (`data.problems`), and lists what was skipped.
     """
     folder = checkpoint_folder(config.output)
     checkpoints = Checkpoints(folder, config.checkpoint_minutes, config.monitor, config.requeue)
@@ -63,7 +62,7 @@ def fit(
             LearningRateMonitor("step"),
             TQDMProgressBar(refresh_rate=10),
             StopOnNaN(Path(config.output)),
-            *callbacks,
+            ValidationPanels(Path(config.output) / "panels", draw),
             *average,
             # Last: what time is left is waiting, and states include what other callbacks did before the batch.
             DataWait(config.trainer.log_every_n_steps),
@@ -91,31 +90,29 @@ def fit(
     if not dry:
         checkpoints.save_end(trainer)
     problems = list(dict.fromkeys(gather_list(getattr(data, "problems", []))))  # several processes may report the same
+    leave()
     if problems and trainer.is_global_zero:
         print("\n".join(problems))
-        raise SystemExit(f"trained to the end, but {len(problems)} problem(s) with the data were skipped, see above")
+        raise ValueError(f"trained to the end, but {len(problems)} problem(s) with the data were skipped, see above")
 
 
-def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
+def test(config: DictConfig, module: L.LightningModule, data: L.LightningDataModule) -> None:
     """Measure a module on the test split and print a table of the metrics."""
     trainer = build_trainer(config, logger=False, enable_checkpointing=False)
     (results,) = trainer.test(module, data, verbose=False)
     width = max(map(len, results))
     say("\n".join(f"{name:<{width}}  {value:10.3f}" for name, value in results.items()))
-    return results
 
 
-def prepare_export(config: DictConfig, module: L.LightningModule) -> tuple[Path, torch.dtype]:
-    """Load the run's weights (`export_from`) into a module; returns the file to write and the type of its weights.
+def prepare_export(config: DictConfig, module: L.LightningModule) -> torch.dtype:
+    """Load the run's weights (`export_from`) into a module; returns the type in which they are to be written.
 
     Raises ValueError when `weights` is a released file, which is never overwritten, and as `load_run_weights`.
     """
     if is_released(config.weights):
         raise ValueError(f"{config.weights} is a released file and is not overwritten: give another weights=FILE.")
     load_run_weights(module, config.output, config.export_from)
-    path = Path(config.weights)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path, getattr(torch, config.export_dtype)
+    return getattr(torch, config.export_dtype)
 
 
 def model_arguments(config: DictConfig, tokenizer: MeshVQVAE) -> dict:

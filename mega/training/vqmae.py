@@ -1,67 +1,108 @@
-"""Pre-training: the masked transformer learns a prior over bodies from tokens alone (MEGA, CVPR 2025)."""
+"""Pre-training: the masked transformer learns a prior over bodies from tokens alone (MEGA, CVPR 2025).
 
-from __future__ import annotations
+`AdamWConfig`, the optimizer and its learning-rate schedules, is also that of the image model's training.
+"""
 
-from pathlib import Path
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mega.model import VQMAE, masked_cross_entropy, sample_mask
-from mega.rendering import draw_body, panel
-from mega.sampling import sample_unconditional
-from mega.training.callbacks import log_picture
-from mega.training.optimizer import ParameterGroup, adamw, schedule_of
+from mega.training.checkpoints import LightningInternals
 from mega_common.distributed import draw_rows
-from mesh_vq_vae import MeshVQVAE
 
-# Shares of masked tokens at which a model is measured.
-MASKED_SHARES = (0.25, 0.5, 1.0)
+MASKED_SHARES = (0.25, 0.5, 1.0)  # of the tokens, at which a model is measured
+
+
+class ParameterGroup(NamedTuple):
+    """Parameters that learn at `rate` times the learning rate, from step `start` on."""
+
+    parameters: list[nn.Parameter]
+    rate: float = 1.0
+    start: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig:
+    """AdamW with a schedule of the learning rate (MAE's recipe: He et al., CVPR 2022, appendix A).
+
+    The rate depends on the number of the step only, so that a resumed training continues exactly.
+    """
+
+    base_lr: float  # of 256 rows per step; the rate is proportional to the rows of all processes (Goyal et al., 2017)
+    batch_size: int  # rows per batch and process
+    schedule: Literal["step", "published"] = "step"  # `stepwise_factor`, or `published_factor` of the epoch
+    warmup_steps: float = 0  # of "step"; below 1, a share of all steps
+    steps: float = -1  # of "step", the length of the training; below 1, the steps that the trainer is going to make
+    warmup_epochs: int = 20  # of "published"
+    weight_decay: float = 0.05
+
+    def optimizer(self, trainer: L.Trainer, groups: Sequence[ParameterGroup]) -> dict:
+        """The result of `configure_optimizers`. Raises ValueError for "published" without a number of epochs."""
+        lr = self.base_lr * self.batch_size * trainer.world_size * trainer.accumulate_grad_batches / 256
+        parameters = [{"params": group.parameters, "lr": group.rate * lr} for group in groups]
+        optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=self.weight_decay)
+        factor = self._factor(trainer)
+        factors = [lambda step, start=group.start: factor(step, start) if step >= start else 0.0 for group in groups]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _factor(self, trainer: L.Trainer) -> Callable[[int, int], float]:
+        """(step, first step of a parameter group), both from 0 -> factor of the group's learning rate."""
+        planned_steps = LightningInternals(trainer).planned_steps
+        if self.schedule == "published":
+            epochs = trainer.max_epochs
+            if epochs is None or epochs < 1:
+                raise ValueError("training.schedule=published counts epochs: give trainer.max_epochs")
+            planned_steps()  # sets `trainer.num_training_batches`
+            per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+            return lambda step, start: published_factor(step // per_epoch, self.warmup_epochs, epochs)
+        steps = planned_steps() if self.steps < 1 else self.steps
+        warmup_steps = round(self.warmup_steps * steps) if self.warmup_steps < 1 else self.warmup_steps
+        return lambda step, start: stepwise_factor(step - start, warmup_steps, steps - start)
+
+
+def published_factor(epoch: int, warmup_epochs: int, epochs: int) -> float:
+    """The lesser of a linear warm-up and a half-cosine decay, constant within an epoch."""
+    return min((epoch + 1) / warmup_epochs, 0.5 * (1 + math.cos(math.pi * epoch / epochs)))
+
+
+def stepwise_factor(step: int, warmup_steps: float, steps: float) -> float:
+    """Linear over `warmup_steps`, then along half a cosine to zero at `steps`."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQMAETrainingConfig(AdamWConfig):
+    """How a prior is trained."""
+
+    label_smoothing: float = 0.0  # of the cross-entropy
 
 
 class VQMAETraining(L.LightningModule):
-    """Cross-entropy at the masked tokens of batches {"tokens": (B, N)}.
+    """Cross-entropy at the masked tokens of batches {"tokens": (B, N)}."""
 
-    Args:
-        model: the masked transformer.
-        base_lr, batch_size, schedule, warmup_steps, steps, warmup_epochs: see `schedule_of`.
-        weight_decay: AdamW's weight decay.
-        label_smoothing: of the cross-entropy.
-    """
-
-    def __init__(
-        self,
-        model: VQMAE,
-        base_lr: float,
-        batch_size: int,
-        schedule: str = "step",
-        warmup_steps: float = 0,
-        steps: float = -1,
-        warmup_epochs: int = 20,
-        weight_decay: float = 0.05,
-        label_smoothing: float = 0.0,
-    ):
+    def __init__(self, model: VQMAE, config: VQMAETrainingConfig):
         super().__init__()
-        self.model = model
-        self.schedule = {"base_lr": base_lr, "batch_size": batch_size, "schedule": schedule}
-        self.schedule |= {"warmup_steps": warmup_steps, "steps": steps, "warmup_epochs": warmup_epochs}
-        self.weight_decay, self.label_smoothing = weight_decay, label_smoothing
+        self.model, self.config = model, config
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         tokens = batch["tokens"]
         masked = draw_rows(lambda n: sample_mask(n, tokens.shape[1]), len(tokens)).to(tokens.device)
-        loss = masked_cross_entropy(self.model(tokens, masked), tokens, masked, self.label_smoothing)
+        loss = masked_cross_entropy(self.model(tokens, masked), tokens, masked, self.config.label_smoothing)
         self.log("train/cross_entropy", loss, prog_bar=True, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
-        self._evaluate(batch["tokens"], batch_idx, "val")
-
-    def test_step(self, batch: dict, batch_idx: int) -> None:
-        self._evaluate(batch["tokens"], batch_idx, "test")
-
-    def _evaluate(self, tokens: Tensor, batch_idx: int, split: str) -> None:
+    def validation_step(self, batch: dict, batch_idx: int, split: str = "val") -> None:
+        tokens = batch["tokens"]
         # The same masks every time, so that two validations can be compared.
         order = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(batch_idx)).argsort(1).to(tokens)
         for share in MASKED_SHARES:
@@ -74,29 +115,8 @@ class VQMAETraining(L.LightningModule):
             }
             self.log_dict(metrics, batch_size=len(tokens), sync_dist=True)
 
+    def test_step(self, batch: dict, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx, "test")
+
     def configure_optimizers(self) -> dict:
-        schedule = schedule_of(self.trainer, **self.schedule)
-        return adamw([ParameterGroup(list(self.model.parameters()))], **schedule, weight_decay=self.weight_decay)
-
-
-class RandomBodyPanels(L.Callback):
-    """Draws bodies sampled from the model at each validation, with the same noise each time.
-
-    Args:
-        folder: where the pictures are written.
-        tokenizer: decodes the tokens.
-        n_bodies: number of bodies.
-    """
-
-    def __init__(self, folder: Path, tokenizer: MeshVQVAE, n_bodies: int = 8):
-        self.folder, self.tokenizer, self.n_bodies = Path(folder), tokenizer, n_bodies
-
-    def on_validation_end(self, trainer, module) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        generator = torch.Generator(module.device).manual_seed(0)
-        tokens = sample_unconditional(module.model, self.n_bodies, generator=generator)
-        meshes = self.tokenizer.to(module.device).decode(tokens).cpu().numpy()
-        faces = self.tokenizer.faces.cpu().numpy()
-        row = [(draw_body(mesh, faces), "random bodies" if i == 0 else "") for i, mesh in enumerate(meshes)]
-        log_picture(trainer, self.folder, panel([row]))
+        return self.config.optimizer(self.trainer, [ParameterGroup(list(self.model.parameters()))])

@@ -1,12 +1,11 @@
-"""Kill trainings at random moments, restart them by the same command, and compare the end with that of an unbroken run.
+"""Kill trainings at random moments, restart them, and compare the end with that of an uninterrupted run.
 
     python -m tests.slow.kill_trainings [--stages tokenizer pretraining image] [--kills 20] [--seed 0]
 
-Each stage is trained for some dozens of steps with small networks on made-up bodies: once in peace, once with SIGKILL
-at random moments (in one case of five while the script still starts). A state is saved before every step, so many
-kills hit a file being written. In the end every tensor of weights, codebook and optimizer must be the same to the last
-bit. The exit status is 1
-if one is not.
+Each stage is trained for some dozens of steps with small networks on made-up bodies: once without interruption, once
+with SIGKILL at random moments (one in five while the script is still starting). A state is saved before every step, so
+many kills hit a file being written. In the end every tensor of weights, codebook and optimizer must be the same to the
+last bit. The exit status is 1 if one is not.
 """
 
 from __future__ import annotations
@@ -91,8 +90,8 @@ def main() -> None:
         if "image" in options.stages:
             make_pictures(folder)
         for stage in options.stages:
-            peaceful, killed = folder / f"{stage}_peaceful", folder / f"{stage}_killed"
-            seconds = finish(commands[stage], peaceful)
+            unbroken, killed = folder / f"{stage}_unbroken", folder / f"{stage}_killed"
+            seconds = finish(commands[stage], unbroken)
             startup = seconds / 2  # about: imports, body, tokens
             began, kills, starts = time.perf_counter(), 0, 0
             while True:
@@ -106,7 +105,7 @@ def main() -> None:
                 if not kill_at_random(process, killed / "checkpoints" / "last.ckpt", startup, window, rng):
                     break
                 kills += 1
-            found = differences(peaceful / "checkpoints" / "last.ckpt", killed / "checkpoints" / "last.ckpt")
+            found = differences(unbroken / "checkpoints" / "last.ckpt", killed / "checkpoints" / "last.ckpt")
             broken |= bool(found) or kills < options.kills
             end = f"{len(found)} tensors differ, e.g. {found[0]}" if found else "identical to the last bit"
             print(f"{stage:<12} {kills:>5} {starts:>6} {(time.perf_counter() - began) / 60:>7.1f}  {end}", flush=True)

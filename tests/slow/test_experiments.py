@@ -257,7 +257,7 @@ def test_random_bodies_of_the_released_prior(script, annotated) -> None:
     assert (annotated / "generated" / "body_01.glb").is_file()
 
 
-def test_setup_is_told(files, capsys) -> None:
+def test_check_setup_lists_what_is_missing_or_wrong(files, capsys) -> None:
     (files / "body_models" / "smplh" / "m").mkdir(exist_ok=True)
     with (files / "body_models" / "smplh" / "m" / "model.npz").open("wb") as file:
         np.savez(file, weights=np.zeros((6890, 24)))

@@ -1,4 +1,4 @@
-"""A training that is killed, told to stop or finds a broken state ends as if nothing had happened, to the last bit."""
+"""A training that is killed, asked to stop or finds a broken state ends as if nothing had happened, to the last bit."""
 
 import signal
 import subprocess
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mega.data.loading import training_loader
 from mega.training.checkpoints import LAST, PREVIOUS, Checkpoints, WholeFiles, find_checkpoint, load_run_weights
-from mega.training.optimizer import ParameterGroup, adamw, schedule_of
+from mega.training.vqmae import AdamWConfig, ParameterGroup
 from mesh_vq_vae.lightning_module import MeshVQVAETraining
 from tests.helpers.small_trainings import ROOT, make_pictures, small_trainings
 from tests.helpers.toy import toy_tokenizer
@@ -29,14 +29,14 @@ def test_a_killed_training_ends_the_same(tmp_path):
     """Killed while it writes a state. Kills at random moments: `python -m tests.slow.kill_trainings`."""
     make_pictures(tmp_path)
     command = [*small_trainings(tmp_path)["image"], "trainer.max_epochs=2"]
-    finish(command, tmp_path / "peaceful")
+    finish(command, tmp_path / "unbroken")
     killed = state(tmp_path / "killed")
     done = interrupted(signal.SIGKILL, 9, [*command, "checkpoint_minutes=0", f"output={tmp_path / 'killed'}"])
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert {path.name for path in killed.parent.iterdir()} == {PREVIOUS, f"{LAST}.tmp"}
     finish(command, tmp_path / "killed")
     assert f"resuming from {killed.with_name(PREVIOUS)}" in (tmp_path / "killed.log").read_text()
-    assert differences(state(tmp_path / "peaceful"), state(tmp_path / "killed")) == []
+    assert differences(state(tmp_path / "unbroken"), state(tmp_path / "killed")) == []
 
 
 def interrupted(number: signal.Signals, which: int, command: list[str]) -> subprocess.CompletedProcess:
@@ -46,26 +46,26 @@ def interrupted(number: signal.Signals, which: int, command: list[str]) -> subpr
 
 
 @pytest.mark.parametrize("asked_by", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_training_that_is_told_to_stop_saves_first(asked_by, tmp_path):
-    """With averaged weights and gathered gradients; and it goes on from the state before, the last one being broken."""
+def test_a_training_that_is_asked_to_stop_saves_first(asked_by, tmp_path):
+    """With averaged weights and accumulated gradients. Then the last state is broken: the one before is resumed."""
     command = [*small_trainings(tmp_path)["pretraining"], "trainer.max_epochs=3", "ema_decay=0.9"]
     command += ["trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=1"]
-    finish(command, tmp_path / "peaceful")
+    finish(command, tmp_path / "unbroken")
     # The first state is that of the start of the second epoch.
-    done = interrupted(asked_by, 1, [*command, "checkpoint_minutes=60", f"output={tmp_path / 'told'}"])
+    done = interrupted(asked_by, 1, [*command, "checkpoint_minutes=60", f"output={tmp_path / 'stopped'}"])
     assert done.returncode == 128 + asked_by, done.stderr[-2000:]
     assert f"{asked_by.name}: saved step" in done.stdout
     assert "the same command resumes" in done.stdout
-    last = state(tmp_path / "told")
+    last = state(tmp_path / "stopped")
     assert last.with_name(PREVIOUS).exists()
     steps = torch.load(last, weights_only=True)["global_step"]
     assert 0 < steps < 18
     last.write_bytes(last.read_bytes()[:-1000])
-    finish(command, tmp_path / "told")
-    log = (tmp_path / "told.log").read_text()
+    finish(command, tmp_path / "stopped")
+    log = (tmp_path / "stopped.log").read_text()
     assert f"{last} is broken" in log
     assert f"resuming from {last.with_name(PREVIOUS)}" in log
-    assert differences(state(tmp_path / "peaceful"), last) == []
+    assert differences(state(tmp_path / "unbroken"), last) == []
     kept = torch.load(last.with_name(PREVIOUS), weights_only=True)
     averaged, current = kept["state_dict"], kept["current_model_state"]
     assert any(not torch.equal(averaged[name], current[name]) for name in averaged)
@@ -201,8 +201,8 @@ def test_rates_and_rows_go_on_where_they_were_left(schedule, stopped_at, tmp_pat
 
             def configure_optimizers(self):
                 arguments = {"base_lr": 0.1, "batch_size": 2, "warmup_epochs": 2, "warmup_steps": 0.1}
-                return adamw(
-                    [ParameterGroup([self.value])], **schedule_of(self.trainer, schedule=schedule, **arguments)
+                return AdamWConfig(schedule=schedule, **arguments).optimizer(
+                    self.trainer, [ParameterGroup([self.value])]
                 )
 
         trainer = trainer_for_lines([Checkpoints(folder, minutes=0)], reload_dataloaders_every_n_epochs=1)

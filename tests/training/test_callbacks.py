@@ -1,4 +1,4 @@
-"""Watching trainings: waiting for data, losses that are not finite, loggers, and curves from the logs."""
+"""Callbacks and loggers of trainings: time spent waiting for data, losses that are not finite, pictures."""
 
 import csv
 import importlib.util
@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from mega.config import compose
 from mega.training import callbacks as watching
-from mega.training.callbacks import DataWait, LossNotFiniteError, StopOnNaN, build_loggers, log_picture
+from mega.training.callbacks import DataWait, StopOnNaN, build_loggers, log_picture
 
 ROOT = Path(__file__).parents[2]
 
 
 class Clock:
-    """In place of the module `time`: it stands still while nobody sleeps, however busy the machine is."""
+    """Replaces the module `time`: only `sleep` lets time pass, however busy the machine is."""
 
     def __init__(self):
         self.seconds = 0.0
@@ -59,7 +59,7 @@ class Numbers(Dataset):
 
 
 class Line(L.LightningModule):
-    """A model of one layer whose steps, validations and checkpoints take as long as they are told."""
+    """A model of one layer whose steps, validations and checkpoints take the given time, in seconds."""
 
     def __init__(self, step_seconds: float = 0.0, validation_seconds: float = 0.0, save_seconds: float = 0.0):
         super().__init__()
@@ -134,7 +134,7 @@ def test_stop_at_a_loss_that_is_not_finite(tmp_path):
     folder, checkpoints = tmp_path / "run", ModelCheckpoint(tmp_path, every_n_train_steps=1)
     trainer = trainer_for(tmp_path, StopOnNaN(folder), checkpoints)
     module = Line()
-    with pytest.raises(LossNotFiniteError) as error:
+    with pytest.raises(FloatingPointError) as error:
         trainer.fit(module, DataLoader(Numbers(20, bad=7), batch_size=2))
     (path,) = folder.iterdir()
     assert path.name == "nan_batch_step_000003_rank0.pt"
@@ -151,11 +151,11 @@ def test_stop_at_a_loss_that_is_not_finite(tmp_path):
 
 
 def train_until_not_finite(rank: int, folder: Path, port: int) -> None:
-    """One of two processes; what it fails of goes to `folder/rank0.txt` or `rank1.txt`."""
+    """One of two processes; its error message goes to `folder/rank0.txt` or `folder/rank1.txt`."""
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     options = {"strategy": "ddp", "devices": 2, "enable_checkpointing": False, "logger": False}
     trainer = trainer_for(folder, StopOnNaN(folder / "run"), **options)
-    with pytest.raises(LossNotFiniteError) as error:
+    with pytest.raises(FloatingPointError) as error:
         trainer.fit(Line(), DataLoader(Numbers(20, bad=7), batch_size=2))
     (folder / f"rank{rank}.txt").write_text(str(error.value))
 
@@ -172,10 +172,10 @@ def test_all_processes_stop_when_the_loss_of_one_is_not_finite(tmp_path):
     assert "the loss of another process is not finite at step" in (tmp_path / f"rank{1 - rank}.txt").read_text()
 
 
-def test_weights_that_broke_earlier_are_told_from_a_bad_batch(tmp_path):
+def test_the_message_distinguishes_broken_weights_from_a_bad_batch(tmp_path):
     module = Line()
     torch.nn.init.constant_(module.layer.bias, torch.nan)
-    with pytest.raises(LossNotFiniteError, match=r"not finite before this step \(such as layer.bias\)"):
+    with pytest.raises(match=r"not finite before this step \(such as layer.bias\)"):
         trainer_for(tmp_path, StopOnNaN(tmp_path)).fit(module, DataLoader(Numbers(2)))
 
 

@@ -1,10 +1,12 @@
-"""The three training scripts, for a few steps each, from bodies to a demo with what they made."""
+"""The three training scripts for a few steps each, from bodies to a demo with their weights; losses and schedules."""
 
 import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -13,11 +15,10 @@ import torch
 
 from mega.checkpoints import BACKBONES, load_cvqmae, save_model
 from mega.geometry import rot6d_to_matrix
-from mega.model import CVQMAE, VQMAE
-from mega.training.auxiliary_head import AuxiliaryHead
-from mega.training.cvqmae import CVQMAETraining
-from mega.training.optimizer import neighbour_targets, published_factor, schedule_of, soft_cross_entropy
+from mega.model import CVQMAE, VQMAE, masked_cross_entropy
+from mega.training.cvqmae import AuxiliaryHead, CVQMAETraining, CVQMAETrainingConfig, neighbour_targets
 from mega.training.trainer import prepare_export
+from mega.training.vqmae import AdamWConfig, ParameterGroup
 from mega_common.weights_io import read_weights
 from tests.helpers.fake_files import composed
 from tests.helpers.toy import CROP, toy_model, toy_tokenizer
@@ -33,7 +34,7 @@ def run(script: str, *overrides: str) -> str:
 
 
 def steps_logged(output: Path) -> int:
-    """The last step that any of a run's CSV logs tells of."""
+    """The last step in any of a run's CSV logs."""
     steps = [0]
     for path in output.glob("csv/*/metrics.csv"):
         header, *rows = path.read_text().splitlines()
@@ -127,31 +128,59 @@ def test_a_prior_for_another_codebook_is_refused(tmp_path):
         load_start(model, str(tmp_path / "prior.safetensors"), None)
 
 
+def factor_of_published_schedule(epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
+    """What the config's learning rate is multiplied by at a step, in a training of some epochs."""
+    trainer = SimpleNamespace(
+        max_epochs=epochs,
+        num_training_batches=steps_per_epoch,
+        estimated_stepping_batches=epochs * steps_per_epoch,
+        accumulate_grad_batches=1,
+        world_size=1,
+        fit_loop=SimpleNamespace(),
+    )
+    config = AdamWConfig(base_lr=1.0, batch_size=256, schedule="published")
+    configured = config.optimizer(trainer, [ParameterGroup([torch.nn.Parameter(torch.zeros(()))])])
+    return configured["lr_scheduler"]["scheduler"].lr_lambdas[0]
+
+
 def test_the_published_schedule():
     """One factor per epoch: min((epoch + 1) / 20, (1 + cos(pi epoch / total)) / 2), epoch from 0."""
-    factor = published_factor(warmup_epochs=20, epochs=200, steps_per_epoch=7)
+    factor = factor_of_published_schedule(epochs=200, steps_per_epoch=7)
     by_hand = {0: 0.05, 1: 0.1, 18: 0.95, 19: 0.97790, 20: 0.97553, 100: 0.5, 199: 6.17e-5}
     for epoch, expected in by_hand.items():
-        factors = {factor(step, 0) for step in range(7 * epoch, 7 * (epoch + 1))}
+        factors = {factor(step) for step in range(7 * epoch, 7 * (epoch + 1))}
         assert len(factors) == 1
         assert factors.pop() == pytest.approx(expected, rel=1e-3)
     # In the mixture's 10 epochs the two cross before the warm-up is done.
-    factor = published_factor(warmup_epochs=20, epochs=10, steps_per_epoch=1)
-    assert [factor(epoch, 0) for epoch in (4, 5, 6)] == pytest.approx([0.25, 0.3, 0.34549], rel=1e-4)
+    factor = factor_of_published_schedule(epochs=10, steps_per_epoch=1)
+    assert [factor(epoch) for epoch in (4, 5, 6)] == pytest.approx([0.25, 0.3, 0.34549], rel=1e-4)
 
 
 def test_the_schedule_needs_what_it_counts():
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_steps=3)
+    group = ParameterGroup([torch.nn.Parameter(torch.zeros(()))])
     with pytest.raises(ValueError, match=r"schedule=published counts epochs: give trainer\.max_epochs"):
-        schedule_of(trainer, 1e-3, 16, schedule="published")
-    with pytest.raises(ValueError, match=r"schedule=linear is not known; choose from published, step"):
-        schedule_of(trainer, 1e-3, 16, schedule="linear")
+        AdamWConfig(base_lr=1e-3, batch_size=16, schedule="published").optimizer(trainer, [group])
 
 
 def image_training(**options) -> CVQMAETraining:
     tokenizer = toy_tokenizer()
     model, _ = toy_model(tokenizer.n_tokens)
-    return CVQMAETraining(model, tokenizer, torch.arange(3), CROP, base_lr=1e-3, batch_size=256, **options)
+    config = CVQMAETrainingConfig(base_lr=1e-3, batch_size=256, **options)
+    return CVQMAETraining(model, config, tokenizer, torch.arange(3), CROP)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_training_sees_the_images_that_prediction_sees(channels_last):
+    """Normalised once, by the model."""
+    module = image_training(channels_last=channels_last).eval()
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        seen = module.features(images)
+        assert seen.is_contiguous(memory_format=torch.channels_last) or not channels_last
+        torch.testing.assert_close(seen, module.model.features(images))
+        by_hand = module.model.backbone((images / 255 - 0.5) / 0.5)
+    torch.testing.assert_close(seen, by_hand, rtol=1e-3, atol=1e-4)
 
 
 def people(tokenizer) -> dict:
@@ -227,8 +256,6 @@ def test_whether_tokens_learn_from_the_keypoints(reprojection, learns, monkeypat
 
 
 def test_losses_that_would_teach_nothing_are_refused():
-    with pytest.raises(ValueError, match="reprojection=soft is not known; choose from argmax, expected"):
-        image_training(reprojection="soft")
     with pytest.raises(ValueError, match=r"weights\.points needs training\.reprojection=expected"):
         image_training(weights={"points": 1.0})
 
@@ -316,21 +343,24 @@ def test_neighbours_share_the_target():
     assert soft[0, 1] > 0.1 > 1e-6 > soft[0, 2]
 
 
-def test_soft_cross_entropy_is_of_masked_tokens_only():
+def test_cross_entropy_with_distributions_is_of_masked_tokens_only():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 5, 7, generator=generator, requires_grad=True)
     tokens = torch.randint(7, (2, 5), generator=generator)
     masked = torch.rand(2, 5, generator=generator) > 0.5
     one_hot = torch.eye(7)[tokens]
-    loss = soft_cross_entropy(logits, one_hot, masked)
+    loss = masked_cross_entropy(logits, one_hot, masked)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[masked], tokens[masked]))
     (gradient,) = torch.autograd.grad(loss, logits)
     assert (gradient[~masked] == 0).all()
-    assert soft_cross_entropy(logits, one_hot, torch.zeros_like(masked)) == 0
+    assert masked_cross_entropy(logits, one_hot, torch.zeros_like(masked)) == 0
+    soft = torch.softmax(torch.randn(2, 5, 7, generator=generator), dim=-1)
+    by_hand = -(soft * logits.log_softmax(-1)).sum(-1)[masked].mean()
+    torch.testing.assert_close(masked_cross_entropy(logits, soft, masked), by_hand)
 
 
 @pytest.mark.slow
-def test_weights_say_what_they_are(tokenizer, vqmae):
+def test_weights_store_their_format_and_config(tokenizer, vqmae):
     from safetensors import safe_open
 
     for path, name in ((tokenizer, "MeshVQVAE"), (vqmae, "VQMAE")):
