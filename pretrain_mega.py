@@ -13,9 +13,8 @@ from functools import partial
 import lightning as L
 from omegaconf import DictConfig
 
-from mega.checkpoints import load_into, load_vqmae, save_model
+from mega.checkpoints import load_into, load_tokenizer, load_vqmae, save_model
 from mega.config import build, main
-from mega.tokenizer import load_tokenizer
 from mega.training.callbacks import draw_random_bodies
 from mega.training.trainer import fit, model_arguments, prepare_export, test
 from mega.training.vqmae import VQMAETraining

@@ -15,12 +15,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mega.backbones import TRAINING_ONLY, start_backbone
-from mega.checkpoints import backbone_name, read_state, save_model
+from mega.checkpoints import backbone_name, load_tokenizer, read_state, save_model
 from mega.config import build, main
 from mega.metrics import PROTOCOLS
 from mega.model import CVQMAE, load_pretrained_vqmae
 from mega.test_time_augmentation import check_tta
-from mega.tokenizer import load_tokenizer
 from mega.training.callbacks import draw_predictions
 from mega.training.checkpoints import checkpoint_folder, find_checkpoint
 from mega.training.cvqmae import CVQMAETraining

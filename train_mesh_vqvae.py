@@ -13,8 +13,8 @@ from functools import partial
 import lightning as L
 from omegaconf import DictConfig
 
+from mega.checkpoints import load_tokenizer
 from mega.config import build, main
-from mega.tokenizer import load_tokenizer
 from mega.training.callbacks import draw_reconstructions
 from mega.training.trainer import fit, prepare_export, test
 

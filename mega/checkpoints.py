@@ -22,21 +22,21 @@ PUBLISHED_SETUPS.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from mega.backbones import BlazePose, EfficientNetLite0, HRNetW48, ResNet50, ViT
-from mega.external_files import SHIPPED_WEIGHTS, locate, missing, require
+from mega.external_files import CONFIGS, SHIPPED_WEIGHTS, locate, missing, require
 from mega.model import CVQMAE, IMAGE_KEYS, VQMAE
 from mega.predictor import Crop, Predictor, check_pair
 from mega.sampling import DECODINGS
 from mega.test_time_augmentation import TTA_CHOICES, stored_tta
-from mega.tokenizer import load_tokenizer
 from mega_common.device import choose_precision, read_device
 from mega_common.weights_io import (
     is_released,
@@ -47,7 +47,7 @@ from mega_common.weights_io import (
     without_surplus,
     write_weights,
 )
-from mesh_vq_vae import MeshVQVAE
+from mesh_vq_vae import MeshVQVAE, build_tokenizer
 
 BACKBONES = {
     "blazepose": BlazePose,
@@ -297,3 +297,25 @@ def _check_config(config: dict) -> None:
             "an earlier version wrote it, which cropped wider and knew one unit of the camera only; make it anew with "
             "tools/convert_weights.py or train_mega.py"
         )
+
+
+def load_tokenizer(path: str | Path, build: Callable[[], MeshVQVAE] | None = None, root: str | Path = ".") -> MeshVQVAE:
+    """Read a tokenizer, from a file of ours or a released one, in eval mode.
+
+    Args:
+        build: makes the untrained tokenizer for a released file; None makes MEGA's, of 54 tokens.
+        root: folder with the `body_models` that MEGA's is built from.
+
+    Raises FileNotFoundError, or ValueError that says what is wrong with the file.
+    """
+    path = locate(path)
+    require(path)
+    if not is_released(path):
+        return MeshVQVAE.load(path)
+    if build is None:
+        from mega.bodies import SMPLHBody
+
+        config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "tokenizer" / "smpl_54.yaml"))
+        options = {name: value for name, value in config.items() if not name.startswith("_")}
+        build = partial(build_tokenizer, SMPLHBody(locate(Path(root) / "body_models")), **options)
+    return build().load_released(path).eval()

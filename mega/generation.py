@@ -38,7 +38,7 @@ from mega.model import VQMAE
 from mega.photos import InputError
 from mega.rendering import draw_body, panel
 from mega.rendering.shading import palette_colors
-from mega_common.restricted_pickle import read_arrays
+from mega_common.files import read_arrays
 from mesh_vq_vae import MeshVQVAE
 from mesh_vq_vae.mesh_ops import unique_edges
 

@@ -17,12 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mega_common.atomic_io import write_whole
+from mega_common.files import write_whole
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 8  # how many differences an error lists
-_NUMBER = re.compile(r"\d+")
 
 
 def write_weights(path: str | Path, tensors: Mapping[str, Tensor], format: str, config: dict) -> None:
@@ -38,7 +37,7 @@ def read_weights(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
     Raises FileNotFoundError when there is no such file; ValueError when it is damaged or of another format.
     """
     path = Path(path)
-    _check_is_file(path, f"The weights {path} ({format}) are missing.")
+    _check_is_file(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -53,53 +52,12 @@ def read_weights(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
         raise ValueError(f"The config in {path} is not JSON: {error}.") from error
 
 
-def _check_is_file(path: Path, missing: str) -> None:
+def _check_is_file(path: Path) -> None:
     if path.is_dir():
         # `torch.save` writes a zip archive, which some browsers unpack.
         raise ValueError(f"{path} is a folder, but a file of weights is expected (has an archive been unpacked?).")
     if not path.is_file():
-        raise FileNotFoundError(missing)
-
-
-def is_released(path: str | Path) -> bool:
-    """Whether a file was written by `torch.save` and not by us. False if it is missing."""
-    path = Path(path)
-    if not path.is_file() or path.suffix == ".safetensors":
-        return False
-    with path.open("rb") as file:
-        head = file.read(9)
-    # safetensors: the length of a JSON header, then the header.
-    return head[8:9] != b"{"
-
-
-def read_released(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a released file: the entry "model" of a dict written by `torch.save`.
-
-    Keys may begin with `module.`, from data-parallel training. Nothing in the file is executed: it may hold tensors,
-    plain Python and numpy numbers (losses) only. Raises FileNotFoundError, or ValueError that says what is wrong.
-    """
-    path = Path(path)
-    _check_is_file(path, f"The weights {path} are missing.")
-    try:
-        with torch.serialization.safe_globals(_numpy_numbers()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error):
-            raise ValueError(f"{path} holds objects other than tensors and numbers, and was not opened.") from error
-        raise ValueError(f"{path} is damaged, cut short, or no file of weights (torch.save).") from error
-    except (RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, cut short, or no file of weights (torch.save).") from error
-    state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(f"{path} is not a released checkpoint: it has no entry 'model' with a state dict.")
-    return {k.removeprefix("module."): v for k, v in state.items()}
-
-
-def _numpy_numbers() -> list:
-    """The globals in a pickled numpy number; old files say `numpy.core`."""
-    scalar = np._core.multiarray.scalar
-    kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "bool")]
-    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+        raise FileNotFoundError(f"The weights {path} are missing.")
 
 
 def weights_format(path: str | Path) -> str | None:
@@ -109,6 +67,35 @@ def weights_format(path: str | Path) -> str | None:
             return (file.metadata() or {}).get("format")
     except (SafetensorError, OSError):
         return None
+
+
+def is_released(path: str | Path) -> bool:
+    """Whether a file was written by `torch.save` and not by us. False if it is missing."""
+    path = Path(path)
+    return path.is_file() and path.suffix != ".safetensors" and weights_format(path) is None
+
+
+def read_released(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a released file: the entry "model" of a dict written by `torch.save`.
+
+    Keys may begin with `module.`, from data-parallel training. Nothing in the file is executed: it may hold tensors,
+    plain Python and numpy numbers (losses) only. Raises FileNotFoundError, or ValueError that says what is wrong.
+    """
+    path = Path(path)
+    _check_is_file(path)
+    scalar = np._core.multiarray.scalar  # the class of a pickled numpy number; old files say `numpy.core`
+    kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "bool")]
+    try:
+        with torch.serialization.safe_globals([scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+        if "Unsupported global" in str(error):
+            raise ValueError(f"{path} holds objects other than tensors and numbers, and was not opened.") from error
+        raise ValueError(f"{path} is damaged, cut short, or no file of weights (torch.save).") from error
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"{path} is not a released checkpoint: it has no entry 'model' with a state dict.")
+    return {k.removeprefix("module."): v for k, v in state.items()}
 
 
 def to_dtype(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -134,8 +121,8 @@ def without_surplus(
     Args:
         own: state dict of the model; state: state dict of the file at `path`.
     """
-    stacks = {_NUMBER.sub("#", key) for key in own}
-    surplus = [k for k in state if k not in own and _NUMBER.sub("#", k) not in stacks and not k.startswith(never)]
+    stacks = {re.sub(r"\d+", "#", key) for key in own}
+    surplus = [k for k in state if re.sub(r"\d+", "#", k) not in stacks and not k.startswith(never)]
     if surplus:
         log.warning("%s holds more than the model, which is ignored: %s.", path, ", ".join(sorted(surplus)))
     return {k: v for k, v in state.items() if k not in surplus}
@@ -154,14 +141,10 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str | Pat
 
 def differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """The differences in keys and shapes that keep `state` from being loaded as `own`, in words; empty if none."""
-    found = [
-        *(f"{k} is missing" for k in sorted(own.keys() - state.keys())),
-        *(f"{k} is not in the model" for k in sorted(state.keys() - own.keys())),
-        *(
-            f"{k} has shape {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
-            for k in sorted(own.keys() & state.keys())
-            if state[k].shape != own[k].shape
-        ),
-    ]
+    found = [f"{k} is missing" for k in sorted(own.keys() - state.keys())]
+    found += [f"{k} is not in the model" for k in sorted(state.keys() - own.keys())]
+    for k in sorted(own.keys() & state.keys()):
+        if state[k].shape != own[k].shape:
+            found.append(f"{k} has shape {tuple(state[k].shape)} instead of {tuple(own[k].shape)}")
     more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return "; ".join(found[:_SHOWN]) + more

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ CHUNK_FLOATS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 def blend_and_mix(
-    x: Tensor, ids: Tensor, coefficients: Tensor, weights: Tensor, counts: list[int] | None = None
+    x: Tensor, ids: Tensor, coefficients: Tensor, weights: Tensor | None, counts: list[int] | None = None
 ) -> Tensor:
     """Graph convolution: blend neighbours W times, then mix channels.
 
@@ -41,125 +41,84 @@ def blend_and_mix(
         x: features (I, B, C), points first.
         ids: neighbours (P, M) int64 of every output point; any valid id where padded.
         coefficients: (P, M, W), zero where padded.
-        weights: basis kernels (W, O, C).
+        weights: basis kernels (W, O, C); None (and W = 1) for the weighted sum of neighbours alone, O = C.
         counts: number of neighbours of each output point, ascending, to skip padding; None for no padding.
 
     Returns: (P, B, O).
     """
+    counts = counts or [ids.shape[1]] * len(ids)
+    if weights is None:
+        return _BlendAndMix.apply(x, ids, coefficients, None, counts)
     n_bases, out_channels, in_channels = weights.shape
     if n_bases * out_channels < in_channels:
         # All W products together are smaller than the features: mix first, then blend, one slot per (m, w) pair.
         mixed = x @ weights.flatten(0, 1).t()  # (I, B, W*O)
         mixed = mixed.unflatten(2, (n_bases, out_channels)).transpose(1, 2).flatten(0, 1)  # (I*W, B, O)
         slots = (ids[:, :, None] * n_bases + torch.arange(n_bases, device=ids.device)).flatten(1)  # (P, M*W)
-        slot_counts = None if counts is None else [n * n_bases for n in counts]
-        return blend(mixed, slots, coefficients.flatten(1), slot_counts)
-    return _Blend.apply(x, ids, coefficients, weights, counts)
+        slot_counts = [n * n_bases for n in counts]
+        return _BlendAndMix.apply(mixed, slots, coefficients.flatten(1)[:, :, None], None, slot_counts)
+    mixer = weights.transpose(1, 2).flatten(0, 1)  # (W*C, O)
+    return _BlendAndMix.apply(x, ids, coefficients, mixer, counts)
 
 
-def blend(x: Tensor, ids: Tensor, coefficients: Tensor, counts: list[int] | None = None) -> Tensor:
-    """Weighted sum of neighbours: x (I, B, C), ids (P, M), coefficients (P, M) -> (P, B, C). `counts` as above."""
-    return _Blend.apply(x, ids, coefficients[:, :, None], None, counts)
+class _BlendAndMix(torch.autograd.Function):
+    """x (I, B, C), ids (P, M), coefficients (P, M, W), mixer (W*C, O) or None -> (P, B, O), chunk by chunk."""
 
-
-class _Blend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, ids, coefficients, weights, counts):
-        n_out, batch = ids.shape[0], x.shape[1]
-        ctx.save_for_backward(x, ids, coefficients, weights)
+    def forward(ctx, x, ids, coefficients, mixer, counts):
+        ctx.save_for_backward(x, ids, coefficients, mixer)
         ctx.counts = counts
-        mixer = None if weights is None else _mixer(weights)
-        out = x.new_empty(n_out, batch, x.shape[2] if weights is None else weights.shape[1])
-        source = x.flatten(1)  # (I, B*C)
-        for part, n_slots in _chunks(ids, counts, source.shape[1], x.device.type):
-            blended = _blended(source, ids[part, :n_slots], coefficients[part, :n_slots], batch)  # (p*B, W*C)
-            if mixer is None:
-                out[part] = blended.view(-1, batch, x.shape[2])
-            else:
-                torch.mm(blended, mixer, out=out[part].view(len(blended), -1))
+        out = x.new_empty(len(ids), x.shape[1], x.shape[2] if mixer is None else mixer.shape[1])
+        for part, n_slots in _chunks(counts, x):
+            blends = _blend(x, ids[part, :n_slots], coefficients[part, :n_slots])
+            out[part] = blends if mixer is None else blends @ mixer
         return out
 
     @staticmethod
     def backward(ctx, grad_out):
-        x, ids, coefficients, weights = ctx.saved_tensors
-        batch, channels = x.shape[1:]
-        n_bases = coefficients.shape[2]
-        need_x, _, need_coefficients, need_weights, _ = ctx.needs_input_grad
+        x, ids, coefficients, mixer = ctx.saved_tensors
         grad_out = grad_out.contiguous()
-        source = x.flatten(1)
-        grad_source = torch.zeros_like(source) if need_x else None
-        grad_coefficients = torch.zeros_like(coefficients) if need_coefficients else None
-        mixer = None if weights is None else _mixer(weights)
-        grad_mixer = None if weights is None else torch.zeros_like(mixer)
-        for part, n_slots in _chunks(ids, ctx.counts, source.shape[1], x.device.type):
+        grad_x, _, grad_coefficients, grad_mixer = (
+            torch.zeros_like(tensor) if needed else None
+            for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:4], strict=True)
+        )
+        for part, n_slots in _chunks(ctx.counts, x):
             part_ids, part_coefficients = ids[part, :n_slots], coefficients[part, :n_slots]
-            n = len(part_ids)
-            grad = grad_out[part].view(n * batch, -1)  # (p*B, O)
-            if weights is not None:
-                if need_weights:
-                    grad_mixer.addmm_(_blended(source, part_ids, part_coefficients, batch).t(), grad)
-                grad = grad @ mixer.t()  # (p*B, W*C)
-                grad = grad.view(n, batch, n_bases, channels).transpose(1, 2)
-            grad = grad.reshape(n, n_bases, batch * channels)
-            if need_coefficients:
-                gathered = source.index_select(0, part_ids.flatten()).view(n, -1, batch * channels)
+            grad = grad_out[part]  # (p, B, O)
+            if grad_mixer is not None:
+                grad_mixer.addmm_(_blend(x, part_ids, part_coefficients).flatten(0, 1).t(), grad.flatten(0, 1))
+            if mixer is not None:
+                grad = grad @ mixer.t()  # (p, B, W*C)
+            grad = grad.unflatten(2, (-1, x.shape[2])).transpose(1, 2).flatten(2)  # (p, W, B*C)
+            if grad_coefficients is not None:
+                gathered = F.embedding(part_ids, x.flatten(1))  # (p, M, B*C)
                 grad_coefficients[part, :n_slots] = torch.bmm(gathered, grad.transpose(1, 2))
-            if need_x:
-                grad_source.index_add_(0, part_ids.flatten(), torch.bmm(part_coefficients, grad).flatten(0, 1))
-        grad_x = None if grad_source is None else grad_source.view_as(x)
-        if need_weights and grad_mixer is not None:
-            grad_weights = grad_mixer.view(n_bases, channels, -1).transpose(1, 2)
-        else:
-            grad_weights = None
-        return grad_x, None, grad_coefficients, grad_weights, None
+            if grad_x is not None:
+                grad_neighbours = torch.bmm(part_coefficients, grad)  # (p, M, B*C)
+                grad_x.flatten(1).index_add_(0, part_ids.flatten(), grad_neighbours.flatten(0, 1))
+        return grad_x, None, grad_coefficients, grad_mixer, None
 
 
-def _blended(source: Tensor, ids: Tensor, coefficients: Tensor, batch: int) -> Tensor:
-    """(I, B*C), (p, M), (p, M, W) -> (p*B, W*C): the W blends of each point, concatenated."""
-    n, n_slots = ids.shape
-    gathered = source.index_select(0, ids.flatten()).view(n, n_slots, -1)
-    blended = torch.bmm(coefficients.transpose(1, 2), gathered)  # (p, W, B*C)
-    return blended.view(n, blended.shape[1], batch, -1).transpose(1, 2).reshape(n * batch, -1)
+def _blend(x: Tensor, ids: Tensor, coefficients: Tensor) -> Tensor:
+    """(I, B, C), (p, M), (p, M, W) -> (p, B, W*C): the W blends of each point, concatenated."""
+    gathered = F.embedding(ids, x.flatten(1))  # (p, M, B*C)
+    blends = torch.bmm(coefficients.transpose(1, 2), gathered)  # (p, W, B*C)
+    return blends.unflatten(2, x.shape[1:]).transpose(1, 2).flatten(2)
 
 
-def _mixer(weights: Tensor) -> Tensor:
-    """Basis kernels (W, O, C) as one matrix (W*C, O)."""
-    return weights.transpose(1, 2).flatten(0, 1)
-
-
-def _chunks(ids: Tensor, counts: list[int] | None, columns: int, device: str) -> Iterator[tuple[slice, int]]:
-    """(output points, number of neighbour slots) of each piece of the work."""
-    if columns == 0:  # an empty batch
+def _chunks(counts: list[int], x: Tensor) -> Iterator[tuple[slice, int]]:
+    """(output points, number of neighbour slots) of each piece of the work on features (I, B, C)."""
+    if x.numel() == 0:  # an empty batch
         return
-    limit = CHUNK_FLOATS.get(device, CHUNK_FLOATS["cuda"]) // columns  # gathered neighbours at a time
-    n_points, start = len(ids), 0
-    while start < n_points:
-        if counts is None:
-            n_slots = ids.shape[1]
-            stop = start + max(1, limit // n_slots)
-        else:
-            # Counts ascend, so the last point of a piece has most neighbours: add points as long as all fit.
-            stop = start + 1
-            while stop < n_points and (stop + 1 - start) * counts[stop] <= limit:
-                stop += 1
-            n_slots = counts[min(stop, n_points) - 1]
-        stop = min(stop, n_points)
-        yield slice(start, stop), n_slots
+    limit = CHUNK_FLOATS.get(x.device.type, CHUNK_FLOATS["cuda"]) // x[0].numel()  # neighbours gathered at a time
+    start = 0
+    while start < len(counts):
+        # Counts ascend, so the last point of a piece has the most neighbours: add points as long as all fit.
+        stop = start + 1
+        while stop < len(counts) and (stop + 1 - start) * counts[stop] <= limit:
+            stop += 1
+        yield slice(start, stop), counts[stop - 1]
         start = stop
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """One layer. `connections` is the name of a connection matrix, `n_bases` is W, `residual_rate` is rho."""
-
-    connections: str
-    in_points: int
-    out_points: int
-    in_channels: int
-    out_channels: int
-    n_bases: int
-    residual_rate: float
-    activation: bool
 
 
 class FullyConvAE(nn.Module):
@@ -171,7 +130,6 @@ class FullyConvAE(nn.Module):
         channels: output channels of each layer.
         n_bases: basis kernels W of each layer (0 where rho is 1).
         residual_rates: rho of each layer.
-        in_channels: channels of a vertex.
         init: "published" (scales of the released code) or "fan_in" (unit gain of every layer; trains much faster).
     """
 
@@ -182,7 +140,6 @@ class FullyConvAE(nn.Module):
         channels: Sequence[int],
         n_bases: Sequence[int],
         residual_rates: Sequence[float],
-        in_channels: int = 3,
         init: str = "published",
     ):
         super().__init__()
@@ -194,53 +151,50 @@ class FullyConvAE(nn.Module):
         if init not in ("published", "fan_in"):
             raise ValueError(f"unknown init '{init}': choose published or fan_in")
         self.encoder_depth = sum(name.startswith("pool") for name in connections)
-        self.layers: list[LayerSpec] = []
+        self.n_bases, self.residual_rates = n_bases, residual_rates
+        self.channels = [3, *channels]  # layer i maps channels[i] to channels[i + 1] and points[i] to points[i + 1]
+        self.points = [hierarchy.n_vertices, *(len(hierarchy[name]) for name in connections)]
         self._counts: list[list[int]] = []  # neighbours of each layer's output points, ascending
-        points, width = hierarchy.n_vertices, in_channels
         for i, name in enumerate(connections):
             ids, mask = neighbours(hierarchy[name])
-            if ids.max() >= points:
-                raise ValueError(f"layer {i}: {name} names point {ids.max()}, but its input has {points} points")
-            spec = LayerSpec(
-                name, points, len(ids), width, channels[i], n_bases[i], residual_rates[i], i < len(connections) - 1
-            )
-            # Not in the state dict: it follows from the hierarchy.
-            self.register_buffer(f"ids{i}", torch.from_numpy(ids), persistent=False)
-            self.register_buffer(f"mask{i}", torch.from_numpy(mask).float(), persistent=False)
-            by_count = torch.from_numpy(mask.sum(1).argsort(kind="stable"))
-            self.register_buffer(f"by_count{i}", by_count, persistent=False)
-            self.register_buffer(f"rank{i}", by_count.argsort(), persistent=False)
-            self._counts.append(sorted(mask.sum(1).tolist()))
-            self._add_parameters(i, spec, mask.shape[1], mask.sum(1).mean(), init)
-            self.layers.append(spec)
-            points, width = len(ids), channels[i]
+            if ids.max() >= self.points[i]:
+                raise ValueError(
+                    f"layer {i}: {name} names point {ids.max()}, but its input has {self.points[i]} points"
+                )
+            counts = mask.sum(1)
+            order = counts.argsort(kind="stable")  # output points sorted by their number of neighbours
+            topology = {"ids": ids[order], "mask": mask[order].astype(np.float32), "order": order}
+            for key, value in topology.items():  # not in the state dict: it follows from the hierarchy
+                self.register_buffer(f"{key}{i}", torch.from_numpy(value), persistent=False)
+            self._counts.append(counts[order].tolist())
+            self._add_parameters(i, mask.shape[1], round(float(counts.mean())), init == "published")
 
-    def _add_parameters(self, i: int, spec: LayerSpec, n_slots: int, mean_neighbours: float, init: str) -> None:
-        average = round(float(mean_neighbours))
-        published = init == "published"
+    def _add_parameters(self, i: int, n_slots: int, mean_neighbours: int, published: bool) -> None:
+        (in_points, out_points), (in_channels, out_channels) = self.points[i : i + 2], self.channels[i : i + 2]
+        n_bases, rho = self.n_bases[i], self.residual_rates[i]
 
         def add(name: str, *shape: int, scale: float) -> None:
             self.register_parameter(f"{name}{i}", nn.Parameter(torch.randn(shape) * scale))
 
-        if spec.residual_rate < 1:
-            kernel = spec.out_channels * spec.in_channels
-            add("weights", spec.n_bases, kernel, scale=1.0 if published else spec.in_channels**-0.5)
-            self.register_parameter(f"bias{i}", nn.Parameter(torch.zeros(spec.out_channels)))
+        if rho < 1:
+            add("weights", n_bases, out_channels * in_channels, scale=1.0 if published else in_channels**-0.5)
+            self.register_parameter(f"bias{i}", nn.Parameter(torch.zeros(out_channels)))
             # Neighbours are similar, so the gain of a sum over them is close to the sum of their coefficients.
-            spread = 1 / (average * spec.n_bases) if published else (average * spec.n_bases) ** -0.5
-            add("w_weights", spec.out_points, n_slots, spec.n_bases, scale=spread)
-        if spec.residual_rate > 0:
-            if spec.in_points != spec.out_points:
-                add("p_neighbors", spec.out_points, n_slots, scale=1 / average)
-            if spec.in_channels != spec.out_channels:
-                scale = 1 / spec.out_channels if published else spec.in_channels**-0.5
-                add("weight_res", spec.out_channels, spec.in_channels, scale=scale)
+            spread = mean_neighbours * n_bases
+            add("w_weights", out_points, n_slots, n_bases, scale=1 / spread if published else spread**-0.5)
+        if rho > 0 and in_points != out_points:
+            add("p_neighbors", out_points, n_slots, scale=1 / mean_neighbours)
+        if rho > 0 and in_channels != out_channels:
+            add("weight_res", out_channels, in_channels, scale=1 / out_channels if published else in_channels**-0.5)
+
+    def _of(self, i: int, name: str) -> Tensor:
+        """A parameter or buffer of layer i."""
+        return getattr(self, f"{name}{i}")
 
     @property
     def latent_shape(self) -> tuple[int, int]:
         """(N, D): tokens per mesh and channels per latent."""
-        last = self.layers[self.encoder_depth - 1]
-        return last.out_points, last.out_channels
+        return self.points[self.encoder_depth], self.channels[self.encoder_depth]
 
     def encode(self, x: Tensor) -> Tensor:
         """Vertices (B, V, 3) -> latents (B, N, D)."""
@@ -248,35 +202,7 @@ class FullyConvAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (B, N, D) -> vertices (B, V, 3)."""
-        return self._run(z, range(self.encoder_depth, len(self.layers)))
-
-    def decode_subset(self, z: Tensor, points: Tensor, regressor: Tensor) -> tuple[Tensor, Tensor]:
-        """Some vertices and some weighted sums of vertices, at much less than the cost of all vertices.
-
-        Args:
-            z: latents (B, N, D).
-            points: (S,) vertices.
-            regressor: (J, V).
-
-        Returns: vertices `points` (B, S, 3), and regressor @ vertices (B, J, 3).
-        """
-        last = len(self.layers) - 1
-        spec = self.layers[last]
-        x = self._run(z, range(self.encoder_depth, last)).transpose(0, 1).contiguous()  # (I, B, C)
-        with torch.autocast(z.device.type, enabled=False):
-            some = self._layer(last, x, points)
-            if spec.residual_rate > 0:
-                sums = torch.einsum("jv,vbo->jbo", regressor, self._layer(last, x))
-                return some.transpose(0, 1), sums.transpose(0, 1)
-            # The last layer is linear: sum over its output points first, then over neighbours.
-            ids, mask = getattr(self, f"ids{last}"), getattr(self, f"mask{last}")
-            coefficients = getattr(self, f"w_weights{last}") * mask[:, :, None]  # (V, M, W)
-            folded = coefficients.new_zeros(len(regressor), spec.in_points, spec.n_bases)
-            for slot in range(ids.shape[1]):
-                folded = folded.index_add(1, ids[:, slot], regressor[:, :, None] * coefficients[:, slot])
-            kernels = getattr(self, f"weights{last}").unflatten(1, (spec.out_channels, spec.in_channels))
-            sums = torch.einsum("bjwc,woc->bjo", torch.einsum("jiw,ibc->bjwc", folded, x), kernels)
-            return some.transpose(0, 1), sums + regressor.sum(1)[:, None] * getattr(self, f"bias{last}")
+        return self._run(z, range(self.encoder_depth, len(self.n_bases)))
 
     def _run(self, x: Tensor, layers: range) -> Tensor:
         # Always in float32: coordinates of more than a metre need tenths of a millimetre.
@@ -286,35 +212,25 @@ class FullyConvAE(nn.Module):
                 x = self._layer(i, x)
             return x.transpose(0, 1).contiguous()
 
-    def _layer(self, i: int, x: Tensor, points: Tensor | None = None) -> Tensor:
-        """Features (I, B, C) -> (P, B, O) of layer i, or of its output points `points` alone."""
-        spec = self.layers[i]
-        rho, conv, residual = spec.residual_rate, None, None
-        # Output points sorted by their number of neighbours, to skip padding.
-        order = getattr(self, f"by_count{i}") if points is None else points
-        counts = self._counts[i] if points is None else None
-        ids, mask = getattr(self, f"ids{i}")[order], getattr(self, f"mask{i}")[order]
+    def _layer(self, i: int, x: Tensor) -> Tensor:
+        """Features (I, B, C) -> (P, B, O) of layer i."""
+        rho = self.residual_rates[i]
+        ids, mask, order = (self._of(i, name) for name in ("ids", "mask", "order"))
 
-        def in_place(out: Tensor) -> Tensor:
-            return out[getattr(self, f"rank{i}")] if points is None else out
+        def convolve(x: Tensor, coefficients: Tensor, kernels: Tensor | None) -> Tensor:
+            out = blend_and_mix(x, ids, coefficients, kernels, self._counts[i])
+            return torch.empty_like(out).index_copy(0, order, out)
 
         if rho < 1:
-            kernels = getattr(self, f"weights{i}").unflatten(1, (spec.out_channels, spec.in_channels))
-            coefficients = getattr(self, f"w_weights{i}")[order] * mask[:, :, None]
-            conv = in_place(blend_and_mix(x, ids, coefficients, kernels, counts)) + getattr(self, f"bias{i}")
-            conv = F.elu(conv) if spec.activation else conv
-        if rho > 0:
-            residual = x
-            if spec.in_channels != spec.out_channels:
-                residual = residual @ getattr(self, f"weight_res{i}").t()
-            if spec.in_points != spec.out_points:
-                shares = getattr(self, f"p_neighbors{i}")[order].abs() * mask
-                shares = shares / (shares.sum(1, keepdim=True) + 1e-8)
-                residual = in_place(blend(residual, ids, shares, counts))
-            elif points is not None:
-                residual = residual[points]
-        if conv is None:
-            return residual
-        if residual is None:
-            return conv
-        return math.sqrt(1 - rho) * conv + math.sqrt(rho) * residual
+            coefficients = self._of(i, "w_weights")[order] * mask[:, :, None]
+            kernels = self._of(i, "weights").unflatten(1, (self.channels[i + 1], self.channels[i]))  # (W, O, C)
+            out = convolve(x, coefficients, kernels) + self._of(i, "bias")
+            out = out if i == len(self.n_bases) - 1 else F.elu(out)
+            if rho == 0:
+                return out
+        residual = x if self.channels[i] == self.channels[i + 1] else x @ self._of(i, "weight_res").t()
+        if self.points[i] != self.points[i + 1]:
+            shares = self._of(i, "p_neighbors")[order].abs() * mask
+            shares = shares / (shares.sum(1, keepdim=True) + 1e-8)
+            residual = convolve(residual, shares[:, :, None], None)
+        return residual if rho == 1 else math.sqrt(1 - rho) * out + math.sqrt(rho) * residual

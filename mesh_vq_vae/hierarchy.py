@@ -15,10 +15,12 @@ SMPL topology entry by entry, so they need not be downloaded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 # (stride, pool radius, unpool radius) of each step, in hops.
 Step = tuple[int, int, int]
@@ -26,74 +28,50 @@ SMPL_STEPS: tuple[Step, ...] = ((1, 1, 1), (2, 2, 2)) * 4
 SMPL_SEEDS = (412, 2000, 3077, 3443, 5459, 6843)
 
 
-@dataclass(frozen=True)
-class Hierarchy:
-    """Connection matrices of a mesh; `hierarchy["pool0"]` is the first one."""
-
-    pool: tuple[np.ndarray, ...]
-    unpool: tuple[np.ndarray, ...]
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        """Connection matrix (P, 1 + 2M) int32 by its name, "pool3" or "unpool0"."""
-        return self.matrices()[name]
+class Hierarchy(dict[str, np.ndarray]):
+    """Connection matrices of a mesh by name: "pool0", "unpool0", "pool1", …, each (P, 1 + 2M) int32."""
 
     @property
     def n_vertices(self) -> int:
         """Points of the finest level: each has a row in the first unpool matrix, whatever the stride is."""
-        return len(self.unpool[0])
-
-    def matrices(self) -> dict[str, np.ndarray]:
-        """All matrices by name."""
-        named = {f"pool{i}": m for i, m in enumerate(self.pool)}
-        return named | {f"unpool{i}": m for i, m in enumerate(self.unpool)}
+        return len(self["unpool0"])
 
     @classmethod
     def from_matrices(cls, matrices: dict[str, np.ndarray]) -> Hierarchy:
-        """The inverse of `matrices`.
+        """A checked hierarchy.
 
         Raises ValueError when a step lacks its pool or unpool matrix, or when the matrices are of different meshes.
         """
-        n_steps = sum(name.startswith("pool") for name in matrices)
-        expected = {f"{kind}{i}" for i in range(n_steps) for kind in ("pool", "unpool")}
-        if not n_steps or expected != set(matrices):
+        steps = range(sum(name.startswith("pool") for name in matrices))
+        if not steps or matrices.keys() != {f"{kind}{i}" for i in steps for kind in ("pool", "unpool")}:
             raise ValueError(
                 f"a hierarchy needs pool0, unpool0, pool1, unpool1, … without gaps, got: {', '.join(sorted(matrices))}"
             )
-        hierarchy = cls(
-            tuple(matrices[f"pool{i}"] for i in range(n_steps)), tuple(matrices[f"unpool{i}"] for i in range(n_steps))
-        )
-        hierarchy._check_levels()
-        return hierarchy
-
-    def _check_levels(self) -> None:
-        """Every matrix goes from the points of one level to those of the next."""
-        points = [self.n_vertices, *map(len, self.pool)]
-        for i, (pool, unpool) in enumerate(zip(self.pool, self.unpool, strict=True)):
-            for name, matrix, reads, gives in (
-                (f"pool{i}", pool, points[i], points[i + 1]),
-                (f"unpool{i}", unpool, points[i + 1], points[i]),
+        hierarchy = cls(matrices)
+        points = [hierarchy.n_vertices, *(len(matrices[f"pool{i}"]) for i in steps)]  # of each level
+        for i in steps:
+            for name, reads, gives in (
+                (f"pool{i}", points[i], points[i + 1]),
+                (f"unpool{i}", points[i + 1], points[i]),
             ):
-                ids, mask = neighbours(matrix)
+                ids, mask = neighbours(matrices[name])
                 least, most = ids.min(initial=0), ids.max(initial=0)
-                if len(matrix) != gives or least < 0 or most >= reads or not mask.any(axis=1).all():
+                if len(ids) != gives or least < 0 or most >= reads or not mask.any(axis=1).all():
                     raise ValueError(
                         f"the connection matrices are not of one mesh: {name} must make {gives} points of {reads}, "
-                        f"but it makes {len(matrix)} of points {least}..{most}"
+                        f"but it makes {len(ids)} of points {least}..{most}"
                     )
+        return hierarchy
 
 
-def read_hierarchy(folder: str | Path, n_vertices: int | None = None) -> Hierarchy:
+def read_hierarchy(folder: str | Path) -> Hierarchy:
     """Read `_pool0.npy, _unpool0.npy, …` from a folder, the layout of the published connection matrices.
 
-    Args:
-        n_vertices: of the expected mesh; None for any.
-
     Raises FileNotFoundError when the folder holds none; ValueError when a file is not a connection matrix, or when the
-    matrices are of different meshes or of another one than expected.
+    matrices are of different meshes.
     """
-    folder = Path(folder)
     matrices = {}
-    for path in sorted([*folder.glob("_pool*.npy"), *folder.glob("_unpool*.npy")]):
+    for path in sorted(Path(folder).glob("_*pool*.npy")):
         try:
             matrix = np.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
@@ -107,23 +85,9 @@ def read_hierarchy(folder: str | Path, n_vertices: int | None = None) -> Hierarc
     if not matrices:
         raise FileNotFoundError(f"no connection matrices (_pool0.npy, _unpool0.npy, …) in {folder}")
     try:
-        hierarchy = Hierarchy.from_matrices(matrices)
+        return Hierarchy.from_matrices(matrices)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    if n_vertices not in (None, hierarchy.n_vertices):
-        raise ValueError(
-            f"the connection matrices in {folder} are for meshes of {hierarchy.n_vertices} vertices, "
-            f"but the mesh has {n_vertices}"
-        )
-    return hierarchy
-
-
-def write_hierarchy(hierarchy: Hierarchy, folder: str | Path) -> None:
-    """Write `_pool{i}.npy` and `_unpool{i}.npy`, int32, into a folder, which is created if missing."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, matrix in hierarchy.matrices().items():
-        np.save(folder / f"_{name}.npy", matrix.astype(np.int32))
 
 
 def neighbours(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,25 +118,25 @@ def build_hierarchy(
         raise ValueError(f"seeds {seeds} are not all vertices of a mesh of {n_vertices} vertices")
     graph = _edge_graph(faces, n_vertices)
     _check_connected(graph)
-    pool, unpool = [], []
-    for stride, pool_radius, unpool_radius in steps:
+    hierarchy = Hierarchy()
+    for i, (stride, pool_radius, unpool_radius) in enumerate(steps):
         centres = _centres(graph, seeds, stride)
-        rank = {vertex: i for i, vertex in enumerate(centres)}
-        pool.append(_to_matrix([_ball(graph, c, pool_radius) for c in centres], len(graph)))
-        covering: list[list[tuple[int, int]]] = [[] for _ in graph]
-        for i, c in enumerate(centres):
-            for vertex, hops in _ball(graph, c, unpool_radius):
-                covering[vertex].append((i, hops))
-        bare = [v for v, row in enumerate(covering) if not row]
+        rank = {vertex: position for position, vertex in enumerate(centres)}
+        hierarchy[f"pool{i}"] = _to_matrix([_ball(graph, centre, pool_radius) for centre in centres], len(graph))
+        covering: list[dict[int, int]] = [{} for _ in graph]  # of each vertex, {rank of a centre: hops}
+        for centre in centres:
+            for vertex, hops in _ball(graph, centre, unpool_radius).items():
+                covering[vertex][rank[centre]] = hops
+        bare = [vertex for vertex, row in enumerate(covering) if not row]
         if bare:
             raise ValueError(
                 f"unpool radius {unpool_radius} is too small for stride {stride}: {len(bare)} vertices are out of "
                 f"reach of every centre (the first: {bare[:5]})"
             )
-        unpool.append(_to_matrix(covering, len(centres)))
-        graph = [[rank[v] for v, _ in _ball(graph, c, 2 * stride - 1) if v in rank] for c in centres]
-        seeds = [rank[s] for s in seeds]
-    return Hierarchy(tuple(pool), tuple(unpool))
+        hierarchy[f"unpool{i}"] = _to_matrix(covering, len(centres))
+        graph = [[rank[v] for v in _ball(graph, centre, 2 * stride - 1) if v in rank] for centre in centres]
+        seeds = [rank[seed] for seed in seeds]
+    return hierarchy
 
 
 def _edge_graph(faces: np.ndarray, n_vertices: int) -> list[list[int]]:
@@ -186,28 +150,24 @@ def _edge_graph(faces: np.ndarray, n_vertices: int) -> list[list[int]]:
     return [list(row) for row in graph]
 
 
-def _ball(graph: list[list[int]], start: int, radius: int) -> list[tuple[int, int]]:
-    """(vertex, hops) of all vertices within `radius` hops, ring by ring, the start first."""
-    ball, seen, ring = [(start, 0)], {start}, [start]
-    for hops in range(1, radius + 1):
-        reached = []
-        for vertex in ring:
-            for other in graph[vertex]:
-                if other not in seen:
-                    seen.add(other)
-                    reached.append(other)
-        ball += [(vertex, hops) for vertex in reached]
-        ring = reached
-    return ball
+def _ball(graph: list[list[int]], start: int, radius: int) -> dict[int, int]:
+    """{vertex: hops} of all vertices within `radius` hops, in breadth-first order, the start first."""
+    hops, queue = {start: 0}, [start]
+    for vertex in queue:  # grows while it is read: first in, first out
+        if hops[vertex] == radius:
+            break
+        for other in graph[vertex]:
+            if other not in hops:
+                hops[other] = hops[vertex] + 1
+                queue.append(other)
+    return hops
 
 
 def _centres(graph: list[list[int]], seeds: list[int], stride: int) -> list[int]:
     """Breadth-first choice of vertices that are at least `stride` hops apart (except seeds), sorted by index."""
-    centres, covered = set(seeds), set()
-    for seed in seeds:
-        covered.update(v for v, _ in _ball(graph, seed, stride - 1))
-    reached, queue = set(seeds), list(seeds)
-    for vertex in queue:  # grows while it is read: first in, first out
+    centres, reached, queue = set(seeds), set(seeds), list(seeds)
+    covered = {vertex for seed in seeds for vertex in _ball(graph, seed, stride - 1)}
+    for vertex in queue:  # grows while it is read
         for other in graph[vertex]:
             if other in reached:
                 continue
@@ -215,36 +175,28 @@ def _centres(graph: list[list[int]], seeds: list[int], stride: int) -> list[int]
             queue.append(other)
             if other not in covered:
                 centres.add(other)
-                covered.update(v for v, _ in _ball(graph, other, stride - 1))
+                covered.update(_ball(graph, other, stride - 1))
     return sorted(centres)
 
 
 def _check_connected(graph: list[list[int]]) -> None:
-    unseen, components = set(range(len(graph))), []
-    while unseen:
-        first = min(unseen)
-        stack, members = [first], {first}
-        while stack:
-            new = [v for v in graph[stack.pop()] if v not in members]
-            members.update(new)
-            stack += new
-        unseen -= members
-        components.append((first, len(members)))
-    if len(components) > 1:
-        shown = "; ".join(f"{size} vertices around vertex {first}" for first, size in components[:8])
-        more = f"; and {len(components) - 8} more" if len(components) > 8 else ""
+    ends = np.array([(vertex, other) for vertex, row in enumerate(graph) for other in row]).reshape(-1, 2)
+    edges = coo_array((np.ones(len(ends)), ends.T), shape=(len(graph), len(graph)))
+    n_components, component = connected_components(edges, directed=False)
+    if n_components > 1:
+        _, firsts, sizes = np.unique(component, return_index=True, return_counts=True)
+        found = [f"{size} vertices around vertex {first}" for first, size in zip(firsts, sizes, strict=True)]
+        more = f"; and {n_components - 8} more" if n_components > 8 else ""
         raise ValueError(
-            f"the mesh is not connected, it has {len(components)} components: {shown}{more}. "
+            f"the mesh is not connected, it has {n_components} components: {'; '.join(found[:8])}{more}. "
             "Remove the loose parts or connect them with edges"
         )
 
 
-def _to_matrix(rows: list[list[tuple[int, int]]], in_points: int) -> np.ndarray:
-    """Connection matrix (P, 1 + 2M) int32 of ragged (id, hops) rows."""
+def _to_matrix(rows: list[dict[int, int]], in_points: int) -> np.ndarray:
+    """Connection matrix (P, 1 + 2M) int32 of ragged {id: hops} rows."""
     widest = max(len(row) for row in rows)
-    matrix = np.empty((len(rows), 1 + 2 * widest), np.int32)
-    matrix[:, 1::2], matrix[:, 2::2] = in_points, -1
+    matrix = np.tile(np.array([0] + [in_points, -1] * widest, np.int32), (len(rows), 1))
     for i, row in enumerate(rows):
-        matrix[i, 0] = len(row)
-        matrix[i, 1 : 1 + 2 * len(row)] = np.asarray(row, np.int32).ravel()
+        matrix[i, : 1 + 2 * len(row)] = [len(row), *chain.from_iterable(row.items())]
     return matrix

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mesh_vq_vae.mesh_ops import aligned_vertex_error, edge_error, unique_edges, vertex_distances
 from mesh_vq_vae.model import MeshVQVAE
+from mesh_vq_vae.quantizer import perplexity
 
 MM = 1000.0  # millimetres in a metre
 
@@ -20,7 +21,6 @@ class MeshVQVAETraining(L.LightningModule):
     Args:
         tokenizer: the model.
         lr: peak learning rate of Adam. The published 5e-5 needs 500 epochs; a small network on two cores needs 2e-3.
-        betas: of Adam.
         steps: length of the cosine decay; None for a constant rate (published).
         final_lr: the rate at the end of the decay, as a share of `lr`.
         unquantized_steps: number of first steps in which latents are not quantized, so that the codebook then starts
@@ -38,7 +38,6 @@ class MeshVQVAETraining(L.LightningModule):
         self,
         tokenizer: MeshVQVAE,
         lr: float = 5e-5,
-        betas: tuple[float, float] = (0.9, 0.999),
         steps: int | None = None,
         final_lr: float = 0.01,
         unquantized_steps: int = 0,
@@ -47,7 +46,7 @@ class MeshVQVAETraining(L.LightningModule):
     ):
         super().__init__()
         self.tokenizer = tokenizer
-        self.lr, self.betas, self.steps, self.final_lr = lr, tuple(betas), steps, final_lr
+        self.lr, self.steps, self.final_lr = lr, steps, final_lr
         self.unquantized_steps, self.edge_weight, self.free_shift = unquantized_steps, edge_weight, free_shift
         self._distance_name = "V2V_mm" if free_shift else "vertex_error_mm"
         edges = unique_edges(tokenizer.faces) if edge_weight > 0 else None
@@ -63,7 +62,7 @@ class MeshVQVAETraining(L.LightningModule):
         loss, metrics = self._loss(decoded, quantized.loss, vertices)
         metrics |= {"commitment": quantized.loss, "perplexity": quantized.perplexity}
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # the steps whose metrics are written
-            metrics = self._published_errors(decoded.detach(), vertices) | metrics
+            metrics = _published_errors(decoded.detach(), vertices) | metrics
         for name, value in metrics.items():
             shown = name in (self._distance_name, "perplexity")
             self.log(f"train/{name}", value, prog_bar=shown, sync_dist=True)
@@ -82,43 +81,34 @@ class MeshVQVAETraining(L.LightningModule):
         """The distances (B, V) m of meshes (B, V, 3) that are trained."""
         return vertex_distances(predicted, true) if self.free_shift else (predicted - true).norm(dim=-1)
 
-    @staticmethod
-    def _published_errors(predicted: Tensor, true: Tensor) -> dict[str, Tensor]:
-        return {
-            "V2V_mm": MM * vertex_distances(predicted, true).mean(),
-            "PA-V2V_mm": MM * aligned_vertex_error(predicted, true).mean(),
-        }
-
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         self._evaluate(batch["vertices"], "val")
 
     def test_step(self, batch: dict, batch_idx: int) -> None:
-        self._evaluate(batch["vertices"], "test")
+        tokens = self._evaluate(batch["vertices"], "test")
+        depth = tokens.shape[2] if tokens.ndim == 3 else 0  # R residual quantizers
+        for r in range(1, depth + 1):
+            decoded = self.tokenizer.decode(tokens[..., :r])
+            for name, value in _published_errors(decoded, batch["vertices"]).items():
+                self.log(f"test/{name}_first_{r}_of_{depth}", value, batch_size=len(decoded), sync_dist=True)
 
-    def _evaluate(self, vertices: Tensor, split: str) -> None:
+    def _evaluate(self, vertices: Tensor, split: str) -> Tensor:
+        """Log the errors of vertices (B, V, 3); return their tokens."""
         decoded, quantized = self.tokenizer(vertices)
         loss, terms = self._loss(decoded, quantized.loss, vertices)
         unquantized = self.tokenizer(vertices, quantize=False).vertices
-        name, indices = self._distance_name, quantized.indices
+        name = self._distance_name
         metrics = {
-            **self._published_errors(decoded, vertices),
+            **_published_errors(decoded, vertices),
             **terms,
             f"{name}_worst_5_percent": MM * self._distances(decoded, vertices).flatten().quantile(0.95),
             f"{name}_unquantized": MM * self._distances(unquantized, vertices).mean(),
             "loss": loss,
         }
-        if split == "test" and indices.ndim == 3:
-            metrics |= self._errors_by_quantizers(indices, vertices)
-        for name, value in metrics.items():
-            shown = name == self._distance_name
-            self.log(f"{split}/{name}", value, prog_bar=shown, batch_size=len(vertices), sync_dist=True)
-        self._codes_seen += torch.bincount(indices.flatten(), minlength=len(self._codes_seen))
-
-    def _errors_by_quantizers(self, tokens: Tensor, true: Tensor) -> dict[str, Tensor]:
-        """Errors of the meshes decoded from tokens (B, N, R) with the first r quantizers alone, for every r."""
-        depth = tokens.shape[-1]
-        each = [self._published_errors(self.tokenizer.decode(tokens[..., :r]), true) for r in range(1, depth + 1)]
-        return {f"{name}_first_{r}_of_{depth}": each[r - 1][name] for name in each[0] for r in range(1, depth + 1)}
+        for key, value in metrics.items():
+            self.log(f"{split}/{key}", value, prog_bar=key == name, batch_size=len(vertices), sync_dist=True)
+        self._codes_seen += torch.bincount(quantized.indices.flatten(), minlength=len(self._codes_seen))
+        return quantized.indices
 
     def on_validation_epoch_start(self) -> None:
         # Not a buffer: averaged weights are swapped with their buffers before the epoch's end is reported.
@@ -127,19 +117,17 @@ class MeshVQVAETraining(L.LightningModule):
     def on_validation_epoch_end(self, split: str = "val") -> None:
         """Log how many codes the split's bodies use, on all processes together, and how evenly."""
         seen = self.trainer.strategy.reduce(self._codes_seen, reduce_op="sum")
-        share = seen / seen.sum()
         self.log(f"{split}/codes_used", (seen > 0).sum().float(), prog_bar=True)
-        self.log(f"{split}/perplexity", torch.exp(-(share * torch.log(share + 1e-10)).sum()))
+        self.log(f"{split}/perplexity", perplexity(seen))
 
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end("test")
 
     def configure_optimizers(self) -> dict:
         parameters = [p for p in self.tokenizer.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=self.lr, betas=self.betas)
+        optimizer = torch.optim.Adam(parameters, lr=self.lr)
         if self.steps is None:
             return {"optimizer": optimizer}
 
@@ -149,3 +137,10 @@ class MeshVQVAETraining(L.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _published_errors(predicted: Tensor, true: Tensor) -> dict[str, Tensor]:
+    return {
+        "V2V_mm": MM * vertex_distances(predicted, true).mean(),
+        "PA-V2V_mm": MM * aligned_vertex_error(predicted, true).mean(),
+    }

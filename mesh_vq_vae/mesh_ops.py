@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -87,9 +86,6 @@ def edge_error(predicted: Tensor, target: Tensor, edges: Tensor) -> Tensor:
     return (difference[:, edges[:, 0]] - difference[:, edges[:, 1]]).norm(dim=-1).mean(1)
 
 
-_TRIES = 200  # faces to start from; on a symmetric template the first one succeeds
-
-
 def mirrored_vertices(template: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """The mirror-image vertex on the other side of the body for each vertex; itself for a vertex on the midline.
 
@@ -107,14 +103,15 @@ def mirrored_vertices(template: np.ndarray, faces: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if the faces are not the same on both sides.
     """
-    centre = template[:, 0].mean()
-    reflected = template * [-1, 1, 1] + [2 * centre, 0, 0]
+    reflected = template * [-1, 1, 1] + [2 * template[:, 0].mean(), 0, 0]
     distance, nearest = cKDTree(template).query(reflected)
-    third = _third_vertices(faces)
-    for face in np.argsort(distance[faces].sum(axis=1), kind="stable")[:_TRIES]:
-        a, b = (int(vertex) for vertex in faces[face, :2])
+    third = {}  # {directed edge: the third vertex of the face that it belongs to}
+    for a, b, c in faces.tolist():
+        third[a, b], third[b, c], third[c, a] = c, a, b
+    # Faces to start from, the most symmetric first: on a symmetric template the first one succeeds.
+    for a, b, _ in faces[np.argsort(distance[faces].sum(axis=1), kind="stable")[:200]].tolist():
         pairs = _walk(third, (a, b), (int(nearest[a]), int(nearest[b])))
-        if pairs is not None and len(pairs) == len(template):
+        if len(pairs) == len(template):
             mirrored = np.array([pairs[vertex] for vertex in range(len(template))])
             if np.array_equal(mirrored[mirrored], np.arange(len(template))):
                 return mirrored
@@ -124,30 +121,18 @@ def mirrored_vertices(template: np.ndarray, faces: np.ndarray) -> np.ndarray:
     )
 
 
-def _third_vertices(faces: np.ndarray) -> dict[tuple[int, int], int]:
-    """{directed edge: the third vertex of the face that it belongs to}."""
-    third = {}
-    for a, b, c in faces.tolist():
-        third[a, b], third[b, c], third[c, a] = c, a, b
-    return third
-
-
-def _walk(third: dict[tuple[int, int], int], edge: tuple[int, int], image: tuple[int, int]) -> dict[int, int] | None:
-    """{vertex: mirrored vertex} over the surface from an edge and its mirror image; None on a contradiction."""
+def _walk(third: dict[tuple[int, int], int], edge: tuple[int, int], image: tuple[int, int]) -> dict[int, int]:
+    """{vertex: mirrored vertex} over the surface from an edge and its mirror image; empty on a contradiction."""
     pairs = dict(zip(edge, image, strict=True))
-    todo, seen = deque([edge, edge[::-1]]), set()
-    while todo:
-        a, b = todo.popleft()
+    todo, seen = [edge, edge[::-1]], set()
+    for a, b in todo:  # grows while it is read
         if (a, b) in seen:
             continue
         seen.add((a, b))
-        c, opposite = (
-            third.get((a, b)),
-            third.get((pairs[b], pairs[a])),
-        )  # reflected faces are flipped
+        c, opposite = third.get((a, b)), third.get((pairs[b], pairs[a]))  # reflected faces are flipped
         if c is None and opposite is None:  # the surface ends here
             continue
         if c is None or opposite is None or pairs.setdefault(c, opposite) != opposite:
-            return None
+            return {}
         todo += [(c, b), (a, c)]  # the two neighbouring faces
     return pairs

@@ -20,39 +20,17 @@ from torch import Tensor, nn
 
 from mega_common.weights_io import load_strictly, read_released, read_weights, to_dtype, without_surplus, write_weights
 from mesh_vq_vae.graph_conv import FullyConvAE
-from mesh_vq_vae.hierarchy import Hierarchy
+from mesh_vq_vae.hierarchy import Hierarchy, build_hierarchy
 from mesh_vq_vae.mesh_ops import mirrored_vertices
 from mesh_vq_vae.quantizer import Quantized, ResidualQuantizer, VectorQuantizerEMA
 
+_MESH = ("faces", "template", "keypoint_regressor")  # stored with the weights
 _DECODED_AT_ONCE = 8  # meshes; more gain nothing on a CPU
 
 
 class Reconstruction(NamedTuple):
     vertices: Tensor  # (B, V, 3) metres
     quantized: Quantized
-
-
-class _Half(nn.Module):
-    """Gives the one autoencoder its two names of the released files, `encoder.model` and `decoder.model`."""
-
-    def __init__(self, model: FullyConvAE):
-        super().__init__()
-        self.model = model
-
-
-def _check_mesh(name: str, value: Tensor | None, n_vertices: int) -> None:
-    """Raise ValueError when faces, template or regressor do not belong to the hierarchy's mesh."""
-    if value is None:
-        return
-    if name == "faces":
-        fits = value.numel() == 0 or (value.min() >= 0 and value.max() < n_vertices)
-        found = f"the faces name vertices {value.min()}..{value.max()}" if not fits else ""
-    else:
-        axis = 0 if name == "template" else -1
-        fits = value.ndim == 2 and value.shape[axis] == n_vertices
-        found = f"{name} has shape {tuple(value.shape)}"
-    if not fits:
-        raise ValueError(f"the connection matrices are for meshes of {n_vertices} vertices, but {found}")
 
 
 class MeshVQVAE(nn.Module):
@@ -64,11 +42,11 @@ class MeshVQVAE(nn.Module):
         n_codes: K, codes of the codebook.
         n_quantizers: 1, or R > 1 for a residual quantizer (tokens (B, N, R)).
         shared_codebook: whether the quantizers of a residual quantizer share one codebook.
-        commitment, decay, restart_below, start_from_data: see `VectorQuantizerEMA`.
         around_template: the network's input and output are offsets from the template instead of positions (not
             published; a small network then does not have to learn the mean body).
         faces: (F, 3), template: (V, 3) metres, keypoint_regressor: (J, V). They are stored with the weights, so that
             decoding needs no body model. `around_template` needs the template.
+        ema: commitment, decay, restart_below and start_from_data, see `VectorQuantizerEMA`.
     """
 
     def __init__(
@@ -82,57 +60,36 @@ class MeshVQVAE(nn.Module):
         n_codes: int = 512,
         n_quantizers: int = 1,
         shared_codebook: bool = False,
-        commitment: float = 0.25,
-        decay: float = 0.99,
-        restart_below: float = 0.0,
-        start_from_data: bool = False,
         around_template: bool = False,
         faces: np.ndarray | Tensor | None = None,
         template: np.ndarray | Tensor | None = None,
         keypoint_regressor: np.ndarray | Tensor | None = None,
+        **ema: float,
     ):
         super().__init__()
-        quantizer = {
-            "n_codes": n_codes,
-            "commitment": commitment,
-            "decay": decay,
-            "restart_below": restart_below,
-            "start_from_data": start_from_data,
-        }
         layers = {
             "connections": list(connections),
             "channels": list(channels),
             "n_bases": list(n_bases),
             "residual_rates": list(residual_rates),
         }
-        residual = {"n_quantizers": n_quantizers, "shared_codebook": shared_codebook}
-        self.config = {**layers, **residual, **quantizer, "around_template": around_template}
+        quantizers = {"n_quantizers": n_quantizers, "shared_codebook": shared_codebook}
+        self.config = {**layers, **quantizers, "n_codes": n_codes, **ema, "around_template": around_template}
         if around_template and template is None:
             raise ValueError("around_template=True needs the template mesh")
-        self.hierarchy = hierarchy
+        self.hierarchy, self.n_vertices, self.codebook_size = hierarchy, hierarchy.n_vertices, n_codes
         autoencoder = FullyConvAE(hierarchy, **layers, init=init)
         self.n_tokens, self.latent_dim = autoencoder.latent_shape
-        self.encoder = _Half(autoencoder)
-        quantizer["dim"] = self.latent_dim
+        # The released files have two names for the one autoencoder.
+        self.encoder = nn.ModuleDict({"model": autoencoder})
         if n_quantizers > 1:
-            self.vq_vae = ResidualQuantizer(**residual, **quantizer)
+            self.vq_vae = ResidualQuantizer(**quantizers, n_codes=n_codes, dim=self.latent_dim, **ema)
         else:
-            self.vq_vae = VectorQuantizerEMA(**quantizer)
-        self.decoder = _Half(autoencoder)
-        topology = {"faces": faces, "template": template, "keypoint_regressor": keypoint_regressor}
-        for name, value in topology.items():
-            kind = torch.int64 if name == "faces" else torch.float32
-            value = None if value is None else torch.as_tensor(np.asarray(value), dtype=kind)
-            _check_mesh(name, value, hierarchy.n_vertices)
-            self.register_buffer(name, value, persistent=False)
-
-    @property
-    def n_vertices(self) -> int:
-        return self.hierarchy.n_vertices
-
-    @property
-    def codebook_size(self) -> int:
-        return self.config["n_codes"]
+            self.vq_vae = VectorQuantizerEMA(n_codes, self.latent_dim, **ema)
+        self.decoder = nn.ModuleDict({"model": autoencoder})
+        for name, value in (("faces", faces), ("template", template), ("keypoint_regressor", keypoint_regressor)):
+            mesh = None if value is None else _read_mesh(name, value, hierarchy.n_vertices)
+            self.register_buffer(name, mesh, persistent=False)
 
     @property
     def codebook(self) -> Tensor:
@@ -152,11 +109,8 @@ class MeshVQVAE(nn.Module):
     def forward(self, vertices: Tensor, quantize: bool = True) -> Reconstruction:
         """Vertices (B, V, 3) through the bottleneck and back. `quantize=False` skips the codebook (warm-up)."""
         z = self.encode_latents(vertices)
-        if quantize:
-            quantized = self.vq_vae(z)
-        else:
-            zero = z.new_zeros(())
-            quantized = Quantized(z, torch.zeros(z.shape[:2], dtype=torch.long, device=z.device), zero, zero)
+        zero = z.new_zeros(())
+        quantized = self.vq_vae(z) if quantize else Quantized(z, None, zero, zero)
         return Reconstruction(self.decode_latents(quantized.latents), quantized)
 
     def encode_latents(self, vertices: Tensor) -> Tensor:
@@ -165,25 +119,12 @@ class MeshVQVAE(nn.Module):
             raise ValueError(f"expected meshes of shape (B, {self.n_vertices}, 3), got {tuple(vertices.shape)}")
         if self.config["around_template"]:
             vertices = vertices - self.template
-        return self.encoder.model.encode(vertices)
+        return self.encoder["model"].encode(vertices)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents or codes (B, N, D) -> vertices (B, V, 3). Differentiable."""
-        vertices = self.decoder.model.decode(latents)
+        vertices = self.decoder["model"].decode(latents)
         return vertices + self.template if self.config["around_template"] else vertices
-
-    def decode_subset(self, latents: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents or codes (B, N, D) -> the vertices `points` (S,) of their meshes (B, S, 3), and keypoints (B, J, 3).
-
-        Differentiable, and much cheaper than `decode_latents`: for training losses.
-        """
-        if self.keypoint_regressor is None:
-            raise ValueError("this tokenizer was made without a keypoint regressor")
-        some, keypoints = self.decoder.model.decode_subset(latents, points, self.keypoint_regressor)
-        if self.config["around_template"]:
-            with torch.autocast(latents.device.type, enabled=False):
-                some, keypoints = some + self.template[points], keypoints + self.keypoint_regressor @ self.template
-        return some, keypoints
 
     @torch.no_grad()
     def encode(self, vertices: Tensor) -> Tensor:
@@ -193,12 +134,7 @@ class MeshVQVAE(nn.Module):
     @torch.no_grad()
     def quantize(self, latents: Tensor) -> Tensor:
         """Latents (B, N, D) -> tokens (B, N) int64, (B, N, R) with R residual quantizers. The codebook stays."""
-        if isinstance(self.vq_vae, VectorQuantizerEMA):
-            return self.vq_vae.assign(latents.flatten(0, 1)).view(latents.shape[:2])
-        training = self.vq_vae.training
-        indices = self.vq_vae.eval()(latents).indices
-        self.vq_vae.train(training)
-        return indices
+        return self.vq_vae.assign(latents)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
@@ -211,12 +147,8 @@ class MeshVQVAE(nn.Module):
     @torch.no_grad()
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Codes (..., N, D), any number of them -> canonical vertices (..., V, 3) m, in the memory of a few meshes."""
-        vertices = codes.new_empty((*codes.shape[:-2], self.n_vertices, 3))
-        flat_codes, flat_vertices = codes.flatten(0, -3), vertices.flatten(0, -3)
-        for start in range(0, len(flat_codes), _DECODED_AT_ONCE):
-            part = slice(start, start + _DECODED_AT_ONCE)
-            flat_vertices[part] = self.decode_latents(flat_codes[part])
-        return vertices
+        parts = codes.flatten(0, -3).split(_DECODED_AT_ONCE)
+        return torch.cat([self.decode_latents(part) for part in parts]).unflatten(0, codes.shape[:-2])
 
     def expected_codes(self, logits: Tensor) -> Tensor:
         """Logits (B, N, K) -> mean codes (B, N, D) under their softmax, for `decode_latents`. Differentiable.
@@ -233,10 +165,10 @@ class MeshVQVAE(nn.Module):
             dtype: type of the weights, e.g. torch.float16 for half the size. The mesh keeps its own type.
         """
         state = {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")}
-        matrices = {f"topology.{k}": torch.from_numpy(v) for k, v in self.hierarchy.matrices().items()}
-        optional = {"faces": self.faces, "template": self.template, "keypoint_regressor": self.keypoint_regressor}
-        mesh = {f"topology.{k}": v for k, v in optional.items() if v is not None}
-        write_weights(path, to_dtype(state, dtype) | matrices | mesh, "MeshVQVAE", self.config)
+        mesh = {k: torch.from_numpy(v) for k, v in self.hierarchy.items()}
+        mesh |= {k: getattr(self, k) for k in _MESH if getattr(self, k) is not None}
+        topology = {f"topology.{k}": v for k, v in mesh.items()}
+        write_weights(path, to_dtype(state, dtype) | topology, "MeshVQVAE", self.config)
 
     @classmethod
     def load(cls, path: str | Path) -> MeshVQVAE:
@@ -246,7 +178,7 @@ class MeshVQVAE(nn.Module):
         """
         tensors, config = read_weights(path, "MeshVQVAE")
         topology = {k.removeprefix("topology."): tensors.pop(k) for k in list(tensors) if k.startswith("topology.")}
-        mesh = {k: topology.pop(k, None) for k in ("faces", "template", "keypoint_regressor")}
+        mesh = {k: topology.pop(k, None) for k in _MESH}
         try:
             hierarchy = Hierarchy.from_matrices({k: v.numpy() for k, v in topology.items()})
             model = cls(hierarchy, **config, **mesh)
@@ -267,3 +199,30 @@ class MeshVQVAE(nn.Module):
         """
         load_strictly(self, without_surplus(self.state_dict(), read_released(path), path), path)
         return self
+
+
+def _read_mesh(name: str, value: np.ndarray | Tensor, n_vertices: int) -> Tensor:
+    """Faces, template or keypoint regressor as a tensor. Raises ValueError when it is not of the hierarchy's mesh."""
+    tensor = torch.as_tensor(np.asarray(value), dtype=torch.int64 if name == "faces" else torch.float32)
+    if name == "faces":
+        fits = tensor.min() >= 0 and tensor.max() < n_vertices
+        found = f"the faces name vertices {tensor.min()}..{tensor.max()}"
+    else:
+        fits = tensor.ndim == 2 and tensor.shape[0 if name == "template" else 1] == n_vertices
+        found = f"{name} has shape {tuple(tensor.shape)}"
+    if not fits:
+        raise ValueError(f"the connection matrices are for meshes of {n_vertices} vertices, but {found}")
+    return tensor
+
+
+def build_tokenizer(body, steps: Sequence[Sequence[int]], seeds: Sequence[int], **options) -> MeshVQVAE:
+    """An untrained tokenizer for a body.
+
+    Args:
+        body: its faces (F, 3), template (V, 3) metres and keypoint_regressor (J, V), as attributes.
+        steps, seeds: of the hierarchy, see `build_hierarchy`.
+        options: arguments of `MeshVQVAE`.
+    """
+    mesh = {name: getattr(body, name).cpu() for name in _MESH}
+    hierarchy = build_hierarchy(mesh["faces"].numpy(), len(mesh["template"]), [tuple(step) for step in steps], seeds)
+    return MeshVQVAE(hierarchy, **mesh, **options)

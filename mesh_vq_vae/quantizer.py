@@ -14,14 +14,22 @@ from torch import Tensor, nn
 
 from mega_common.distributed import gather_rows, own_rows, share_from_first
 
+_EPS = 1e-5  # Laplace smoothing of the cluster sizes
+
 
 class Quantized(NamedTuple):
     """Result of a quantizer for latents (B, N, D)."""
 
     latents: Tensor  # (B, N, D) codes, with the gradient passed straight through
-    indices: Tensor  # (B, N), or (B, N, R) from R residual quantizers
+    indices: Tensor | None  # (B, N), or (B, N, R) from R residual quantizers; None where latents skip the codebook
     loss: Tensor  # scalar: commitment
     perplexity: Tensor  # scalar: exp(entropy of the mean assignment)
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """How evenly codes are used: exp(entropy), from 1 to K, of their counts (K,)."""
+    share = counts / counts.sum()
+    return torch.exp(-(share * torch.log(share + 1e-10)).sum())
 
 
 class VectorQuantizerEMA(nn.Module):
@@ -32,7 +40,6 @@ class VectorQuantizerEMA(nn.Module):
         dim: D.
         commitment: weight of the squared distance between latent and code.
         decay: of the moving averages.
-        eps: Laplace smoothing of the cluster sizes.
         restart_below: a code whose moving count falls below this is moved to a random latent of the batch; 0 for never
             (published).
         start_from_data: initialise the codebook from latents of the first training batch, not from random normal
@@ -45,12 +52,11 @@ class VectorQuantizerEMA(nn.Module):
         dim: int,
         commitment: float = 0.25,
         decay: float = 0.99,
-        eps: float = 1e-5,
         restart_below: float = 0.0,
         start_from_data: bool = False,
     ):
         super().__init__()
-        self.commitment, self.decay, self.eps = commitment, decay, eps
+        self.commitment, self.decay = commitment, decay
         self.restart_below, self.start_from_data = restart_below, start_from_data
         self._embedding = nn.Embedding(n_codes, dim)
         self._embedding.weight.requires_grad_(False)  # follows averages, not gradients
@@ -68,60 +74,48 @@ class VectorQuantizerEMA(nn.Module):
 
         Codebook and perplexity follow the latents of all processes together, and are the same on each.
         """
-        flat = z.detach().reshape(-1, z.shape[-1])  # (B*N, D)
+        latents = z.detach().flatten(0, -2)  # (B*N, D)
         if self.training:
-            flat = gather_rows(flat)  # (W*B*N, D)
-        if self.training and self.start_from_data and not self._ema_cluster_size.any():
-            self._start(flat)
-        assigned = self.assign(flat)
-        indices = own_rows(assigned) if self.training else assigned
-        codes = F.embedding(indices, self.codebook).view_as(z)
-        counts = torch.bincount(assigned, minlength=len(self.codebook)).to(flat.dtype)
-        share = counts / counts.sum()
-        perplexity = torch.exp(-(share * torch.log(share + 1e-10)).sum())
+            latents = gather_rows(latents)  # (W*B*N, D)
+            if self.start_from_data and not self._ema_cluster_size.any():
+                self._place(torch.ones_like(self._ema_cluster_size, dtype=torch.bool), latents, 1.0)
+        assigned = self.assign(latents)
+        indices = (own_rows(assigned) if self.training else assigned).view(z.shape[:-1])
+        codes = self.lookup(indices)
+        counts = torch.bincount(assigned, minlength=len(self.codebook)).to(z.dtype)
         loss = self.commitment * F.mse_loss(z, codes)
         if self.training:
-            self._step(flat, assigned, counts)
-        return Quantized(z + (codes - z).detach(), indices.view(z.shape[:-1]), loss, perplexity)
+            self._update(latents, assigned, counts)
+        return Quantized(z + (codes - z).detach(), indices, loss, perplexity(counts))
 
-    def assign(self, flat: Tensor) -> Tensor:
-        """Nearest code (M,) of latents (M, D); the first index wins a tie."""
-        with torch.autocast(flat.device.type, enabled=False):  # bfloat16 cannot tell close codes apart
-            products = flat @ self.codebook.t()
-        distances = flat.square().sum(1, keepdim=True) + self.codebook.square().sum(1) - 2 * products
-        return distances.argmin(1)
+    def assign(self, latents: Tensor) -> Tensor:
+        """Nearest codes (…) of latents (…, D); the first index wins a tie."""
+        with torch.autocast(latents.device.type, enabled=False):  # bfloat16 cannot tell close codes apart
+            products = latents @ self.codebook.t()
+        distances = latents.square().sum(-1, keepdim=True) + self.codebook.square().sum(1) - 2 * products
+        return distances.argmin(-1)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Codes (…, D) of indices (…)."""
         return F.embedding(indices, self.codebook)
 
     @torch.no_grad()
-    def _step(self, flat: Tensor, indices: Tensor, counts: Tensor) -> None:
+    def _update(self, latents: Tensor, assigned: Tensor, counts: Tensor) -> None:
         size = self._ema_cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
         total = size.sum()
-        size.add_(self.eps).div_(total + len(size) * self.eps).mul_(total)
-        sums = torch.zeros_like(self._ema_w).index_add_(0, indices, flat)
+        size.add_(_EPS).div_(total + len(size) * _EPS).mul_(total)
+        sums = torch.zeros_like(self._ema_w).index_add_(0, assigned, latents)
         self._ema_w.mul_(self.decay).add_(sums, alpha=1 - self.decay)
         self.codebook.copy_(self._ema_w / size[:, None])
         if self.restart_below > 0:
-            self._restart(flat, size < self.restart_below)
+            # Twice the threshold gives a restarted code time to attract latents before it counts as dead again.
+            self._place(size < self.restart_below, latents, 2 * self.restart_below)
         # A GPU sums in any order: without this the codebooks of the processes would drift apart.
         share_from_first(self.codebook, self._ema_w, self._ema_cluster_size)
 
-    @torch.no_grad()
-    def _start(self, flat: Tensor) -> None:
-        self._place(torch.ones(len(self.codebook), dtype=torch.bool, device=flat.device), flat, 1.0)
-
-    @torch.no_grad()
-    def _restart(self, flat: Tensor, dead: Tensor) -> None:
-        # Twice the threshold gives a restarted code time to attract latents before it counts as dead again.
-        if dead.any():
-            self._place(dead, flat, 2 * self.restart_below)
-
-    def _place(self, which: Tensor, flat: Tensor, size: float) -> None:
+    def _place(self, which: Tensor, latents: Tensor, size: float) -> None:
         """Move the codes `which` (K,) to random latents, with a count of `size` each."""
-        n = int(which.sum())
-        picked = flat[torch.randint(len(flat), (n,), device=flat.device)]
+        picked = latents[torch.randint(len(latents), (int(which.sum()),), device=latents.device)]
         self.codebook[which] = picked
         self._ema_w[which] = picked * size
         self._ema_cluster_size[which] = size
@@ -144,18 +138,20 @@ class ResidualQuantizer(nn.Module):
 
     def forward(self, z: Tensor) -> Quantized:
         """Latents (B, N, D) -> `Quantized` with indices (B, N, R); loss and perplexity are sums over the stack."""
-        left, total, results = z, torch.zeros_like(z), []
+        left, results = z, []
         for layer in self.layers:
-            result = layer(left)
-            left = left - result.latents.detach()
-            total = total + result.latents
-            results.append(result)
-        return Quantized(
-            total,
-            torch.stack([r.indices for r in results], -1),
-            torch.stack([r.loss for r in results]).sum(),
-            torch.stack([r.perplexity for r in results]).sum(),
-        )
+            results.append(layer(left))
+            left = left - results[-1].latents.detach()
+        latents, indices, loss, perplexity = zip(*results, strict=True)
+        return Quantized(sum(latents), torch.stack(indices, -1), sum(loss), sum(perplexity))
+
+    def assign(self, latents: Tensor) -> Tensor:
+        """Nearest codes (…, R) of latents (…, D)."""
+        indices = []
+        for layer in self.layers:
+            indices.append(layer.assign(latents))
+            latents = latents - layer.lookup(indices[-1])
+        return torch.stack(indices, -1)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Codes (B, N, D) of indices (B, N, r): the sum over the first r of the R quantizers."""

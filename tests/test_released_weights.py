@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mega.checkpoints import load_cvqmae, load_into, load_vqmae, save_model
+from mega.checkpoints import load_cvqmae, load_into, load_tokenizer, load_vqmae, save_model
 from mega.model import VQMAE
-from mega.tokenizer import load_tokenizer
 from mega_common.weights_io import read_released, read_weights, write_weights
 from mesh_vq_vae import MeshVQVAE
 from tests.helpers.fake_files import composed

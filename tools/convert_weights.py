@@ -30,13 +30,13 @@ from mega.checkpoints import (
     TOKENIZER_FILE,
     find_weights,
     load_cvqmae,
+    load_tokenizer,
     load_vqmae,
     save_model,
 )
 from mega.config import main
 from mega.external_files import locate
 from mega.predictor import check_pair
-from mega.tokenizer import load_tokenizer
 from mega_common.weights_io import to_dtype
 
 

@@ -36,13 +36,13 @@ from tqdm import tqdm
 from mega.bodies import BodyModel
 from mega.bodies.parts import PARTS, limb_lengths, token_centres, token_parts, vertex_parts
 from mega.bodies.smplh import GENDERS
+from mega.checkpoints import load_tokenizer
 from mega.config import build, main
 from mega.export import encode_png, make_output_folder, write_together
 from mega.photos import InputError
 from mega.rendering import draw_people, panel
 from mega.rendering.panels import color_bar, round_limit
 from mega.rendering.shading import PALETTE, heat_colors
-from mega.tokenizer import load_tokenizer
 from mega_common.device import read_device
 from mesh_vq_vae import MeshVQVAE, vertex_error
 

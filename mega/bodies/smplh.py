@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mega.bodies.body import BodyModel
 from mega.external_files import require
-from mega_common.restricted_pickle import read_arrays
+from mega_common.files import read_arrays
 
 log = logging.getLogger(__name__)
 

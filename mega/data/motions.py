@@ -26,8 +26,7 @@ from tqdm import tqdm
 from mega.bodies.smplh import GENDERS, N_BETAS, SMPL_JOINTS, gender_name
 from mega.data.smpl_annotations import SMPLAnnotations
 from mega.external_files import FILES, describe
-from mega_common.atomic_io import write_json
-from mega_common.restricted_pickle import read_arrays
+from mega_common.files import read_arrays, write_json
 
 _N_POSE = 3 * len(SMPL_JOINTS)
 _POSE = slice(3, 3 + _N_POSE)  # of a frame: after the root

@@ -16,8 +16,7 @@ from tqdm import tqdm
 from mega.bodies import BodyModel
 from mega.bodies.pose_sampler import PoseSampler
 from mega.data.loading import EpochData
-from mega_common.atomic_io import whole_file
-from mega_common.restricted_pickle import read_arrays
+from mega_common.files import read_arrays, whole_file
 from mesh_vq_vae import MeshVQVAE
 
 _SPLITS = {"train": 0, "val": 1, "test": 2}  # part of the seed, so that splits never share random numbers

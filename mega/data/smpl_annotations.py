@@ -21,7 +21,7 @@ from mega.bodies.smplh import gender_name
 from mega.data.prepare.threedpw import SPLITS
 from mega.data.synthetic_images import read_rgb
 from mega.external_files import require
-from mega_common.restricted_pickle import read_arrays
+from mega_common.files import read_arrays
 
 log = logging.getLogger(__name__)
 

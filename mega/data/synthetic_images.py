@@ -19,7 +19,7 @@ from mega.bodies import MIRRORED_KEYPOINTS, BodyModel
 from mega.data.loading import Augmentation, EpochData
 from mega.data.random_bodies import cached_tokens
 from mega.geometry import crop_matrix, square_box, square_crop, warp_crop
-from mega_common.restricted_pickle import as_numbers, read_arrays
+from mega_common.files import as_numbers, read_arrays
 from mesh_vq_vae import MeshVQVAE
 
 _CHUNK = 64  # bodies turned into tokens at a time

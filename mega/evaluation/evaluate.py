@@ -30,7 +30,7 @@ from mega.metrics import Protocol, best_of, keypoint2d_error, mesh_errors, root_
 from mega.model import CVQMAE
 from mega.rendering import far_camera
 from mega.sampling import Prediction, sample
-from mega_common.atomic_io import write_whole
+from mega_common.files import write_whole
 
 if TYPE_CHECKING:
     from mega.predictor import Predictor

@@ -26,7 +26,7 @@ from mega.evaluation.statistics import (
     variant_title,
 )
 from mega.metrics import Protocol
-from mega_common.atomic_io import write_whole
+from mega_common.files import write_whole
 
 SUMMARY, REPORT = "summary.json", "report.md"
 _LARGEST_PNG = 1_500_000  # bytes; larger pictures are written as JPEG

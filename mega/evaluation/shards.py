@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mega.console import Stopwatch
 from mega.evaluation.test_sets import TestSet
-from mega_common.atomic_io import whole_file, write_whole
+from mega_common.files import whole_file, write_whole
 
 GROUP = 16  # people
 

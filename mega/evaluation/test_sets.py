@@ -19,7 +19,7 @@ from mega.data import SMPLImages, SyntheticAnnotations, SyntheticImages
 from mega.data.smpl_images import Source, keypoint_regressor
 from mega.external_files import find_annotations
 from mega.metrics import COCO17, HIPS, MEGA, STANDARD_3DPW, STANDARD_EMDB, Protocol
-from mega_common.restricted_pickle import read_arrays
+from mega_common.files import read_arrays
 
 if TYPE_CHECKING:
     from mega.predictor import Crop

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from mega.bodies import AnnyBody
 from mega.synthetic.scene import SceneMaker, SceneSettings
-from mega_common.atomic_io import write_npz, write_whole
+from mega_common.files import write_npz, write_whole
 
 CHUNK = 50  # images
 _JPEG_QUALITY = (60, 95)

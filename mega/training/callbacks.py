@@ -21,7 +21,7 @@ from torch import Tensor
 from mega.rendering import draw_body, draw_people, far_camera, panel
 from mega.sampling import predict_deterministic, sample_unconditional, select_codes
 from mega.training.checkpoints import largest
-from mega_common.atomic_io import whole_file
+from mega_common.files import whole_file
 from mesh_vq_vae import MeshVQVAE
 
 

@@ -164,8 +164,9 @@ class CVQMAETraining(L.LightningModule):
             some = slice(None, None, self.config.decoded_every)
             rotation, cam, true = rotation[some], cam[some], {name: values[some] for name, values in batch.items()}
             codes = self._codes(logits[some], tokens[some], masked[some])
-            points, joints = self.tokenizer.decode_subset(codes, self.points)  # (b, S, 3), (b, 23, 3)
-            distance = (points - true["points"]).norm(dim=-1).mean()
+            vertices = self.tokenizer.decode_latents(codes)  # (b, V, 3)
+            joints = self.tokenizer.keypoint_regressor @ vertices  # (b, 23, 3)
+            distance = (vertices[:, self.points] - true["points"]).norm(dim=-1).mean()
             every = self.config.train_metrics_every
             if split == "train" and every and (self.global_step + 1) % every == 0:  # the steps that loggers write
                 if "vertices" not in true:

@@ -18,7 +18,7 @@ from mega.config import file_as_testset
 from mega.evaluation import evaluate as evaluation
 from mega.evaluation.shards import GROUP
 from mega.evaluation.statistics import Results
-from mega_common.atomic_io import whole_file, write_whole
+from mega_common.files import whole_file, write_whole
 from tests.helpers.fake_files import ROOT, SMALL, needs_template, write_project
 from tests.helpers.raw_files import prepare_data, write_3dpw, write_emdb
 

@@ -15,7 +15,7 @@ N_CODES = 32
 CROP = {"size": 64, "margin": 1.1, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
-def toy_tokenizer(seed: int = 0, last_residual_rate: float = 0.0) -> MeshVQVAE:
+def toy_tokenizer(seed: int = 0) -> MeshVQVAE:
     """An ellipsoid 1.7 m high, of 162 vertices, that the tokens dent a little."""
     mesh = trimesh.creation.icosphere(subdivisions=2)
     template = np.asarray(mesh.vertices, np.float32) * [0.25, 0.85, 0.15]
@@ -28,7 +28,7 @@ def toy_tokenizer(seed: int = 0, last_residual_rate: float = 0.0) -> MeshVQVAE:
             connections=["pool0", "pool1", "unpool1", "unpool0"],
             channels=[8, 4, 8, 3],
             n_bases=[4, 4, 4, 4],
-            residual_rates=[0.0, 0.0, 0.0, last_residual_rate],
+            residual_rates=[0.0, 0.0, 0.0, 0.0],
             init="fan_in",
             n_codes=N_CODES,
             around_template=True,

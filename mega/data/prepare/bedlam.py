@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mega.bodies.smplh import GENDERS
 from mega.external_files import require
-from mega_common.atomic_io import write_json
+from mega_common.files import write_json
 
 _UNUSED = ("openpose", "gtkps", "pose_world", "trans_cam", "cam_int", "cam_ext")  # fields that training does not read
 

@@ -23,7 +23,7 @@ from mega.data.prepare.frames import (
     turn_to_camera,
 )
 from mega.geometry import box_center_and_side
-from mega_common.restricted_pickle import load_pickle, pick, take
+from mega_common.files import load_pickle, pick, take
 
 PARTS = ("emdb1", "emdb2")
 _MARGIN = 1.2

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from mega.bodies.smplh import gender_name
-from mega_common.atomic_io import write_json, write_npz
+from mega_common.files import write_json, write_npz
 
 SIDE_UNIT = 200  # px, the unit of `scale`
 FORMAT_VERSION = 2  # of the files; in those without a number, 3DPW's boxes are 12 % too wide

@@ -24,7 +24,7 @@ from mega.data.prepare.frames import (
     turn_to_camera,
     world_to_camera,
 )
-from mega_common.restricted_pickle import as_numbers, load_pickle, pick, take
+from mega_common.files import as_numbers, load_pickle, pick, take
 
 _CONFIDENT = 0.3
 _MEDIAN, _SIGMA = 11, 8.0  # frames

@@ -13,8 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mega.external_files import require
-from mega_common.atomic_io import write_json, write_whole
-from mega_common.restricted_pickle import read_arrays
+from mega_common.files import read_arrays, write_json, write_whole
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mega_common.restricted_pickle import load_pickle
+from mega_common.files import load_pickle
 from tests.helpers.raw_files import python2_pickle, with_old_names
 
 CONTENT = {
