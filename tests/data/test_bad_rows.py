@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from mega.data import Augmentation, SMPLImageData, SMPLImages
 from mega.data.smpl_annotations import SMPLAnnotations
-from mega.data.smpl_images import BadPictureError, Mixture, Source
+from mega.data.smpl_images import BadPictureError, Source, draw_mixture
 
 PEOPLE = 8
 WILD = Augmentation(scale=0.2, degrees=30, turn_probability=1, look=(v2.ColorJitter(0.4), v2.RandomErasing(0.5)))
@@ -56,7 +56,7 @@ BAD = [
     ("center", np.nan, "center is not finite"),
     ("scale", 0.0, r"scale is 0\.0, it must be above 0"),
     ("scale", -0.25, r"scale is -0\.25"),
-    ("scale", np.inf, "scale is inf"),
+    ("scale", np.inf, "scale is not finite"),
     ("betas", np.nan, "betas is not finite"),
     ("gender", "unknown", "The gender 'unknown' is none of"),
 ]
@@ -117,26 +117,31 @@ def test_the_next_person_is_shown_instead(spoilt: Path) -> None:
     data = images(spoilt, flip_probability=0.5)
     items = [data[i] for i in range(PEOPLE)]
     assert [item["index"] for item in items] == [0, 4, 4, 4, 4, 0, 0, 0]
-    assert [item["replaced"] for item in items] == [-1, 1, 2, 3, -1, 5, 6, 7]
-    for item in items:
+    for row, item in enumerate(items):
+        place, reason = item["problem"]
+        assert place == ("" if row in (0, 4) else f"{spoilt}, row {row}")
+        assert reason.startswith(f"{place}, {row}.png: " if place else "")
+        assert bool(reason) == bool(place)
         for name, value in data.person(item["index"]).items():
             assert torch.equal(torch.as_tensor(item[name]), torch.as_tensor(value)), name
 
 
 @pytest.mark.parametrize("patch", [False, True])
 def test_no_number_of_workers_changes_what_is_shown_instead(spoilt: Path, patch: bool) -> None:
-    mixture = Mixture.drawn([images(spoilt, patch=patch)] * 2, shares=(1, 1), epoch=3, seed=0)
+    mixture = draw_mixture([images(spoilt, patch=patch)] * 2, shares=(1, 1), epoch=3, seed=0)
     alone, shared = (list(DataLoader(mixture, batch_size=5, num_workers=workers)) for workers in (0, 2))
+    problems = [batch["problem"][0] for batch in alone]
     for one, other in zip(alone, shared, strict=True):
+        assert one.pop("problem") == other.pop("problem")
         for name, value in one.items():
             assert torch.equal(value, other[name]), name
-    assert sum(int((batch["replaced"] >= 0).sum()) for batch in alone) > PEOPLE / 2
+    assert sum(place != "" for places in problems for place in places) > PEOPLE / 2
 
 
 @pytest.mark.parametrize("row", [1, 2, 3, 5, 6, 7])
 def test_a_test_needs_every_picture(spoilt: Path, row: int) -> None:
     data = SMPLImages(Source(spoilt), crop_size=32)
-    assert data[0]["replaced"] == -1
+    assert "problem" not in data[0]
     with pytest.raises(BadPictureError, match=rf"set\.npz, row {row}, {row}\.png: "):
         data[row]
 
@@ -167,7 +172,7 @@ class Training(L.LightningModule):
         self.weight, self.batches, self.validated = nn.Parameter(torch.zeros(1)), [], []
 
     def training_step(self, batch: dict) -> Tensor:
-        assert not {"replaced", "part"} & batch.keys()
+        assert "problem" not in batch
         self.batches.append(batch["index"])
         return self.weight * batch["vertices"].mean()
 

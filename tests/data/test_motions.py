@@ -404,7 +404,7 @@ def test_validation_takes_the_bodies_of_3dpw(run, project) -> None:
     paths = [folder / "3dpw" / "3dpw_validation.npz", folder / "3DPW" / "3DPW_validation.npz"]
     options = {"folder": folder / "bedlam_animations", "cache": project / "cache", "batch_size": 6}
     data = MotionMeshData(body, **options, val_annotations=paths)
-    assert data.validation_file == paths[1]
+    assert data.annotation_file("val") == paths[1]
     (batch,) = list(data.val_dataloader())
     vertices = data.on_after_batch_transfer(batch, 0)["vertices"]
     for i, gender in enumerate(columns["gender"]):  # without the root, of the person's own gender
@@ -420,7 +420,7 @@ def test_validation_takes_the_bodies_of_3dpw(run, project) -> None:
             assert file["tokens"].shape == (4, 54)
         # One's own file goes first.
         write_3dpw(paths[0], 3)
-        assert MotionMeshData(body, **options, val_annotations=paths).validation_file == paths[0]
+        assert MotionMeshData(body, **options, val_annotations=paths).annotation_file("val") == paths[0]
     finally:
         for path in paths:
             path.unlink(missing_ok=True)

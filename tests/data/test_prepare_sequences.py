@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mega.data.prepare.frames import Frames
-from mega.data.prepare.threedpw import smooth_boxes
+from mega.data.prepare_sequences import _table, smooth_boxes
 from mega.data.smpl_annotations import SMPLAnnotations
 from tests.helpers.raw_files import angle_of, prepare_data, project, python2_pickle, write_3dpw, write_emdb
 
@@ -309,7 +308,7 @@ def test_one_bad_sequence_does_not_lose_the_others(tmp_path: Path, prepare) -> N
         "a_cut.pkl cannot be read as a pickle",
         "b_lacks.pkl lacks the field trans",
         r"c_short.pkl: the field poses[0] has shape (11, 72), expected (12, 72)",
-        "d_gender.pkl: the field genders has no usable entry for person 0",
+        "d_gender.pkl: the field genders[0] cannot be used: The gender 'x' is none of",
         "e_no_picture.pkl: 1 pictures are missing, the first is datasets/3dpw/imageFiles/e_no_picture/image_00003.jpg",
     ]
     for problem, words in zip(problems, wanted, strict=True):
@@ -344,13 +343,13 @@ def test_subsets_of_3dpw_go_over_the_splits(tmp_path: Path, prepare) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "python tools/prepare_data.py 3dpw | emdb"),
+        ((), "python tools/prepare_data.py 3dpw | emdb | h36m | mpi_inf_3dhp | bedlam_check"),
         (("3dpw",), "Unpack sequenceFiles.zip and imageFiles.zip"),
-        (("3dpw", "dataset.splits=[tset]"), "3DPW has no split tset"),
+        (("3dpw", "dataset.splits=[tset]"), "dataset.splits=[tset] must be a list of train | validation | test"),
         (("3dpw", "dataset.subset=some"), "Give dataset.sequences and dataset.subset"),
         (("emdb",), "There are no sequences (P*/*/*_data.pkl) in datasets/emdb"),
-        (("emdb", "dataset.part=emdb3"), "it is one of emdb1, emdb2"),
-        (("3dwp",), "Could not find 'dataset/3dwp'"),
+        (("emdb", "dataset.part=emdb3"), "dataset.part=emdb3 must be emdb1 or emdb2"),
+        (("3dwp",), "dataset=3dwp is not known; choose from 3dpw, bedlam_check, emdb"),
     ],
 )
 def test_wrong_commands_are_told_what_to_do(prepare, arguments: tuple[str, ...], words: str) -> None:
@@ -359,8 +358,11 @@ def test_wrong_commands_are_told_what_to_do(prepare, arguments: tuple[str, ...],
     assert words in errors
 
 
-def test_a_table_of_columns_of_different_length_cannot_be_made() -> None:
-    columns = {name: np.zeros(3) for name in Frames.__dataclass_fields__ if name != "trans_cam"}
-    assert len(Frames(**columns)) == 3
-    with pytest.raises(ValueError, match=r"differ in length.*'imgname': 2"):
-        Frames(**columns | {"imgname": np.zeros(2)})
+def test_a_table_of_columns_of_different_length_cannot_be_made(tmp_path: Path) -> None:
+    columns = {"imgname": np.array([str(tmp_path / f"{i}.jpg") for i in range(3)]), "side": np.array([1.0, np.nan, 1])}
+    (tmp_path / "0.jpg").touch()
+    table = _table({"sequence": "a"}, columns, {"first": np.array([False, False, True])})
+    assert table["sequence"].tolist() == ["a"] * 3
+    assert table["reason"].tolist() == ["", "not finite", "first"]
+    with pytest.raises(ValueError, match=r"differ in length.*'side': 2"):
+        _table({"sequence": "a"}, columns | {"side": np.ones(2)}, {})
