@@ -9,7 +9,7 @@ The default setup needs none of them. The exit status is 1 while any file is mis
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -78,69 +78,49 @@ def _fault(path: Path, file: UserFile, experiment: str) -> tuple[str, str]:
     if not path.exists():
         return "missing", ""
     try:
-        _check(path, file, experiment)
+        # Names and shapes are enough, and take no memory. PyTorch warns for each tensor that it copies nothing.
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+            _check(path, file.kind, BACKBONES[PUBLISHED_SETUPS[experiment].backbone])
     except (OSError, ValueError) as error:
         return "wrong", str(error)
     return "ok", ""
 
 
-def _check(path: Path, file: UserFile, experiment: str) -> None:
+def _check(path: Path, kind: str, backbone: Callable[[], nn.Module]) -> None:
     """Raise ValueError or OSError that says what is wrong with a file, if anything is."""
-    # Names and shapes are enough, and take no memory. PyTorch warns for each tensor that it copies nothing.
-    with torch.device("meta"), warnings.catch_warnings(action="ignore"):
-        match file.kind:
-            case "smplh":
-                read_smplh(path)
-            case "regressor24":
-                read_regressor(path, 24)
-            case "regressor17":
-                read_regressor(path, 17)
-            case "annotations":
-                _check_pictures(path, (path.parent, path.parents[2]), skip_bad_rows=True)
-            case "test_annotations":
-                # Their names start from the project's folder: datasets/3dpw/….
-                _check_pictures(path, (path.parents[2],), skip_bad_rows=False)
-            case "tokenizer":
-                _check_tokenizer(path)
-            case "vqmae":
-                _check_weights(path, VQMAE())
-            case "cvqmae":
-                _check_weights(path, CVQMAE(_backbone(experiment)))
-            case "backbone":
-                load_pretrained(_backbone(experiment), path)
-            case "motions":
-                _check_motions(path)
-
-
-def _backbone(experiment: str) -> nn.Module:
-    return BACKBONES[PUBLISHED_SETUPS[experiment].backbone]()
-
-
-def _check_motions(path: Path) -> None:
-    """There are motions, and the first can be read. Training checks all of them."""
-    first = path / next(iter(motion_files(path)))
-    try:
-        read_motion(first)
-    except ValueError as error:
-        raise ValueError(f"{first}: {error}") from error
-
-
-def _check_weights(path: Path, model: nn.Module) -> None:
-    own = model.state_dict()
-    if found := differences(own, read_state(path, type(model).__name__, own)):
-        raise ValueError(f"The weights in {path} do not fit this {type(model).__name__}: {found}.")
-
-
-def _check_tokenizer(path: Path) -> None:
-    state = read_released(path)
-    for key, shape in _TOKENIZER.items():
-        if key not in state or tuple(state[key].shape) != shape:
-            found = tuple(state[key].shape) if key in state else "missing"
-            raise ValueError(f"{path} is not the released tokenizer: {key} is {found}, expected {shape}.")
+    match kind:
+        case "smplh":
+            read_smplh(path)
+        case "regressor24":
+            read_regressor(path, 24)
+        case "regressor17":
+            read_regressor(path, 17)
+        case "annotations":
+            _check_pictures(path, (path.parent, path.parents[2]), skip_bad_rows=True)
+        case "test_annotations":
+            # Their names start from the project's folder: datasets/3dpw/….
+            _check_pictures(path, (path.parents[2],), skip_bad_rows=False)
+        case "tokenizer":
+            state = read_released(path)
+            expected = {key: torch.empty(shape) for key, shape in _TOKENIZER.items()}
+            if found := differences(expected, {key: state[key] for key in expected if key in state}):
+                raise ValueError(f"{path} is not the released tokenizer: {found}.")
+        case "vqmae" | "cvqmae":
+            model = VQMAE() if kind == "vqmae" else CVQMAE(backbone())
+            own = model.state_dict()
+            if found := differences(own, read_state(path, type(model).__name__, own)):
+                raise ValueError(f"The weights in {path} do not fit this {type(model).__name__}: {found}.")
+        case "backbone":
+            load_pretrained(backbone(), path)
+        case "motions":
+            first = path / next(iter(motion_files(path)))  # training checks the others
+            try:
+                read_motion(first)
+            except ValueError as error:
+                raise ValueError(f"{first}: {error}") from error
 
 
 def _check_pictures(path: Path, places: Sequence[Path], skip_bad_rows: bool) -> None:
-    """Raise ValueError if an annotated picture is missing."""
     annotations = SMPLAnnotations.load(path, skip_bad_rows)
     root, names = annotations.picture_root(places), dict.fromkeys(annotations.imgname)
     lacking = [name for name in names if not (root / name).is_file()]

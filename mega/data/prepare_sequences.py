@@ -110,7 +110,7 @@ def prepare_emdb(
         raise ValueError("Give dataset.validation_share or dataset.validation, not both.")
     if validation_share is not None and not 0 < validation_share < 1:
         raise ValueError(f"dataset.validation_share={validation_share} must lie between 0 and 1.")
-    name = name or {"emdb1": "emdb_test", "emdb2": "emdb2"}[part]
+    name = name or ("emdb_test" if part == "emdb1" else part)
     files = {file.parent.relative_to(folder).as_posix(): file for file in sorted(Path(folder).glob("P*/*/*_data.pkl"))}
     if not files:
         raise FileNotFoundError(
@@ -203,27 +203,39 @@ def _as_text(counts: Mapping[str, int]) -> str:
 
 
 def _joined(tables: Sequence[Table]) -> Table:
+    """The rows of all tables."""
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
-def _table(constant: Mapping[str, object], columns: Table, unusable: Mapping[str, np.ndarray]) -> Table:
-    """The table of one person in a sequence.
+def _table(
+    pictures: Path, pattern: str, constant: Mapping[str, object], columns: Table, unusable: Mapping[str, np.ndarray]
+) -> Table:
+    """The table of one person in a sequence of F frames.
 
     Args:
+        pictures: folder of the pictures; pattern: their names, from the number of the frame.
         constant: {column: value of the whole sequence}.
-        columns: the other columns, one row per frame.
+        columns: the other columns, one row per frame. Here `root_orient` is in the world frame and `j2d` (F, 24, 2).
         unusable: {reason: (F,) bool, the rows that it applies to}. The first that applies is the row's `reason`; the
             last two are that a number is not finite, and that the picture is missing.
     """
-    n = len(columns["imgname"])
-    table = {name: np.repeat(np.asarray(value)[None], n, axis=0) for name, value in constant.items()} | columns
+    n = len(columns["cam_ext"])
+    names = [pictures / pattern.format(i) for i in range(n)]
+    turn = torch.from_numpy(columns["cam_ext"][:, :3, :3].copy())
+    root = turn @ roma.rotvec_to_rotmat(torch.from_numpy(columns["root_orient"]))
+    table = {name: np.repeat(np.asarray(value)[None], n, axis=0) for name, value in constant.items()}
+    table |= columns | {
+        "frame": np.arange(n),
+        "imgname": np.array([name.as_posix() for name in names], str),
+        "root_orient": roma.rotmat_to_rotvec(root).numpy(),
+        "j2d": np.pad(columns["j2d"], ((0, 0), (0, 0), (0, 1)), constant_values=1),
+    }
     lengths = {name: len(column) for name, column in table.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"The columns of a table differ in length: {lengths}.")
     finite = [np.isfinite(c.reshape(n, -1)).all(axis=1) for c in table.values() if c.dtype.kind == "f"]
-    pictures = [Path(name) for name in columns["imgname"].tolist()]
-    there = {file for folder in {p.parent for p in pictures} if folder.is_dir() for file in folder.iterdir()}
-    absent = np.array([picture not in there for picture in pictures])
+    there = set(pictures.iterdir()) if pictures.is_dir() else set()
+    absent = np.array([name not in there for name in names])
     unusable = {**unusable, "not finite": ~np.all(finite, axis=0), _MISSING_PICTURE: absent}
     return table | {"reason": np.select([*unusable.values()], [*unusable], default="")}
 
@@ -264,18 +276,17 @@ def _read_person(content: dict, person: int, sequence: str, file: Path) -> Table
         points = (in_camera / np.where(behind, np.nan, in_camera[..., 2:]) @ cam_int.T)[..., :2]
     # SMPL rotates about its pelvis, at J0 + trans: so the joints give the rest pelvis J0.
     rest_pelvis = np.nanmedian(joints[:, 0] - trans, axis=0)
-    pictures = file.parents[2] / "imageFiles" / sequence
     return _table(
+        file.parents[2] / "imageFiles" / sequence,
+        "image_{:05d}.jpg",
         {"sequence": sequence, "person": person, "gender": gender, "betas": betas[:10], "cam_int": cam_int},
         {
-            "frame": np.arange(n),
-            "imgname": np.array([(pictures / f"image_{i:05d}.jpg").as_posix() for i in range(n)], str),
             "center": center,
             "side": side,
-            "root_orient": _root_in_camera(poses[:, :3], cam_ext),
+            "root_orient": poses[:, :3],
             "pose_body": poses[:, 3:66],
             "trans": trans,
-            "j2d": _with_weight(points),
+            "j2d": points,
             "cam_ext": cam_ext,
             "trans_cam": in_camera[:, 0] - rest_pelvis,
         },
@@ -351,6 +362,8 @@ def _read_emdb(sequence: str, file: Path, part: str) -> Table:
     center, side = (value.numpy() for value in box_center_and_side(torch.from_numpy(corners)))
     invalid = take(boxes, file, "invalid_idxs", (None,)).astype(int)
     return _table(
+        file.parent / "images",
+        "{:05d}.jpg",
         {
             "sequence": sequence,
             "person": 0,
@@ -359,14 +372,12 @@ def _read_emdb(sequence: str, file: Path, part: str) -> Table:
             "cam_int": take(camera, file, "intrinsics", (3, 3)),
         },
         {
-            "frame": np.arange(n),
-            "imgname": np.array([(file.parent / "images" / f"{i:05d}.jpg").as_posix() for i in range(n)], str),
             "center": center,
             "side": _EMDB_MARGIN * side,
-            "root_orient": _root_in_camera(take(smpl, file, "poses_root", (n, 3)), cam_ext),
+            "root_orient": take(smpl, file, "poses_root", (n, 3)),
             "pose_body": take(smpl, file, "poses_body", (n, 69)),
             "trans": take(smpl, file, "trans", (n, 3)),
-            "j2d": _with_weight(take(content, file, "kp2d", (n, 24, 2))),
+            "j2d": take(content, file, "kp2d", (n, 24, 2)),
             "cam_ext": cam_ext,
         },
         {
@@ -386,11 +397,6 @@ def _gender_letter(gender: object, file: Path, name: str) -> str:
         raise ValueError(f"{file}: the field {name} cannot be used: {error}") from error
 
 
-def _with_weight(points: np.ndarray) -> np.ndarray:
-    """(N, J, 2) px -> (N, J, 3), with weight 1."""
-    return np.pad(points, ((0, 0), (0, 0), (0, 1)), constant_values=1)
-
-
 def _is_rigid(cam_ext: np.ndarray) -> np.ndarray:
     """(N,) whether (N, 4, 4) world -> camera are a rotation and a shift; invalid cameras often are not."""
     rotation = cam_ext[:, :3, :3]
@@ -398,9 +404,3 @@ def _is_rigid(cam_ext: np.ndarray) -> np.ndarray:
         off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
         upright = np.linalg.det(rotation) > 0
     return np.isfinite(cam_ext).all(axis=(1, 2)) & (off < _RIGID_TOLERANCE) & upright
-
-
-def _root_in_camera(root_orient: np.ndarray, cam_ext: np.ndarray) -> np.ndarray:
-    """Axis-angle (N, 3) of the root in the world -> in the camera frame, R @ root."""
-    root = roma.rotvec_to_rotmat(torch.from_numpy(root_orient))
-    return roma.rotmat_to_rotvec(torch.from_numpy(cam_ext[:, :3, :3].copy()) @ root).numpy()

@@ -359,10 +359,15 @@ def test_wrong_commands_are_told_what_to_do(prepare, arguments: tuple[str, ...],
 
 
 def test_a_table_of_columns_of_different_length_cannot_be_made(tmp_path: Path) -> None:
-    columns = {"imgname": np.array([str(tmp_path / f"{i}.jpg") for i in range(3)]), "side": np.array([1.0, np.nan, 1])}
+    columns = {"cam_ext": np.tile(np.eye(4), (3, 1, 1)), "root_orient": np.zeros((3, 3)), "j2d": np.zeros((3, 24, 2))}
     (tmp_path / "0.jpg").touch()
-    table = _table({"sequence": "a"}, columns, {"first": np.array([False, False, True])})
-    assert table["sequence"].tolist() == ["a"] * 3
-    assert table["reason"].tolist() == ["", "not finite", "first"]
+
+    def table(side: list[float]) -> dict[str, np.ndarray]:
+        first = np.array([False, False, True])
+        return _table(tmp_path, "{}.jpg", {"sequence": "a"}, columns | {"side": np.array(side)}, {"first": first})
+
+    made = table([1.0, np.nan, 1.0])
+    assert made["sequence"].tolist() == ["a"] * 3
+    assert made["reason"].tolist() == ["", "not finite", "first"]
     with pytest.raises(ValueError, match=r"differ in length.*'side': 2"):
-        _table({"sequence": "a"}, columns | {"side": np.ones(2)}, {})
+        table([1.0, 1.0])
