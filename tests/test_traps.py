@@ -38,7 +38,6 @@ from torchvision.transforms import v2
 import mega
 from mega.data import Augmentation, SMPLImageData, SMPLImages, SyntheticImageData
 from mega.data.smpl_annotations import SMPLAnnotations
-from mega.data.smpl_images import Source
 from mega.geometry.smpl_crops import annotated_crop, patch_crop
 from mega.predictor import Sampling
 from mega.training.cvqmae import CVQMAETraining
@@ -102,7 +101,7 @@ def pictures(tmp_path_factory) -> Path:
 
 
 def real(pictures: Path, **changes) -> SMPLImages:
-    return SMPLImages(Source(pictures / "real.npz"), crop_size=32, **changes)
+    return SMPLImages(pictures / "real.npz", crop_size=32, **changes)
 
 
 def assert_same_item(one: dict, other: dict) -> None:

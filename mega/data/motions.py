@@ -42,7 +42,7 @@ class Motion:
 
     Attributes:
         path: relative to the folder of the animations, with slashes.
-        stamp: (size, modification time in ns), to notice changes.
+        stamp: [size, modification time in ns], to notice changes.
         frames: T; 0 if the file cannot be used.
         betas: 10 numbers.
         gender: index into GENDERS.
@@ -95,8 +95,8 @@ def read_motion(path: str | Path, check_unused: bool = False) -> tuple[np.ndarra
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
         raise ValueError(str(error).removeprefix(f"{path} ")) from error
-    wrong = [f"lacks {name}" for name in ("poses", "betas", "gender") if name not in arrays]
     poses, betas, gender = (arrays.get(name) for name in ("poses", "betas", "gender"))
+    wrong = [f"lacks {name}" for name in ("poses", "betas", "gender") if name not in arrays]
     frames = len(poses) if poses is not None and poses.ndim else 0
     if poses is not None:
         columns = slice(None) if check_unused else _POSE
@@ -108,17 +108,16 @@ def read_motion(path: str | Path, check_unused: bool = False) -> tuple[np.ndarra
         wrong += _faults("trans", trans, ("T", 3))
         if trans.ndim and len(trans) != frames:
             wrong.append(f"trans has shape {trans.shape}, expected {frames} rows")
-    index = -1
-    if gender is not None and gender.size != 1:
-        wrong.append(f"gender has shape {gender.shape}, expected one word")
-    elif gender is not None:
+    if gender is not None:
         try:
-            index = GENDERS.index(gender_name(gender.reshape(-1).astype(str)[0]))
+            if gender.size != 1:
+                raise ValueError(f"gender has shape {gender.shape}, expected one word")
+            gender = GENDERS.index(gender_name(gender.reshape(-1).astype(str)[0]))
         except ValueError as error:
             wrong.append(str(error).rstrip("."))
     if wrong:
         raise ValueError("; ".join(wrong))
-    return poses[:, _POSE].astype(np.float32), betas[:N_BETAS].astype(np.float32), index
+    return poses[:, _POSE].astype(np.float32), betas[:N_BETAS].astype(np.float32), gender
 
 
 def _faults(name: str, array: np.ndarray, shape: tuple, columns: slice = slice(None)) -> list[str]:
@@ -144,29 +143,28 @@ def check_bedlam(animations: str | None, annotations: Sequence[str] = (), report
     Source: Black et al., BEDLAM: A Synthetic Dataset of Bodies Exhibiting Detailed Lifelike Animated Motion, CVPR 2023.
     """
     results: dict[str, str] = {}
-    checks = [(Path(animations), _count_frames)] if animations else []
-    checks += [(Path(place), _count_people) for place in annotations]
     n_wrong = 0
-    for place, count in checks:
-        if not place.is_dir():
-            require(place)
-        files = sorted(place.rglob("*.npz")) if place.is_dir() else [place]
+    for place in [*filter(None, [animations]), *annotations]:
+        folder = Path(place)
+        if not folder.is_dir():
+            require(folder)
+        files = sorted(folder.rglob("*.npz")) if folder.is_dir() else [folder]
         if not files:
-            raise FileNotFoundError(f"There are no .npz files in {place}.")
+            raise FileNotFoundError(f"There are no .npz files in {folder}.")
         totals, others, wrong = Counter(), [], []
-        for file in tqdm(files, desc=str(place), unit="file"):
-            if count is _count_frames and "shape" in file.relative_to(place).as_posix():
+        for file in tqdm(files, desc=place, unit="file"):
+            if place is animations and "shape" in file.relative_to(folder).as_posix():
                 results[str(file)] = "not a motion, its path holds `shape`"
                 others.append(file)
                 continue
             try:
-                counts = count(file)
+                counts = _count_frames(file) if place is animations else _count_people(file)
             except (OSError, ValueError) as error:
                 results[str(file)] = "wrong: " + str(error).removeprefix(f"{file}: ").removeprefix(f"{file} ")
                 wrong.append(file)
             else:
-                totals += counts
                 results[str(file)] = _as_text(counts)
+                totals += counts
         fine = len(files) - len(others) - len(wrong)
         print(f"{place}: {len(files)} files, {fine} fine, {len(others)} not motions, {len(wrong)} wrong")
         print(_as_text(totals), *(f"  {file}: {results[str(file)]}" for file in others + wrong), sep="\n")
@@ -201,12 +199,12 @@ class Motions:
         problems: one line per file that cannot be used.
     """
 
-    def __init__(self, motions: Sequence[Motion], poses: np.ndarray, problems: Sequence[str] = ()):
-        self.motions, self.poses, self.problems = list(motions), poses, list(problems)
-        self.frames = np.array([m.frames for m in self.motions], np.int64)  # (M,)
-        self.row = np.array([m.row for m in self.motions], np.int64)  # (M,)
-        self.betas = np.array([m.betas for m in self.motions], np.float32).reshape(-1, N_BETAS)  # (M, 10)
-        self.gender = np.array([m.gender for m in self.motions], np.int64)  # (M,)
+    def __init__(self, motions: list[Motion], poses: np.ndarray, problems: Sequence[str] = ()):
+        self.motions, self.poses, self.problems = motions, poses, list(problems)
+        self.frames = np.array([m.frames for m in motions])  # (M,)
+        self.row = np.array([m.row for m in motions])  # (M,)
+        self.betas = np.array([m.betas for m in motions], np.float32)  # (M, 10)
+        self.gender = np.array([m.gender for m in motions])  # (M,)
 
     def __len__(self) -> int:
         return len(self.motions)

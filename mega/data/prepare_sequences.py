@@ -36,7 +36,6 @@ Table = dict[str, np.ndarray]
 
 _SCALE_UNIT = 200  # px, of `scale`
 _FORMAT_VERSION = 2  # in files without this number, 3DPW's boxes are 12 % too wide
-_LETTERS = {"male": "m", "female": "f", "neutral": "neutral"}
 _RIGID_TOLERANCE = 1e-2
 _MISSING_PICTURE = "missing picture"
 _EMDB_MARGIN = 1.2
@@ -260,7 +259,7 @@ def _read_person(content: dict, person: int, sequence: str, file: Path) -> Table
     def of_person(name: str, shape: tuple[int | None, ...]) -> np.ndarray:
         return as_numbers(entry(name), file, f"{name}[{person}]", shape)
 
-    cam_ext = take(content, file, "cam_poses", (None, 4, 4))
+    cam_ext, cam_int = take(content, file, "cam_poses", (None, 4, 4)), take(content, file, "cam_intrinsics", (3, 3))
     n = len(cam_ext)
     poses, trans = of_person("poses", (n, 72)), of_person("trans", (n, 3))
     joints = of_person("jointPositions", (n, 72)).reshape(n, 24, 3)
@@ -268,7 +267,6 @@ def _read_person(content: dict, person: int, sequence: str, file: Path) -> Table
     if len(betas) < 10:
         raise ValueError(f"{file}: the field betas[{person}] has {len(betas)} values, 10 are needed.")
     gender = _gender_letter(entry("genders"), file, f"genders[{person}]")
-    cam_int = take(content, file, "cam_intrinsics", (3, 3))
     center, side, boxed = smooth_boxes(of_person("poses2d", (n, 3, 18)).transpose(0, 2, 1))
     in_camera = joints @ cam_ext[:, :3, :3].transpose(0, 2, 1) + cam_ext[:, None, :3, 3]
     behind = in_camera[..., 2:] <= 0
@@ -392,9 +390,10 @@ def _read_emdb(sequence: str, file: Path, part: str) -> Table:
 def _gender_letter(gender: object, file: Path, name: str) -> str:
     """m, f or neutral, from any spelling; raises ValueError with file and field for anything else."""
     try:
-        return _LETTERS[gender_name(gender.decode() if isinstance(gender, bytes) else gender)]
+        known = gender_name(gender.decode() if isinstance(gender, bytes) else gender)
     except ValueError as error:
         raise ValueError(f"{file}: the field {name} cannot be used: {error}") from error
+    return known if known == "neutral" else known[0]
 
 
 def _is_rigid(cam_ext: np.ndarray) -> np.ndarray:

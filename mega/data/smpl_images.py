@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -64,26 +63,6 @@ def draw_mixture(parts: Sequence[Dataset], shares: Sequence[float], epoch: int, 
     return Subset(ConcatDataset(parts), rows.tolist())
 
 
-@dataclass(frozen=True)
-class Source:
-    """An annotation file.
-
-    Attributes:
-        root: folder that the picture names are relative to; None for the file's own folder or, if the pictures are
-            only found there, the current folder.
-        share: relative probability of this file in training (published: equal).
-    """
-
-    path: Path
-    root: Path | None = None
-    share: float = 1.0
-
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """Folders that the picture names may be relative to."""
-        return (Path(self.path).parent, Path()) if self.root is None else (Path(self.root),)
-
-
 class BadPictureError(ValueError):
     """A picture is missing or broken, or a person's crop cannot be cut out of it."""
 
@@ -92,6 +71,7 @@ class SMPLImages(Dataset):
     """Crops of one annotation file. An item is a function of (seed, epoch, index) and of nothing else.
 
     Args:
+        path: the annotation file, see `find_annotations`.
         crop_size: side of the crops, px.
         patch: crop as in the ViT's training (exactly), not as in that of HRNet and ResNet (in whole pixels).
         augmentation: how crops are augmented (`shift` is not used); None: not at all.
@@ -99,6 +79,8 @@ class SMPLImages(Dataset):
         training: skip bad rows, and replace a person whose picture cannot be used by the next one; otherwise both are
             errors.
         limit: use only this many rows, from the first.
+        root: folder that the picture names are relative to; None for the file's own folder or, if the pictures are
+            only found there, the current folder.
 
     An item is a dict of
         image: (3, S, S) RGB in [0, 255]: uint8, or float32 without augmentation, since the published evaluation does
@@ -117,7 +99,7 @@ class SMPLImages(Dataset):
 
     def __init__(
         self,
-        source: Source,
+        path: str | Path,
         crop_size: int = 224,
         patch: bool = False,
         augmentation: Augmentation | None = None,
@@ -125,10 +107,12 @@ class SMPLImages(Dataset):
         training: bool = False,
         seed: int = 0,
         limit: int | None = None,
+        root: str | Path | None = None,
     ):
-        self.path, self.training = find_annotations(source.path), training
+        self.path, self.training = find_annotations(path), training
         self.annotations = SMPLAnnotations.load(self.path, skip_bad_rows=training).select(slice(limit))
-        self.root = self.annotations.picture_root(source.places)
+        self.places = (Path(path).parent, Path()) if root is None else (Path(root),)
+        self.root = self.annotations.picture_root(self.places)
         self.crop_size, self.patch = crop_size, patch
         self.augmentation, self.flip_probability = augmentation, flip_probability
         self.seed, self.epoch = seed, 0
@@ -226,7 +210,8 @@ class SMPLImageData(EpochData):
 
     Args:
         tokenizer: computes the tokens.
-        train: {name: {"path", "root", "share"}}, see `Source`; epochs are drawn by `draw_mixture`.
+        train: {name: {"path", "root", "share"}}: arguments of `SMPLImages`, and the relative probability of this file
+            (published: equal); epochs are drawn by `draw_mixture`.
         val: {"path", "root"} of the validation set. `path` may be a list, of which the first file that exists is used.
             If none exists, or with None, `val_share` of each training set is held out instead.
         val_share: fraction of its rows to validate on, spread evenly over the file.
@@ -267,7 +252,8 @@ class SMPLImageData(EpochData):
         if not 0 < val_share <= 1:
             raise ValueError(f"data.val_share={val_share}: give a share above 0, up to 1.")
         self.val, self.val_share, self.test = val, val_share, test
-        self.train_sources = [Source(**source) for source in train.values()]
+        self.shares = [source.get("share", 1.0) for source in train.values()]
+        self.train = [{name: value for name, value in source.items() if name != "share"} for source in train.values()]
         self.crop = {"crop_size": crop_size, "patch": patch, "limit": limit, "seed": seed}
         self.augmentation = {"augmentation": augmentation, "flip_probability": flip_probability, "training": True}
         self.points = points
@@ -288,7 +274,7 @@ class SMPLImageData(EpochData):
     @cached_property
     def _sets(self) -> tuple[list[SMPLImages], list[SMPLImages]]:
         """Training and validation sets. A bad picture must not stop the training in either."""
-        train = [SMPLImages(source, **self.crop, **self.augmentation) for source in self.train_sources]
+        train = [SMPLImages(**source, **self.crop, **self.augmentation) for source in self.train]
         source = self.val
         if source is not None and not isinstance(source["path"], str):
             path = first_existing(source["path"])
@@ -297,20 +283,19 @@ class SMPLImageData(EpochData):
             val = [_hold_out(part, self.val_share) for part in train]
             rank_zero_info(f"validation: {sum(map(len, val))} people of the training sets, held out")
         else:
-            val = [SMPLImages(Source(**source), training=True, **self.crop)]
+            val = [SMPLImages(**source, training=True, **self.crop)]
             known = val[0].annotations
             val[0].annotations = known.select(spread_rows(len(known), self.val_share))
             rank_zero_info(f"validation: {len(val[0])} of {len(known)} people of {source['path']}")
         return train, val
 
     def train_dataset(self) -> Subset:
-        shares = [source.share for source in self.train_sources]
-        return draw_mixture(self._sets[0], shares, self.trainer.current_epoch, self.seed)
+        return draw_mixture(self._sets[0], self.shares, self.trainer.current_epoch, self.seed)
 
     def fixed_dataset(self, split: str) -> Dataset | None:
         if split == "val":
             return ConcatDataset(self._sets[1])
-        return None if self.test is None else SMPLImages(Source(**self.test), **self.crop)
+        return None if self.test is None else SMPLImages(**self.test, **self.crop)
 
     def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         for row, reason in zip(*batch.pop("problem", ((), ())), strict=True):

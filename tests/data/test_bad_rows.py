@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from mega.data import Augmentation, SMPLImageData, SMPLImages
 from mega.data.smpl_annotations import SMPLAnnotations
-from mega.data.smpl_images import BadPictureError, Source, draw_mixture
+from mega.data.smpl_images import BadPictureError, draw_mixture
 
 PEOPLE = 8
 WILD = Augmentation(scale=0.2, degrees=30, turn_probability=1, look=(v2.ColorJitter(0.4), v2.RandomErasing(0.5)))
@@ -49,7 +49,7 @@ def write(folder: Path, flavour: str = "real", **changes) -> Path:
 
 
 def images(path: Path, **changes) -> SMPLImages:
-    return SMPLImages(Source(path), crop_size=32, augmentation=WILD, training=True, **changes)
+    return SMPLImages(path, crop_size=32, augmentation=WILD, training=True, **changes)
 
 
 BAD = [
@@ -84,7 +84,7 @@ def test_bad_rows_are_left_out_of_training_and_named(tmp_path, caplog, field, va
 def test_a_test_is_not_made_on_fewer_people(tmp_path, flavour, field, value, reason) -> None:
     path = write(tmp_path, flavour, **{field: {6: value}})
     with pytest.raises(ValueError, match=rf"set\.npz: 1 of 8 rows cannot be used: row 6 \(6\.png\): {reason}"):
-        SMPLImages(Source(path))
+        SMPLImages(path)
     data = SMPLImageData(None, None, train={}, test={"path": path})
     with pytest.raises(ValueError, match="Correct them"):
         data.test_dataloader()
@@ -140,14 +140,14 @@ def test_no_number_of_workers_changes_what_is_shown_instead(spoilt: Path, patch:
 
 @pytest.mark.parametrize("row", [1, 2, 3, 5, 6, 7])
 def test_a_test_needs_every_picture(spoilt: Path, row: int) -> None:
-    data = SMPLImages(Source(spoilt), crop_size=32)
+    data = SMPLImages(spoilt, crop_size=32)
     assert "problem" not in data[0]
     with pytest.raises(BadPictureError, match=rf"set\.npz, row {row}, {row}\.png: "):
         data[row]
 
 
 def test_no_picture_at_all_is_an_error(spoilt: Path, tmp_path: Path) -> None:
-    data = SMPLImages(Source(spoilt, root=tmp_path / "elsewhere"), crop_size=32, training=True)
+    data = SMPLImages(spoilt, root=tmp_path / "elsewhere", crop_size=32, training=True)
     with pytest.raises(BadPictureError, match=r"none of its 8 pictures can be used.*elsewhere"):
         data[3]
 

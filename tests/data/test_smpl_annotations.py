@@ -14,7 +14,7 @@ from PIL import Image
 
 from mega.bodies import SMPLHBody
 from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
-from mega.data.smpl_images import SMPLImages, Source
+from mega.data.smpl_images import SMPLImages
 from mega.data.synthetic_images import read_rgb
 from mega.evaluation import test_sets as testsets
 from mega.evaluation.test_sets import people_of_file, smpl_test
@@ -127,18 +127,18 @@ def test_published_files_are_found_where_they_are_put(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     _say_once.cache_clear()
     with pytest.raises(FileNotFoundError, match=ours):
-        SMPLImages(Source(Path(ours), Path()), crop_size=32)
+        SMPLImages(Path(ours), root=Path(), crop_size=32)
     write(Path(published), published_3dpw(), Path())
     for path in (ours, tmp_path / ours):
-        data = SMPLImages(Source(Path(path), Path()), crop_size=32)
+        data = SMPLImages(Path(path), root=Path(), crop_size=32)
         assert len(data) == PEOPLE
         assert f"{path} is not there: {data.path} is read." in capsys.readouterr().out
         assert str(data.path).endswith(published)
         assert data[2]["image"].shape == (3, 32, 32)
-    SMPLImages(Source(Path(ours), Path()))
+    SMPLImages(Path(ours), root=Path())
     assert capsys.readouterr().out == "", "said once"
     write(Path(ours), published_3dpw(2), Path())
-    assert len(SMPLImages(Source(Path(ours), Path()))) == 2
+    assert len(SMPLImages(Path(ours), root=Path())) == 2
     assert f"{ours} is read, and {published} is not" in capsys.readouterr().out
 
 
@@ -146,14 +146,14 @@ def test_every_joint_of_3dpw_counts_and_parts_by_their_confidence(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     depths = published_3dpw()
     assert (depths["j2d"][..., 2] < 0).any()
-    data = SMPLImages(Source(write(tmp_path / "test.npz", depths, tmp_path)), crop_size=32)
+    data = SMPLImages(write(tmp_path / "test.npz", depths, tmp_path), crop_size=32)
     for i in range(PEOPLE):
         weights = data[i]["keypoints2d"][:, 2]
         assert (weights[:17] == 0).all()
         assert weights[17:].numpy() == pytest.approx(41 / 24)
     parts = columns() | {"imgname": np.array(["a.jpg"] * PEOPLE), "scale": np.full(PEOPLE, 0.2)}
     parts["part"] = np.tile(np.linspace(0, 1, 24)[None, :, None], (PEOPLE, 1, 3))
-    data = SMPLImages(Source(write(tmp_path / "coco" / "coco.npz", parts, tmp_path / "coco")), crop_size=32)
+    data = SMPLImages(write(tmp_path / "coco" / "coco.npz", parts, tmp_path / "coco"), crop_size=32)
     known = np.linspace(0, 1, 24)[[*range(13), 18, 14, 16, 17]]
     assert data[0]["keypoints2d"][:17, 2].numpy() == pytest.approx(known * 41 / 17)
 
@@ -196,7 +196,7 @@ def test_only_the_name_in_the_file_says_that_a_picture_is_stored_lying(tmp_path:
 
 @pytest.mark.skipif(not INPUTS.is_dir(), reason=f"no {INPUTS}")
 def test_the_name_of_a_folder_turns_no_picture() -> None:
-    items = [SMPLImages(Source(INPUTS / f"{name}_project/coco/coco.npz"), 64)[0] for name in ("plain", "closeup")]
+    items = [SMPLImages(INPUTS / f"{name}_project/coco/coco.npz", 64)[0] for name in ("plain", "closeup")]
     for name, value in items[0].items():
         assert (np.asarray(value) == np.asarray(items[1][name])).all(), name
 
