@@ -98,16 +98,22 @@ def read_motion(path: str | Path, check_unused: bool = False) -> tuple[np.ndarra
     poses, betas, gender = (arrays.get(name) for name in ("poses", "betas", "gender"))
     wrong = [f"lacks {name}" for name in ("poses", "betas", "gender") if name not in arrays]
     frames = len(poses) if poses is not None and poses.ndim else 0
-    if poses is not None:
-        columns = slice(None) if check_unused else _POSE
-        wrong += _faults("poses", poses, ("T", _POSE.stop), columns) if frames else ["poses holds no frames"]
-    if betas is not None:
-        wrong += _faults("betas", betas, (N_BETAS,), slice(N_BETAS))
-    if "trans" in arrays:
-        trans = arrays["trans"]
-        wrong += _faults("trans", trans, ("T", 3))
-        if trans.ndim and len(trans) != frames:
-            wrong.append(f"trans has shape {trans.shape}, expected {frames} rows")
+    if poses is not None and not frames:
+        wrong.append("poses holds no frames")
+    # The least shape of each array, of which only the last axis may be longer, and what of this axis must be finite.
+    expected = {"poses": ((frames, _POSE.stop), slice(None) if check_unused else _POSE)}
+    expected |= {"betas": ((N_BETAS,), slice(N_BETAS)), "trans": ((frames, 3), slice(None))}
+    for name, array in arrays.items():
+        if name == "gender":
+            continue
+        least, part = expected[name]
+        fits = array.ndim == len(least) and array.shape[:-1] == least[:-1] and array.shape[-1] >= least[-1]
+        if not fits or array.dtype.kind not in "fiu":
+            wrong.append(f"{name} has shape {array.shape} of {array.dtype}, expected numbers {least} or more")
+            continue
+        bad = np.flatnonzero(~np.isfinite(np.atleast_2d(array[..., part]).astype(np.float32)).all(axis=1))
+        if len(bad):
+            wrong.append(f"{name} is not finite in {len(bad)} rows, the first is {bad[0]}")
     if gender is not None:
         try:
             if gender.size != 1:
@@ -118,16 +124,6 @@ def read_motion(path: str | Path, check_unused: bool = False) -> tuple[np.ndarra
     if wrong:
         raise ValueError("; ".join(wrong))
     return poses[:, _POSE].astype(np.float32), betas[:N_BETAS].astype(np.float32), gender
-
-
-def _faults(name: str, array: np.ndarray, shape: tuple, columns: slice = slice(None)) -> list[str]:
-    """What is wrong with an array of numbers: its shape, if not `shape` or more, or that it is not finite."""
-    fits = array.ndim == len(shape) and array.shape[-1] >= shape[-1]
-    if not fits or array.dtype.kind not in "fiu":
-        expected = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-        return [f"{name} has shape {array.shape} of {array.dtype}, expected numbers ({expected}) or more"]
-    bad = np.flatnonzero(~np.isfinite(np.atleast_2d(array[..., columns]).astype(np.float32)).all(axis=1))
-    return [f"{name} is not finite in {len(bad)} rows, the first is {bad[0]}"] if len(bad) else []
 
 
 def check_bedlam(animations: str | None, annotations: Sequence[str] = (), report: str | None = None) -> int:
@@ -245,10 +241,7 @@ class Motions:
 
     @classmethod
     def of_annotations(cls, path: str | Path) -> Motions:
-        """The bodies of an annotation file (3DPW, EMDB, …), each as a motion of one frame.
-
-        Raises as `SMPLAnnotations.load`.
-        """
+        """The bodies of an annotation file (3DPW, EMDB, …), each as a motion of one frame."""
         people = SMPLAnnotations.load(path)
         poses = people.pose[:, 1:].reshape(len(people), -1).astype(np.float32)  # without the root
         motions = [

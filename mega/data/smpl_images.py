@@ -146,8 +146,7 @@ class SMPLImages(Dataset):
         if self.augmentation is not None:
             degrees = self.augmentation.draw_degrees(rng)
             scale = scale * self.augmentation.draw_scale(rng)
-        where = (known.center[index], scale, self.crop_size, degrees)
-        image = torch.from_numpy(self._cut(index, *where, mirrored)).permute(2, 0, 1)
+        image = torch.from_numpy(self._cut(index, scale, degrees, mirrored)).permute(2, 0, 1)
         if self.augmentation is None:
             image = image.float()
         else:
@@ -161,14 +160,13 @@ class SMPLImages(Dataset):
             "betas": torch.from_numpy(known.betas[index]).float(),
             "gender": GENDERS.index(known.gender[index]),
             "rotmat": roma.rotvec_to_rotmat(pose[0]),
-            "keypoints2d": torch.from_numpy(self._keypoints(index, where, mirrored)),
+            "keypoints2d": torch.from_numpy(self._keypoints(index, scale, degrees, mirrored)),
             "index": index,
         }
 
-    def _cut(
-        self, index: int, center: np.ndarray, scale: float, size: int, degrees: float, mirrored: bool
-    ) -> np.ndarray:
-        name = self.annotations.imgname[index]
+    def _cut(self, index: int, scale: float, degrees: float, mirrored: bool) -> np.ndarray:
+        """The crop (S, S, 3), uint8 or float64."""
+        name, center, size = self.annotations.imgname[index], self.annotations.center[index], self.crop_size
         try:
             image = read_smpl_picture(self.root, name)
             side = PIXELS_PER_SCALE * scale
@@ -184,9 +182,9 @@ class SMPLImages(Dataset):
             row = self.annotations.row[index]
             raise BadPictureError(f"{self.path}, row {row}, {name}: {error}") from error
 
-    def _keypoints(self, index: int, where: tuple, mirrored: bool) -> np.ndarray:
-        known = self.annotations
-        keypoints = (patch_keypoints if self.patch else keypoints_on_crop)(known.keypoints2d[index], *where)
+    def _keypoints(self, index: int, scale: float, degrees: float, mirrored: bool) -> np.ndarray:
+        known, move = self.annotations, patch_keypoints if self.patch else keypoints_on_crop
+        keypoints = move(known.keypoints2d[index], known.center[index], scale, self.crop_size, degrees)
         if known.smpl_joints:
             rows, mirrored_joints = slice(_N_H36M, None), MIRRORED_SMPL
             keypoints[:, 2] = 1  # the third column of published files is the depth

@@ -58,7 +58,7 @@ def test_animations_are_counted_by_gender_and_the_others_named(tmp_path: Path, c
 
 
 BAD_MOTIONS = {
-    "short": ({"poses": np.zeros((7, 63))}, "poses has shape (7, 63) of float64, expected numbers (T, 66)"),
+    "short": ({"poses": np.zeros((7, 63))}, "poses has shape (7, 63) of float64, expected numbers (7, 66)"),
     "empty": ({"poses": np.zeros((0, 165)), "trans": None}, "poses holds no frames"),
     "nan": ({"poses": np.where(np.arange(7)[:, None] == 4, np.nan, np.zeros((7, 165)))}, "in 1 rows, the first is 4"),
     "none": ({"poses": None, "trans": None}, "lacks poses"),
@@ -67,7 +67,7 @@ BAD_MOTIONS = {
     "two_genders": ({"gender": np.array(["m", "f"])}, "gender has shape (2,), expected one word"),
     "gender": ({"gender": np.array("x")}, "The gender 'x' is none of"),
     "no_gender": ({"gender": None}, "lacks gender"),
-    "trans": ({"trans": np.zeros((6, 3))}, "trans has shape (6, 3), expected 7 rows"),
+    "trans": ({"trans": np.zeros((6, 3))}, "trans has shape (6, 3) of float64, expected numbers (7, 3)"),
     "object": ({"poses": np.array([{}] * 7)}, "the field poses holds objects other than numbers and text"),
 }
 

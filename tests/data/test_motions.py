@@ -61,7 +61,7 @@ def test_frames_are_those_of_the_files(animations, motions) -> None:
     ("change", "reason"),
     [
         ({"gender": "robot"}, "'robot' is none of"),
-        ({"poses": np.zeros((3, 63))}, r"shape \(3, 63\) of float64, expected numbers \(T, 66\)"),
+        ({"poses": np.zeros((3, 63))}, r"shape \(3, 63\) of float64, expected numbers \(3, 66\)"),
         ({"poses": np.zeros((0, 72))}, "poses holds no frames"),
         ({"poses": np.full((3, 72), np.nan)}, "poses is not finite"),
         ({"betas": np.zeros(9)}, r"betas has shape \(9,\)"),
