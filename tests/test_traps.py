@@ -122,7 +122,7 @@ def test_test_loaders_neither_shuffle_nor_drop(pictures: Path, tmp_path: Path, k
         assert batches == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-def test_several_sets_are_taken_whole(pictures: Path) -> None:
+def test_validation_uses_every_held_out_row_once(pictures: Path) -> None:
     """In validation nothing is drawn: every row that is held out of a set comes once."""
     train = {name: {"path": pictures / "real.npz"} for name in ("one", "two")}
     held_out = SMPLImageData(None, None, train, val_share=0.6, crop_size=32).fixed_dataset("val")

@@ -1,4 +1,4 @@
-"""Rows and pictures that cannot be used: training names and counts them and goes on, a test refuses them."""
+"""Rows and pictures that cannot be used: training reports and replaces them, a test refuses them."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ BAD = [
 @pytest.mark.parametrize(
     ("field", "value", "reason"), [*BAD, ("part", np.nan, "part"), ("pose_cam", np.inf, "pose_cam")]
 )
-def test_bad_rows_are_left_out_of_training_and_named(tmp_path, caplog, field, value, reason) -> None:
+def test_training_leaves_bad_rows_out_and_reports_them(tmp_path, caplog, field, value, reason) -> None:
     path = write(tmp_path, **{field: {2: value, 5: value}})
     table = SMPLAnnotations.load(path, skip_bad_rows=True)
     assert table.row.tolist() == [0, 1, 3, 4, 6, 7]
@@ -81,7 +81,7 @@ def test_bad_rows_are_left_out_of_training_and_named(tmp_path, caplog, field, va
 
 @pytest.mark.parametrize("flavour", ["real", "test"])
 @pytest.mark.parametrize(("field", "value", "reason"), BAD)
-def test_a_test_is_not_made_on_fewer_people(tmp_path, flavour, field, value, reason) -> None:
+def test_a_test_set_with_bad_rows_is_refused(tmp_path, flavour, field, value, reason) -> None:
     path = write(tmp_path, flavour, **{field: {6: value}})
     with pytest.raises(ValueError, match=rf"set\.npz: 1 of 8 rows cannot be used: row 6 \(6\.png\): {reason}"):
         SMPLImages(path)
@@ -90,7 +90,7 @@ def test_a_test_is_not_made_on_fewer_people(tmp_path, flavour, field, value, rea
         data.test_dataloader()
 
 
-def test_many_bad_rows_are_counted_and_a_few_are_named(tmp_path, caplog) -> None:
+def test_many_bad_rows_are_counted_and_the_first_listed(tmp_path, caplog) -> None:
     path = write(tmp_path, center=dict.fromkeys(range(7), np.nan))
     assert len(SMPLAnnotations.load(path, skip_bad_rows=True)) == 1
     assert "7 of 8 rows" in caplog.text
@@ -112,7 +112,7 @@ def spoilt(tmp_path) -> Path:
     return path
 
 
-def test_the_next_person_is_shown_instead(spoilt: Path) -> None:
+def test_a_person_without_picture_is_replaced_by_the_next(spoilt: Path) -> None:
     """Rows 0 and 4 can be used. What is given is that person's whole item."""
     data = images(spoilt, flip_probability=0.5)
     items = [data[i] for i in range(PEOPLE)]
@@ -127,7 +127,7 @@ def test_the_next_person_is_shown_instead(spoilt: Path) -> None:
 
 
 @pytest.mark.parametrize("patch", [False, True])
-def test_no_number_of_workers_changes_what_is_shown_instead(spoilt: Path, patch: bool) -> None:
+def test_replacements_do_not_depend_on_the_number_of_workers(spoilt: Path, patch: bool) -> None:
     mixture = draw_mixture([images(spoilt, patch=patch)] * 2, shares=(1, 1), epoch=3, seed=0)
     alone, shared = (list(DataLoader(mixture, batch_size=5, num_workers=workers)) for workers in (0, 2))
     problems = [batch["problem"][0] for batch in alone]
@@ -183,7 +183,7 @@ class Training(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_training_goes_on_and_names_each_bad_picture_once(spoilt: Path, tmp_path: Path, caplog) -> None:
+def test_training_continues_and_reports_each_bad_picture_once(spoilt: Path, tmp_path: Path, caplog) -> None:
     other = write(tmp_path / "other", betas={3: np.nan})
     val = write(tmp_path / "val", "test")
     (val.parent / "3.png").unlink()

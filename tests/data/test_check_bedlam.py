@@ -1,4 +1,4 @@
-"""The check of BEDLAM's files says everything that is wrong, and changes nothing."""
+"""The check of BEDLAM's files reports everything that is wrong, and changes nothing."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def write(path: Path, columns: dict, **changes: object) -> None:
     np.savez(path, **{name: value for name, value in (columns | changes).items() if value is not None})
 
 
-def test_animations_are_counted_by_gender_and_the_others_named(tmp_path: Path, check) -> None:
+def test_animations_are_counted_by_gender_and_other_files_listed(tmp_path: Path, check) -> None:
     folder = tmp_path / "datasets" / "bedlam_animations"
     write(folder / "anna" / "0001" / "motion_seq.npz", MOTION)
     write(folder / "bert" / "0002" / "motion_seq.npz", MOTION, gender=np.array("m"), betas=np.zeros(10))
@@ -72,7 +72,7 @@ BAD_MOTIONS = {
 }
 
 
-def test_every_bad_animation_is_named_with_the_reason(tmp_path: Path, check) -> None:
+def test_every_bad_animation_is_reported_with_the_reason(tmp_path: Path, check) -> None:
     folder = tmp_path / "datasets" / "bedlam_animations"
     for name, (changes, _) in BAD_MOTIONS.items():
         write(folder / name / "motion_seq.npz", MOTION, **changes)
@@ -109,7 +109,7 @@ def test_annotations_are_checked_too(tmp_path: Path, check) -> None:
     assert check("dataset.animations=null", "dataset.annotations=[labels/good.npz]")[0] == 0
 
 
-def test_annotations_of_objects_are_checked_as_they_are_read(tmp_path: Path, check) -> None:
+def test_annotations_stored_as_objects_are_checked_too(tmp_path: Path, check) -> None:
     objects = {name: column.astype(object) for name, column in PEOPLE.items()}
     write(tmp_path / "labels" / "objects.npz", objects, sub=np.array([{}] * 3))
     write(tmp_path / "labels" / "wrong.npz", PEOPLE, gender=np.array(["m", None, "f"], object))
@@ -119,7 +119,7 @@ def test_annotations_of_objects_are_checked_as_they_are_read(tmp_path: Path, che
     assert "the field gender holds objects other than numbers and text: they are of the types NoneType, str" in printed
 
 
-def test_what_is_not_there_is_told(tmp_path: Path, check) -> None:
+def test_missing_animations_are_reported(tmp_path: Path, check) -> None:
     code, _, errors = check()
     assert (code, "bedlam_animations is missing: BEDLAM's animations, from https" in errors) == (1, True)
     (tmp_path / "datasets" / "bedlam_animations").mkdir(parents=True)

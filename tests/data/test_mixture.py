@@ -63,12 +63,12 @@ def test_every_set_is_drawn_with_equal_probability() -> None:
     assert drawn[1] == draw_mixture(parts, (1, 1, 1), epoch=1, seed=1).indices
 
 
-def test_shares_are_chances() -> None:
+def test_shares_are_relative_probabilities() -> None:
     part_of, _ = parts_and_rows(draw_mixture([Rows(1000), Rows(10)], (3, 1), epoch=0, seed=0))
     assert abs(part_of.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 1000)
 
 
-def test_one_set_is_taken_whole() -> None:
+def test_a_single_set_is_used_completely() -> None:
     assert sorted(draw_mixture([Rows(10)], (1,), epoch=3, seed=0).indices) == list(range(10))
 
 

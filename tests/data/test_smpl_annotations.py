@@ -1,4 +1,4 @@
-"""Annotation files as users hold them: what is read from published ones, and what is said of those that are wrong."""
+"""The user's annotation files: what is read from published ones, and what is reported of invalid ones."""
 
 import io
 import os
@@ -60,7 +60,7 @@ def columns() -> dict[str, np.ndarray]:
         ({"shape": np.array([{}] * PEOPLE)}, "cannot be read as arrays"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, change: dict, words: str) -> None:
+def test_invalid_fields_are_reported(tmp_path: Path, change: dict, words: str) -> None:
     path = tmp_path / "coco.npz"
     np.savez(path, **{k: v for k, v in (columns() | change).items() if v is not None})
     with pytest.raises(ValueError, match=words) as error:
@@ -123,7 +123,7 @@ def write(path: Path, columns: dict[str, np.ndarray], pictures: Path | None = No
         ("datasets/emdb/emdb_test.npz", "datasets/EMDB/test.npz"),
     ],
 )
-def test_published_files_are_found_where_they_are_put(tmp_path, monkeypatch, capsys, ours: str, published: str) -> None:
+def test_files_at_the_published_places_are_found(tmp_path, monkeypatch, capsys, ours: str, published: str) -> None:
     monkeypatch.chdir(tmp_path)
     _say_once.cache_clear()
     with pytest.raises(FileNotFoundError, match=ours):
@@ -185,7 +185,9 @@ def test_pictures_are_found_from_the_project_or_from_the_file(tmp_path, monkeypa
 
 @pytest.mark.parametrize("folder", ["plain", "closeup_set"])
 @pytest.mark.parametrize("name", ["a/closeup_1.png", "closeup/1.png", "a/1.png"])
-def test_only_the_name_in_the_file_says_that_a_picture_is_stored_lying(tmp_path: Path, folder: str, name: str) -> None:
+def test_only_the_name_in_the_file_says_that_a_picture_is_stored_rotated(
+    tmp_path: Path, folder: str, name: str
+) -> None:
     stored = np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype=np.uint8)
     path = tmp_path / folder / name
     path.parent.mkdir(parents=True)
@@ -195,13 +197,13 @@ def test_only_the_name_in_the_file_says_that_a_picture_is_stored_lying(tmp_path:
 
 
 @pytest.mark.skipif(not INPUTS.is_dir(), reason=f"no {INPUTS}")
-def test_the_name_of_a_folder_turns_no_picture() -> None:
+def test_the_name_of_a_folder_rotates_no_picture() -> None:
     items = [SMPLImages(INPUTS / f"{name}_project/coco/coco.npz", 64)[0] for name in ("plain", "closeup")]
     for name, value in items[0].items():
         assert (np.asarray(value) == np.asarray(items[1][name])).all(), name
 
 
-def test_setup_check_finds_published_files_and_names_what_is_wrong(tmp_path, capsys) -> None:
+def test_setup_check_finds_published_files_and_reports_faults(tmp_path, capsys) -> None:
     _say_once.cache_clear()
     folder = tmp_path / "datasets"
     write(folder / "3DPW" / "3DPW_test.npz", published_3dpw(), tmp_path)
@@ -290,7 +292,7 @@ class _Runs:
 
 
 @pytest.mark.parametrize("field", ["imgname", "gender", "scale", "part"])
-def test_arrays_of_other_objects_are_refused_by_name_and_nothing_runs(tmp_path: Path, field: str) -> None:
+def test_other_objects_are_refused_by_field_and_nothing_is_run(tmp_path: Path, field: str) -> None:
     path, trace = tmp_path / "coco.npz", tmp_path / "trace"
     plain = columns() | {"gender": np.array(["m"] * PEOPLE)}
     cases = {
@@ -315,7 +317,7 @@ def write_attack(path: Path, trace: Path) -> str:
     return path.name
 
 
-def test_rows_of_objects_of_different_length_are_refused_by_name(tmp_path: Path) -> None:
+def test_object_rows_of_different_length_are_refused_by_field(tmp_path: Path) -> None:
     parts = np.empty(PEOPLE, object)
     parts[:] = [np.zeros((24, 3)), np.zeros((24, 3)), np.zeros((23, 3))]
     np.savez(tmp_path / "coco.npz", **columns() | {"part": parts})
