@@ -242,43 +242,44 @@ def _table(
 def _read_3dpw(sequence: str, file: Path) -> Table:
     """Every person in every frame. Raises ValueError with file and field."""
     content = load_pickle(file)
-    n_people = len(_per_person(content, file, "poses"))
-    people = [_read_person(content, person, sequence, file) for person in range(n_people)]
-    if not people:
-        raise ValueError(f"{file} holds no people.")
-    return _joined(people)
-
-
-def _read_person(content: dict, person: int, sequence: str, file: Path) -> Table:
-    def entry(name: str) -> object:
-        values = _per_person(content, file, name)
-        if person >= len(values):
-            raise ValueError(f"{file}: the field {name} lacks person {person}.")
-        return values[person]
-
-    def of_person(name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-        return as_numbers(entry(name), file, f"{name}[{person}]", shape)
-
     cam_ext, cam_int = take(content, file, "cam_poses", (None, 4, 4)), take(content, file, "cam_intrinsics", (3, 3))
-    n = len(cam_ext)
-    poses, trans = of_person("poses", (n, 72)), of_person("trans", (n, 3))
-    joints = of_person("jointPositions", (n, 72)).reshape(n, 24, 3)
-    betas = of_person("betas", (None,))
-    if len(betas) < 10:
-        raise ValueError(f"{file}: the field betas[{person}] has {len(betas)} values, 10 are needed.")
-    gender = _gender_letter(entry("genders"), file, f"genders[{person}]")
-    center, side, boxed = smooth_boxes(of_person("poses2d", (n, 3, 18)).transpose(0, 2, 1))
-    in_camera = joints @ cam_ext[:, :3, :3].transpose(0, 2, 1) + cam_ext[:, None, :3, 3]
-    behind = in_camera[..., 2:] <= 0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        points = (in_camera / np.where(behind, np.nan, in_camera[..., 2:]) @ cam_int.T)[..., :2]
-    # SMPL rotates about its pelvis, at J0 + trans: so the joints give the rest pelvis J0.
-    rest_pelvis = np.nanmedian(joints[:, 0] - trans, axis=0)
-    return _table(
-        file.parents[2] / "imageFiles" / sequence,
-        "image_{:05d}.jpg",
-        {"sequence": sequence, "person": person, "gender": gender, "betas": betas[:10], "cam_int": cam_int},
-        {
+    n, n_people = len(cam_ext), 0
+    for name in ("poses", "trans", "jointPositions", "betas", "genders", "poses2d", "campose_valid"):
+        value = pick(content, file, name)
+        if not isinstance(value, list | tuple | np.ndarray):
+            kind = type(value).__name__
+            raise ValueError(f"{file}: the field {name} is a {kind}, expected a list with one entry per person.")
+        n_people = len(value) if name == "poses" else n_people
+        if len(value) < n_people:
+            raise ValueError(f"{file}: the field {name} lacks person {len(value)}.")
+    if not n_people:
+        raise ValueError(f"{file} holds no people.")
+
+    def numbers(name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        return as_numbers(content[name][person], file, f"{name}[{person}]", shape)
+
+    people = []
+    for person in range(n_people):
+        poses, trans = numbers("poses", (n, 72)), numbers("trans", (n, 3))
+        joints = numbers("jointPositions", (n, 72)).reshape(n, 24, 3)
+        betas = numbers("betas", (None,))
+        if len(betas) < 10:
+            raise ValueError(f"{file}: the field betas[{person}] has {len(betas)} values, 10 are needed.")
+        center, side, boxed = smooth_boxes(numbers("poses2d", (n, 3, 18)).transpose(0, 2, 1))
+        in_camera = joints @ cam_ext[:, :3, :3].transpose(0, 2, 1) + cam_ext[:, None, :3, 3]
+        behind = in_camera[..., 2:] <= 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            points = (in_camera / np.where(behind, np.nan, in_camera[..., 2:]) @ cam_int.T)[..., :2]
+        # SMPL rotates about its pelvis, at J0 + trans: so the joints give the rest pelvis J0.
+        rest_pelvis = np.nanmedian(joints[:, 0] - trans, axis=0)
+        constant = {
+            "sequence": sequence,
+            "person": person,
+            "gender": _gender_letter(content["genders"][person], file, f"genders[{person}]"),
+            "betas": betas[:10],
+            "cam_int": cam_int,
+        }
+        columns = {
             "center": center,
             "side": side,
             "root_orient": poses[:, :3],
@@ -287,23 +288,15 @@ def _read_person(content: dict, person: int, sequence: str, file: Path) -> Table
             "j2d": points,
             "cam_ext": cam_ext,
             "trans_cam": in_camera[:, 0] - rest_pelvis,
-        },
-        {
-            "invalid camera pose": (of_person("campose_valid", (n,)) == 0) | ~_is_rigid(cam_ext),
+        }
+        unusable = {
+            "invalid camera pose": (numbers("campose_valid", (n,)) == 0) | ~_is_rigid(cam_ext),
             "no confident 2D joints": ~boxed,
             "joints behind the camera": behind.any(axis=(1, 2)),
-        },
-    )
-
-
-def _per_person(content: dict, file: Path, name: str) -> list:
-    """A field with one entry per person."""
-    value = pick(content, file, name)
-    if not isinstance(value, list | tuple | np.ndarray):
-        raise ValueError(
-            f"{file}: the field {name} is a {type(value).__name__}, expected a list with one entry per person."
-        )
-    return list(value)
+        }
+        pictures = file.parents[2] / "imageFiles" / sequence
+        people.append(_table(pictures, "image_{:05d}.jpg", constant, columns, unusable))
+    return _joined(people)
 
 
 def smooth_boxes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -359,32 +352,29 @@ def _read_emdb(sequence: str, file: Path, part: str) -> Table:
     corners = take(boxes, file, "bboxes", (n, 4))
     center, side = (value.numpy() for value in box_center_and_side(torch.from_numpy(corners)))
     invalid = take(boxes, file, "invalid_idxs", (None,)).astype(int)
-    return _table(
-        file.parent / "images",
-        "{:05d}.jpg",
-        {
-            "sequence": sequence,
-            "person": 0,
-            "gender": _gender_letter(pick(content, file, "gender"), file, "gender"),
-            "betas": take(smpl, file, "betas", (10,)),
-            "cam_int": take(camera, file, "intrinsics", (3, 3)),
-        },
-        {
-            "center": center,
-            "side": _EMDB_MARGIN * side,
-            "root_orient": take(smpl, file, "poses_root", (n, 3)),
-            "pose_body": take(smpl, file, "poses_body", (n, 69)),
-            "trans": take(smpl, file, "trans", (n, 3)),
-            "j2d": take(content, file, "kp2d", (n, 24, 2)),
-            "cam_ext": cam_ext,
-        },
-        {
-            f"not of {part}": np.full(n, not pick(content, file, part)),
-            "not a good frame": take(content, file, "good_frames_mask", (n,)) == 0,
-            "no valid box": np.isin(np.arange(n), invalid) | ~(corners[:, :2] < corners[:, 2:]).all(axis=1),
-            "invalid camera pose": ~_is_rigid(cam_ext),
-        },
-    )
+    constant = {
+        "sequence": sequence,
+        "person": 0,
+        "gender": _gender_letter(pick(content, file, "gender"), file, "gender"),
+        "betas": take(smpl, file, "betas", (10,)),
+        "cam_int": take(camera, file, "intrinsics", (3, 3)),
+    }
+    columns = {
+        "center": center,
+        "side": _EMDB_MARGIN * side,
+        "root_orient": take(smpl, file, "poses_root", (n, 3)),
+        "pose_body": take(smpl, file, "poses_body", (n, 69)),
+        "trans": take(smpl, file, "trans", (n, 3)),
+        "j2d": take(content, file, "kp2d", (n, 24, 2)),
+        "cam_ext": cam_ext,
+    }
+    unusable = {
+        f"not of {part}": np.full(n, not pick(content, file, part)),
+        "not a good frame": take(content, file, "good_frames_mask", (n,)) == 0,
+        "no valid box": np.isin(np.arange(n), invalid) | ~(corners[:, :2] < corners[:, 2:]).all(axis=1),
+        "invalid camera pose": ~_is_rigid(cam_ext),
+    }
+    return _table(file.parent / "images", "{:05d}.jpg", constant, columns, unusable)
 
 
 def _gender_letter(gender: object, file: Path, name: str) -> str:
