@@ -175,7 +175,7 @@ class _Fields:
 
     Attributes:
         people: number of rows.
-        faults: what is wrong with whole fields; they are read as zeros.
+        faults: what is wrong with whole fields; 1 or "neutral" stands for their values.
         bad: {row: {field: reason}}.
     """
 
@@ -186,23 +186,27 @@ class _Fields:
 
     def read(self, *names: str, row: tuple[int, ...] = (), dtype: type = float) -> np.ndarray:
         """(P, *row): the first of these fields that there is, cut to this shape."""
-        zeros = np.zeros((self.people, *row), dtype)
+        placeholder = np.full((self.people, *row), "neutral" if dtype is str else 1.0)
         name = next((name for name in names if name in self.columns), None)
         if name is None:
             self.faults.append(f"lacks the field {' or '.join(names)}")
-            return zeros
+            return placeholder
         try:
             column = self.columns[name].astype(dtype)
         except ValueError as error:
             self.faults.append(f"the field {name} holds no {'text' if dtype is str else 'numbers'}: {error}")
-            return zeros
+            return placeholder
         if not row and column.shape[1:] == (1,):
             column = column[:, 0]
-        if column.ndim != zeros.ndim or len(column) != self.people or (np.array(column.shape) < zeros.shape).any():
-            expected = f"{zeros.shape} or more for {self.people} imgnames"
+        if (
+            column.ndim != placeholder.ndim
+            or len(column) != self.people
+            or (np.array(column.shape) < placeholder.shape).any()
+        ):
+            expected = f"{placeholder.shape} or more for {self.people} imgnames"
             self.faults.append(f"the field {name} has shape {column.shape}, expected {expected}")
-            return zeros
-        column = column[tuple(map(slice, zeros.shape))]
+            return placeholder
+        column = column[tuple(map(slice, placeholder.shape))]
         if dtype is float:
             for bad in np.flatnonzero(~np.isfinite(column.reshape(self.people, -1)).all(axis=1)).tolist():
                 self.mark(bad, name, f"{name} is not finite")
