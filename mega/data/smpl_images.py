@@ -37,10 +37,10 @@ from mesh_vq_vae import MeshVQVAE
 
 log = logging.getLogger(__name__)
 
-_N_H36M, _N_SMPL = 17, 24
+_N_H36M = 17  # keypoints of real images; then come the 24 of SMPL
 # Rows of the H36M regressor in the order of the real images' 17 keypoints.
 _H36M_ORDER = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
-N_KEYPOINTS = _N_H36M + _N_SMPL
+N_KEYPOINTS = _N_H36M + 24
 _LARGEST_BOX = 10  # times the picture's longer side; a larger box is an error and would exhaust the memory
 
 
