@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from mega.bodies import KEYPOINTS, BodyModel
 from mega.bodies.smplh import GENDERS, SMPL_JOINTS, SMPLHBody
 from mega.data import SMPLImages, SyntheticAnnotations, SyntheticImages
-from mega.data.smpl_images import Source, keypoint_regressor
+from mega.data.smpl_images import keypoint_regressor
 from mega.external_files import find_annotations
 from mega.metrics import COCO17, HIPS, MEGA, STANDARD_3DPW, STANDARD_EMDB, Protocol
 from mega_common.files import read_arrays
@@ -182,9 +182,8 @@ def smpl_test(
         )
     if standard not in (None, *_STANDARDS):
         raise ValueError(f"testset.standard={standard} is not known: choose 3dpw or emdb.")
-    source = Source(Path(path), None if root is None else Path(root))
-    items = SMPLImages(source, crop.size, crop.patch, limit=limit)
-    _check_images(items.path, source.places, items.root, items.annotations.imgname)
+    items = SMPLImages(path, crop.size, crop.patch, limit=limit, root=root)
+    _check_images(items.path, items.places, items.root, items.annotations.imgname)
 
     def canonical(batch: dict) -> Tensor:
         return body(batch["pose"], batch["betas"], [GENDERS[i] for i in batch["gender"].tolist()])
