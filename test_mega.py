@@ -34,7 +34,6 @@ error). Rerunning the command resumes an interrupted evaluation. `python tools/c
 """
 
 import shutil
-from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -70,13 +69,16 @@ def run(config: DictConfig) -> None:
     groups = Groups(output / "partial", people, about)
     if done := len(groups) - len(groups.missing()):
         print(f"Resuming: {done} of {len(groups)} groups are done.")
-    first = next(iter(protocols.values()))
-    drawn, show = groups.folder / "pictures", None  # pictures of other settings must not be mixed in either
-    if config.pictures:
-        count = len(people) if config.pictures == "all" else config.pictures
-        show = partial(write_person_pictures, drawn, people, first.name, predictor.faces, count)
+    evaluate, first = Evaluator(predictor, people, protocols, options, stopwatch), next(iter(protocols.values()))
+    drawn = groups.folder / "pictures"  # pictures of other settings must not be mixed in either
+    count = len(people) if config.pictures == "all" else config.pictures
     try:
-        groups.measure(Evaluator(predictor, people, protocols, options, stopwatch, show), stopwatch, **reading)
+        for group, batch in groups.batches(stopwatch, **reading):
+            measured = evaluate(batch, group)
+            if count:
+                with stopwatch("pictures of people"):
+                    write_person_pictures(drawn, people, batch, *measured, first.name, predictor.faces, count)
+            groups.save(group, measured[-1])
     except BadPictureError as error:
         raise ValueError(f"{error} The groups measured so far are kept: rerunning the command resumes.") from error
     if process()[0] != 0:

@@ -18,7 +18,7 @@ Reports on other data, or with another definition of a protocol, are refused.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from itertools import combinations, product
 from pathlib import Path
@@ -129,64 +129,66 @@ def compare(
     Raises ValueError if the reports cannot be compared, or a name matches nothing.
     """
     check_comparable(reports)
+    notes = []
+    if len(reports) == 1:
+        reports, variants = variants_of(reports[0], variants), "*"
+    else:
+        notes += [f"Not checked: {r.folder} has no summary.json that names its data." for r in reports if not r.data]
     common = [person for person in reports[0].people if all(person in report.people for report in reports)]
     if not common:
         raise ValueError(f"{' and '.join(str(report.folder) for report in reports)} have nobody in common.")
-    shared = [column for column in reports[0].errors if all(column in report.errors for report in reports)]
-    if not shared:
+    for report in reports:
+        if left_out := len(report.people) - len(common):
+            notes.append(
+                f"Left out, not in all reports: {left_out:,} of the {len(report.people):,} people of {report.name}."
+            )
+    columns = [column for column in reports[0].errors if all(column in report.errors for report in reports)]
+    if not columns:
         raise ValueError("The reports share no column VARIANT/PROTOCOL/METRIC.")
-    there = [dict.fromkeys(parts) for parts in zip(*shared, strict=True)]
+    there = [dict.fromkeys(parts) for parts in zip(*columns, strict=True)]
+    missing = {protocol for report in reports for _, protocol, _ in report.errors} - {*there[1], "2d"}
+    if missing and protocols is None:
+        notes.append(f"Left out, not in all reports: the protocols {', '.join(sorted(missing))}.")
     chosen = product(
         matching("protocols", there[1], protocols or "*"),
         matching("metrics", there[2], metrics),
         matching("variants", there[0], variants),
     )
-    columns = [(v, p, m) for p, m, v in chosen if (v, p, m) in shared]
-    if not columns:
-        raise ValueError(f"No column matches. There are: {', '.join('/'.join(column) for column in shared)}.")
+    chosen = [(variant, p, m) for p, m, variant in chosen if (variant, p, m) in columns]
+    if not chosen:
+        raise ValueError(f"No column matches. There are: {', '.join('/'.join(column) for column in columns)}.")
 
-    errors = {}  # {name: {column: errors of the common people}}
-    for report in reports:
-        rows = [report.people[person] for person in common]
-        errors[report.name] = {column: report.errors[column][rows] for column in columns}
-    if len(reports) == 1:  # its variants take the place of reports
-        own = errors.popitem()[1]
-        for variant, *of in columns:
-            errors.setdefault(variant, {})["", *of] = own[variant, *of]
-        if len(errors) == 1:
-            raise ValueError(
-                f"There is nothing to compare: one report, and only {columns[0][0]} of it. Give a second folder, or "
-                "variants=[deterministic,mean_of_25]."
-            )
-        columns = [column for column in next(iter(errors.values())) if all(column in of for of in errors.values())]
-
-    names, baseline = list(errors), str(baseline)
+    names, baseline = [report.name for report in reports], str(baseline)
     if baseline not in names:
         if not baseline.isdecimal() or int(baseline) >= len(names):
             raise ValueError(f"baseline={baseline} is neither a number below {len(names)} nor one of {names}.")
         baseline = names[int(baseline)]
     rows = []
-    for column in columns:
-        values = np.stack([errors[name][column] for name in names])
-        values = dict(zip(names, values[:, np.isfinite(values).all(axis=0)], strict=True))
-        for name, own in values.items():
-            difference = None if name == baseline else paired_difference(own, values[baseline])
+    for column in chosen:
+        errors = np.stack([[r.errors[column][r.people[person]] for person in common] for r in reports])
+        errors = dict(zip(names, errors[:, np.isfinite(errors).all(axis=0)], strict=True))
+        for name, own in errors.items():
+            difference = None if name == baseline else paired_difference(own, errors[baseline])
             mean = float(own.mean()) if len(own) else np.nan
             rows.append(Row(*column, name, len(own), mean, *bootstrap_interval(own), difference))
-
-    notes = [
-        f"Left out, not in all reports: {left_out:,} of the {len(report.people):,} people of {report.name}."
-        for report in reports
-        if (left_out := len(report.people) - len(common))
-    ]
-    if len(reports) > 1:
-        notes += [f"Not checked: {r.folder} has no summary.json that names its data." for r in reports if not r.data]
-    missing = {protocol for report in reports for _, protocol, _ in report.errors} - there[1].keys()
-    if missing and protocols is None:
-        notes.append(f"Left out, not in all reports: the protocols {', '.join(sorted(missing))}.")
-    if any(row.variant.startswith("best_of_") or row.name.startswith("best_of_") for row in rows):
+    if any(variant.startswith("best_of_") for variant in [*names, *(row.variant for row in rows)]):
         notes.append("best_of_Q is chosen with the ground truth, which no user has. Compare like with like.")
     return rows, notes
+
+
+def variants_of(report: Report, patterns: Sequence[str]) -> list[Report]:
+    """The variants of a report that match patterns, as reports of their own."""
+    names = matching("variants", dict.fromkeys(variant for variant, _, _ in report.errors), patterns)
+    if len(names) < 2:
+        raise ValueError(
+            f"There is nothing to compare: one report, and only {names[0]} of it. Give a second folder, or "
+            "variants=[deterministic,mean_of_25]."
+        )
+    columns = report.errors.items()
+    return [
+        replace(report, name=name, errors={("", *of): errors for (variant, *of), errors in columns if variant == name})
+        for name in names
+    ]
 
 
 def check_comparable(reports: Sequence[Report]) -> None:

@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -80,7 +80,6 @@ class Evaluator:
     Args:
         protocols: by name; per-joint and per-vertex errors use the first.
         stage: the time of each stage is added to it.
-        show: called with each batch, its prediction and its errors per person; None for nothing.
     """
 
     def __init__(
@@ -90,38 +89,33 @@ class Evaluator:
         protocols: dict[str, Protocol],
         options: Options,
         stage: Stopwatch,
-        show: Callable[[dict, Prediction, dict[str, Tensor]], None] | None = None,
     ):
         self.predictor, self.people, self.protocols, self.options = predictor, people, protocols, options
-        self.stage, self.show = stage, show
+        self.stage = stage
         self.first = next(iter(protocols.values()))
         self.regressors = {name: regressor.to(predictor.device) for name, regressor in people.regressors.items()}
         self.regressor2d = people.regressor2d.to(predictor.device)
 
     @torch.no_grad()
-    def __call__(self, batch: dict, group: int) -> dict[str, Tensor]:
-        """Errors of a group of B people.
+    def __call__(self, batch: dict, group: int) -> tuple[Prediction, Tensor, dict[str, Tensor]]:
+        """The prediction, true meshes (B, V, 3) and errors of a group of B people.
 
-        Returns:
-            {column of `per_sample.csv`: (B,), "joint_error", "joint_spread", "joint_visible": (B, J),
-            "vertex_error", "vertex_spread": (V,) sums over the people, mm}.
+        Errors are {column of `per_sample.csv`: (B,), "joint_error", "joint_spread", "joint_visible": (B, J),
+        "vertex_error", "vertex_spread": (B, V)}, mm.
         """
         batch = {name: value.to(self.predictor.device) for name, value in batch.items()}
         with self.stage("true meshes"):
-            truth = self.people.truth(batch)  # (B, V, 3)
+            truth = self.people.truth(batch)
         with self.stage("predicting"):
             prediction = self.predictor.predict(batch["image"])
         with self.stage("errors"):
-            found = self._of_prediction(batch, prediction, truth)
+            errors = self._of_prediction(batch, prediction, truth)
         if self.options.samples:
             with self.stage("drawing samples"):
                 meshes, score = self._draw(prediction, group)
             with self.stage("errors of samples"):
-                found |= self._of_samples(meshes, score, truth)
-        if self.show is not None:
-            with self.stage("pictures of people"):
-                self.show(batch, prediction, found)
-        return {k: v.double().sum(0) if k.startswith("vertex_") else v for k, v in found.items()}
+                errors |= self._of_samples(meshes, score, truth)
+        return prediction, truth, errors
 
     def keypoint_error(self, prediction: Prediction, batch: dict) -> Tensor:
         """Mean distance (B,) of visible keypoints, percent of the box's longer side; NaN where none is visible."""
@@ -131,9 +125,9 @@ class Evaluator:
     def _of_prediction(self, batch: dict, prediction: Prediction, truth: Tensor) -> dict[str, Tensor]:
         found = self._errors("deterministic", prediction.mesh, truth)
         found["deterministic/2d/keypoints"] = self.keypoint_error(prediction, batch)
-        centred = zip(self._centred(prediction.mesh), self._centred(truth), strict=True)
-        for name, (predicted, true) in zip(("joint_error", "vertex_error"), centred, strict=True):
-            found[name] = MM_PER_M * (predicted - true).norm(dim=-1)
+        (joints, vertices), (true_joints, true_vertices) = map(self._centred, (prediction.mesh, truth))
+        found["joint_error"] = MM_PER_M * (joints - true_joints).norm(dim=-1)
+        found["vertex_error"] = MM_PER_M * (vertices - true_vertices).norm(dim=-1)
         visible = self.people.visible(batch, self.first)
         return found if visible is None else found | {"joint_visible": visible}
 
@@ -169,8 +163,9 @@ class Evaluator:
             found |= self._errors(f"mean_of_{count}", meshes[:, :count].mean(1), truth)
         found |= {f"likeliest_of_{samples}{name}": e.gather(1, likeliest)[:, 0] for name, e in errors.items()}
         found["spread/apd"], _ = sample_spread(meshes)
-        for name, points in zip(("joint_spread", "vertex_spread"), self._centred(meshes), strict=True):
-            found[name] = MM_PER_M * standard_deviation(points)
+        found["joint_spread"], found["vertex_spread"] = (
+            MM_PER_M * standard_deviation(points) for points in self._centred(meshes)
+        )
         found["spread/std"] = found["vertex_spread"].mean(1)
         return found
 
@@ -216,44 +211,40 @@ class Groups:
         """Groups of a process that are not measured yet."""
         return [group for group in range(rank, len(self), world_size) if not self.path(group).is_file()]
 
-    def measure(
-        self,
-        evaluate: Callable[[dict, int], dict[str, Tensor]],
-        stage: Stopwatch,
-        batch_size: int = 16,
-        workers: int = 1,
-    ) -> None:
-        """Measure the missing groups of this process.
+    def batches(self, stage: Stopwatch, batch_size: int, workers: int) -> Iterator[tuple[int, dict]]:
+        """(number, batch) of each missing group of this process, with a progress bar.
 
         Args:
-            evaluate: (batch of a group, number of the group) -> arrays to keep, see `Evaluator`.
             batch_size, workers: how images are read; no number depends on them.
         """
-        people, todo = self.people, self.missing(*process())
-        rows = {group: range(group * GROUP, min((group + 1) * GROUP, len(people))) for group in todo}
+        todo = self.missing(*process())
+        rows = {group: range(group * GROUP, min((group + 1) * GROUP, len(self.people))) for group in todo}
         order = [row for group in todo for row in rows[group]]
-        loader = DataLoader(people.items, batch_size, sampler=order, num_workers=workers, collate_fn=list)
+        loader = DataLoader(self.people.items, batch_size, sampler=order, num_workers=workers, collate_fn=list)
         items = (item for batch in loader for item in batch)
         done = len(self) - len(self.missing())
         with tqdm(total=len(self), initial=done, unit=f" groups of {GROUP}", disable=None) as bar:
             for group in todo:
                 with stage("reading"):
                     batch = default_collate(list(islice(items, len(rows[group]))))
-                found = evaluate(batch, group)
-                with whole_file(self.path(group)) as file:
-                    np.savez(file, **{name: value.cpu().numpy() for name, value in found.items()})
+                yield group, batch
                 bar.update()
 
-    def wait(self, patience: float = 3600.0) -> None:
-        """Wait for the other processes; raises TimeoutError if none finishes a group for `patience` seconds."""
-        left, since = len(self.missing()), time.monotonic()
-        while left:
-            time.sleep(0.2)
-            now = len(self.missing())
+    def save(self, group: int, errors: dict[str, Tensor]) -> None:
+        """Keep the errors of a group, see `Evaluator`; of errors by vertex only the sum over people."""
+        kept = {name: e.double().sum(0) if name.startswith("vertex_") else e for name, e in errors.items()}
+        with whole_file(self.path(group)) as file:
+            np.savez(file, **{name: values.cpu().numpy() for name, values in kept.items()})
+
+    def wait(self) -> None:
+        """Wait for the other processes; raises TimeoutError if none finishes a group for an hour."""
+        left, since = len(self), time.monotonic()
+        while now := len(self.missing()):
             if now < left:
                 left, since = now, time.monotonic()
-            elif time.monotonic() - since > patience:
+            if time.monotonic() - since > 3600:
                 raise TimeoutError(f"{left} groups of other processes are missing: run the same command again.")
+            time.sleep(0.2)
 
     def results(self, protocol: Protocol) -> Results:
         """All groups together; `protocol` is the one of the joints."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
-from matplotlib import rc_context
+from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -38,22 +39,13 @@ if TYPE_CHECKING:
 _BLUE, _VERMILION, _GREEN, _PINK, _SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 _GREY, _PALE = "#555555", "#cfe6f5"
 _STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#bbbbbb",
-    "axes.grid": True,
-    "axes.labelcolor": _GREY,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "figure.dpi": 110,
     "font.size": 9,
     "grid.color": "#e4e4e4",
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
 }
 _PANEL = (3.7, 2.6)  # inches
 _SHOWN_METRICS = METRICS[:3]
@@ -61,7 +53,7 @@ _LARGEST_PNG = 1_500_000  # bytes; larger pictures are written as JPEG
 _BODY_HEIGHT, _EXAMPLE_SIDE, _PERSON_SIDE = 560, 260, 384  # px
 
 
-@rc_context(_STYLE)
+@style.context(["seaborn-v0_8-whitegrid", _STYLE])
 def draw_report(
     results: Results, summary: dict, faces: np.ndarray, template: np.ndarray, examples: Sequence[Person]
 ) -> dict[str, tuple[bytes, str]]:
@@ -118,8 +110,8 @@ def _error_histograms(results: Results, summary: dict) -> Figure:
             ax.yaxis.get_major_locator().set_params(integer=True)
             if values.max() > bins[-1]:
                 bars[-1].set_facecolor(_PALE)
-            for value, name, style in ((values.mean(), "mean", "-"), (np.median(values), "median", "--")):
-                ax.axvline(value, color=_VERMILION, ls=style, label=f"{name} {value:.0f} mm")
+            for value, name, dashes in ((values.mean(), "mean", "-"), (np.median(values), "median", "--")):
+                ax.axvline(value, color=_VERMILION, ls=dashes, label=f"{name} {value:.0f} mm")
             ax.legend()
     return figure
 
@@ -155,9 +147,7 @@ def _best_of_curves(summary: dict) -> Figure | None:
     for metric, ax in zip(_SHOWN_METRICS, axes[0], strict=True):
         for kind, color in (("best", _BLUE), ("mean", _GREEN)):
             rows = [columns[f"{kind}_of_{count}/{protocol}/{metric}"] for count in counts]
-            low, mean, high = ([row[key] for row in rows] for key in ("low", "mean", "high"))
-            ax.fill_between(counts, low, high, color=color, alpha=0.18, lw=0)
-            ax.plot(counts, mean, color=color, marker="o", ms=4, label=f"{kind} of Q")
+            _curve(ax, counts, rows, "mean", color=color, marker="o", label=f"{kind} of Q")
         single = columns[f"deterministic/{protocol}/{metric}"]
         ax.axhspan(single["low"], single["high"], color=_VERMILION, alpha=0.14, lw=0)
         ax.axhline(single["mean"], color=_VERMILION, ls="--", label="deterministic")
@@ -177,14 +167,10 @@ def _calibration_curves(summary: dict) -> Figure | None:
     if not curves:
         return None
     figure, [[ax]] = _subplots(1, 1, (5.4, 4.2))
-    end = 0.0
     for (name, curve), color, marker in zip(curves.items(), (_BLUE, _VERMILION), "os", strict=False):
-        x, y, low, high = (np.array([row[key] for row in curve]) for key in ("spread", "error", "low", "high"))
-        end = max(end, x.max(), y.max())
-        ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
         label = f"{name} joints, Spearman {groups[name]['spearman']['value']:.2f}"
-        ax.plot(x, y, color=color, marker=marker, ms=4.5, label=label)
-    ax.plot([0, end], [0, end], color=_GREY, ls=":", lw=1.2, label="error = spread")
+        _curve(ax, [row["spread"] for row in curve], curve, "error", color=color, marker=marker, label=label)
+    ax.axline((0, 0), slope=1, color=_GREY, ls=":", lw=1.2, label="error = spread")
     ax.set(title="Does sample spread predict error?", xlim=(0, None), ylim=(0, None))
     ax.set(xlabel="spread of the samples at a joint, mm", ylabel="error of the joint, mm")
     ax.legend()
@@ -218,6 +204,12 @@ def _subplots(rows: int, columns: int, size: tuple[float, float] = _PANEL, **opt
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def _curve(ax: Axes, x: Sequence[float], rows: Sequence[dict], key: str, color: str, **options) -> None:
+    """A value of each row against x, with a band from "low" to "high"."""
+    ax.fill_between(x, [row["low"] for row in rows], [row["high"] for row in rows], color=color, alpha=0.18, lw=0)
+    ax.plot(x, [row[key] for row in rows], color=color, ms=4, **options)
+
+
 def _known(results: Results, column: str) -> np.ndarray:
     values = results.columns[column]
     return values[np.isfinite(values)]
@@ -244,20 +236,13 @@ def draw_errors_on_body(results: Results, faces: np.ndarray, template: np.ndarra
 
 @dataclass
 class Person:
-    """A predicted person on its crop, in the camera frame of the crop.
+    """A predicted person, in the camera frame of its crop."""
 
-    Attributes:
-        image: (S, S, 3) uint8 RGB.
-        focal: px; principal_point: (2,) px.
-        vertices: (V, 3) m, the prediction; truth: the true ones, placed by the predicted camera.
-        title: caption of the crop.
-    """
-
-    image: np.ndarray
-    focal: float
-    principal_point: np.ndarray
-    vertices: np.ndarray
-    truth: np.ndarray | None = None
+    image: np.ndarray  # (S, S, 3) uint8 RGB, the crop
+    focal: float  # px
+    principal_point: np.ndarray  # (2,) px
+    vertices: np.ndarray  # (V, 3) m, the prediction
+    truth: np.ndarray  # (V, 3) m, placed by the predicted camera
     title: str = ""
 
 
@@ -265,16 +250,17 @@ class Person:
 def choose_examples(predictor: Predictor, people: TestSet, results: Results, each: int) -> list[Person]:
     """The `each` best, median and worst people by the PVE of the first protocol."""
     errors = results.columns[next(name for name in results.columns if name.endswith("/PVE"))]
-    order = np.argsort(errors, kind="stable")
+    order = np.argsort(errors, kind="stable").tolist()
     each = min(each, len(order))
     middle = (len(order) - each) // 2
     examples = []
-    for kind, start in (("best", 0), ("median", middle), ("worst", len(order) - each)) if each else ():
-        rows = order[start : start + each]
-        batch = default_collate([people.items[int(row)] for row in rows])
-        batch = {name: value.to(predictor.device) for name, value in batch.items()}
-        for person, row in zip(_people(people, batch, predictor.predict(batch["image"])), rows, strict=True):
-            examples.append(replace(person, title=f"{kind}: {errors[row]:.0f} mm"))
+    for kind, start in (("best", 0), ("median", middle), ("worst", len(order) - each)):
+        for row in order[start : start + each]:
+            batch = default_collate([people.items[row]])
+            batch = {name: value.to(predictor.device) for name, value in batch.items()}
+            (person,) = _people(batch, predictor.predict(batch["image"]), people.truth(batch))
+            person.title = f"{kind}: {errors[row]:.0f} mm"
+            examples.append(person)
     return examples
 
 
@@ -313,33 +299,34 @@ def _draw_examples(examples: Sequence[Person], faces: np.ndarray) -> np.ndarray 
 def write_person_pictures(
     folder: Path,
     people: TestSet,
+    batch: dict,
+    prediction: Prediction,
+    truth: Tensor,
+    errors: dict[str, Tensor],
     protocol: str,
     faces: np.ndarray,
     count: int,
-    batch: dict,
-    prediction: Prediction,
-    found: dict[str, Tensor],
 ) -> None:
     """Write a picture of each person of a measured batch, `000123_NAME_p0.jpg`.
 
     Pictures that exist are not drawn again, so an interrupted evaluation continues with the missing ones.
 
     Args:
+        batch, prediction, truth, errors: see `Evaluator`.
         protocol: name of the protocol whose errors are written below the prediction.
         count: only of the first so many people of the test set.
-        batch, prediction, found: see `Evaluator`.
     """
-    for i, (row, person) in enumerate(zip(batch["index"].tolist(), _people(people, batch, prediction), strict=True)):
-        image, number = people.imgname[row], people.persons[row]
+    for i, (row, person) in enumerate(zip(batch["index"].tolist(), _people(batch, prediction, truth), strict=True)):
+        image, number = Path(people.imgname[row]), people.persons[row]
         # The end of a path says more than its beginning, and file names are limited to 255 bytes.
-        name = re.sub(r"[^A-Za-z0-9-]+", "_", str(Path(image).with_suffix("")))[-100:].strip("_")
+        name = re.sub(r"[^A-Za-z0-9-]+", "_", str(image.with_suffix("")))[-100:].strip("_")
         path = folder / f"{row:06}_{name}_p{number}.jpg"
         if row >= count or path.is_file():
             continue
-        person.title = f"{Path(image).name}, person {number}"
-        errors = ", ".join(f"{m} {found[f'deterministic/{protocol}/{m}'][i]:.1f}" for m in _SHOWN_METRICS)
-        spread = found["vertex_spread"][i].cpu().numpy() / MM_PER_M if "vertex_spread" in found else None
-        write_whole(path, _to_jpeg(draw_person(person, faces, f"{errors} mm ({protocol})", spread)))
+        person.title = f"{image.name}, person {number}"
+        caption = ", ".join(f"{m} {errors[f'deterministic/{protocol}/{m}'][i]:.1f}" for m in _SHOWN_METRICS)
+        spread = errors["vertex_spread"][i].cpu().numpy() / MM_PER_M if "vertex_spread" in errors else None
+        write_whole(path, _to_jpeg(draw_person(person, faces, f"{caption} mm ({protocol})", spread)))
 
 
 def draw_person(person: Person, faces: np.ndarray, errors: str, spread: np.ndarray | None) -> np.ndarray:
@@ -367,11 +354,11 @@ def draw_person(person: Person, faces: np.ndarray, errors: str, spread: np.ndarr
     return panel([cells])
 
 
-def _people(people: TestSet, batch: dict, prediction: Prediction) -> list[Person]:
-    """The people of a batch, where the predicted camera sees them."""
+def _people(batch: dict, prediction: Prediction, truth: Tensor) -> list[Person]:
+    """The people of a batch with true meshes (B, V, 3), where the predicted camera sees them."""
     images = batch["image"].permute(0, 2, 3, 1).cpu().numpy().round().astype(np.uint8)
     shifts, focal, centre = far_camera(prediction.cam.cpu().numpy(), images.shape[1])
-    meshes, truth = (m.cpu().numpy() + shifts[:, None] for m in (prediction.mesh, people.truth(batch)))
+    meshes, truth = (m.cpu().numpy() + shifts[:, None] for m in (prediction.mesh, truth))
     return [Person(image, focal, np.array(centre), *pair) for image, *pair in zip(images, meshes, truth, strict=True)]
 
 

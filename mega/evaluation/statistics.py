@@ -171,8 +171,8 @@ def calibration(results: Results) -> dict:
         found["joints"] = {}
         for name, chosen in _joint_groups(results).items():
             pairs = (results.joint_spread, results.joint_error, chosen & known)
-            curve, correlations = _calibration_curve(*pairs), _correlations(*pairs)
-            found["joints"][name] = {"n": int(pairs[-1].sum()), "curve": curve, **correlations}
+            curve = _calibration_curve(*pairs)
+            found["joints"][name] = {"n": sum(row["n"] for row in curve), "curve": curve, **_correlations(*pairs)}
     if "spread/std" in results.columns:
         std = results.columns["spread/std"][:, None]
         errors = {name: results.columns[f"deterministic/{name}/PVE"][:, None] for name in protocols_of(results)}

@@ -195,7 +195,7 @@ def test_a_file_may_be_named(reference, pictures, tmp_path, capsys) -> None:
 
 @pytest.mark.slow
 def test_what_cannot_be_evaluated_is_said_before_any_work(pictures, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("mega.evaluation.evaluate.Groups.measure", None)  # nothing is measured
+    monkeypatch.setattr("mega.evaluation.evaluate.Groups.batches", None)  # nothing is measured
 
     def refused(*overrides: str) -> str:
         assert evaluate(f"output={tmp_path / 'out'}", *overrides) == 1
