@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -34,11 +33,9 @@ from mega.evaluation.test_sets import TestSet
 from mega.geometry import MM_PER_M, project_weak_perspective, sample_spread, standard_deviation
 from mega.metrics import Protocol, best_of, keypoint2d_error, mesh_errors, root_of
 from mega.model import CVQMAE
+from mega.predictor import Predictor, Sampling
 from mega.sampling import Prediction, sample
 from mega_common.atomic_io import whole_file, write_whole
-
-if TYPE_CHECKING:
-    from mega.predictor import Predictor
 
 #: Best and mean are reported for the first so many samples of one draw.
 SAMPLE_COUNTS = (1, 5, 10, 25)
@@ -46,14 +43,10 @@ GROUP = 16  # people
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Sampling):
     """How samples are drawn, see test_mega.py; with 0 samples only the deterministic prediction is measured."""
 
-    samples: int = 0
-    steps: int = 5
-    temperature: float = 1.0
     rule: str = "default"
-    seed: int = 0
 
 
 @torch.no_grad()
@@ -66,8 +59,8 @@ def draw_samples(
         tokens (B, Q, N) int64.
         score (B, Q): sum over the tokens of their log-probabilities given the image alone.
     """
-    drawing = (options.samples, options.steps, options.temperature, generator, options.rule)
-    tokens = sample(model, prediction.features, *drawing)
+    how = (options.samples, options.steps, options.temperature, generator, options.rule)
+    tokens = sample(model, prediction.features, *how)
     # Not given a part of the sample: that would favour samples that are consistent with themselves, which fit the image
     # worse.
     log_probabilities = prediction.logits.log_softmax(-1)  # (B, N, K)
@@ -83,15 +76,10 @@ class Evaluator:
     """
 
     def __init__(
-        self,
-        predictor: Predictor,
-        people: TestSet,
-        protocols: dict[str, Protocol],
-        options: Options,
-        stage: Stopwatch,
+        self, predictor: Predictor, people: TestSet, protocols: dict[str, Protocol], options: Options, stage: Stopwatch
     ):
-        self.predictor, self.people, self.protocols, self.options = predictor, people, protocols, options
-        self.stage = stage
+        self.predictor, self.people, self.protocols = predictor, people, protocols
+        self.options, self.stage = options, stage
         self.first = next(iter(protocols.values()))
         self.regressors = {name: regressor.to(predictor.device) for name, regressor in people.regressors.items()}
         self.regressor2d = people.regressor2d.to(predictor.device)

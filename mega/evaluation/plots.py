@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -26,14 +25,12 @@ from mega.evaluation.statistics import METRICS, Results, shown_variants
 from mega.evaluation.test_sets import TestSet
 from mega.export import scale_to_draw
 from mega.geometry import MM_PER_M
+from mega.predictor import Predictor
 from mega.rendering import draw_body, draw_people, draw_side_view, draw_uncertainty, far_camera, panel, people_openness
 from mega.rendering.panels import color_bar, round_limit
 from mega.rendering.shading import heat_colors, palette_colors
 from mega.sampling import Prediction
 from mega_common.atomic_io import write_whole
-
-if TYPE_CHECKING:
-    from mega.predictor import Predictor
 
 # Colours of Okabe & Ito, which colour-blind people can distinguish.
 _BLUE, _VERMILION, _GREEN, _PINK, _SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"

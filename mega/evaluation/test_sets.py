@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -18,10 +17,8 @@ from mega.data import SMPLImages, SyntheticImages
 from mega.data.smpl_images import Source, keypoint_regressor
 from mega.external_files import find_annotations
 from mega.metrics import COCO17, HIPS, MEGA, STANDARD_3DPW, STANDARD_EMDB, Protocol
+from mega.predictor import Crop
 from mega_common.restricted_pickle import read_arrays
-
-if TYPE_CHECKING:
-    from mega.predictor import Crop
 
 _JOINTS = {
     "body": KEYPOINTS,
