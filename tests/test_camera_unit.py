@@ -124,7 +124,7 @@ def test_every_route_puts_the_body_in_the_same_place(tmp_path: Path) -> None:
 
     # The metric
     parts = {"protocols": {}, "regressors": {}, "regressor2d": regressor, "first_visible": {}, "margin": 1.0}
-    people = TestSet("one", tmp_path, items, np.array(["a.png"]), None, **parts)
+    people = TestSet("one", tmp_path, items, None, **parts)
     evaluator = Evaluator(predictor, people, {"coco17": COCO17}, Options(), Stopwatch())
     assert evaluator.keypoint_error(predicted, batch).item() < 1e-2  # percent of the box
 
@@ -204,6 +204,7 @@ def project(tmp_path_factory) -> Path:
 def test_the_model_says_how_its_crops_are_cut(project: Path, monkeypatch, experiment, cut, data) -> None:
     monkeypatch.chdir(project)
     config = compose("test_mega", [f"experiment={experiment}", *data])
+    del config.testset.batch_size, config.testset.workers
     people = build(config.testset, body=SMPLHBody("body_models"), crop=PUBLISHED_SETUPS[experiment].crop)
     known = people.items.annotations
     picture = read_smpl_picture(people.items.root, known.imgname[2])

@@ -17,7 +17,7 @@ from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
 from mega.data.smpl_images import SMPLImages
 from mega.data.synthetic_images import read_rgb
 from mega.evaluation import test_sets as testsets
-from mega.evaluation.test_sets import people_of_file, smpl_test
+from mega.evaluation.test_sets import people_of_file
 from mega.external_files import _say_once
 from mega.predictor import Crop
 from tests.golden.golden import GOLDEN_DIR
@@ -167,10 +167,9 @@ def test_pictures_are_found_from_the_project_or_from_the_file(tmp_path, monkeypa
     crop, path = Crop(32, 1.0), Path("files/people.npz")
     write(path, published_3dpw())
     name = published_3dpw()["imgname"][0]
-    for read in (people_of_file, smpl_test):
-        with pytest.raises(ValueError, match="3 of the 3 images") as error:
-            read(body, crop, path)
-        assert f"looked for at files/{name} and at {name}." in str(error.value)
+    with pytest.raises(ValueError, match="3 of the 3 images") as error:
+        people_of_file(body, crop, path)
+    assert f"looked for at files/{name} and at {name}." in str(error.value)
     write(path, published_3dpw(), Path())
     assert people_of_file(body, crop, path).items[0]["image"].shape == (3, 32, 32)
     with pytest.raises(ValueError, match=rf"looked for at elsewhere/{name}\."):
