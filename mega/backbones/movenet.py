@@ -11,6 +11,7 @@ al., Objects as Points, 2019. The networks are Google's (Apache-2.0); `tools/con
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ class MoveNet(nn.Module):
         widths = (*_PYRAMID.values(), 24)
         self.lateral = nn.ModuleList([nn.Conv2d(_TOP, widths[0], 1)])
         self.lateral.extend(nn.Conv2d(channels[i], width, 1) for i, width in _PYRAMID.items())
-        self.merge = nn.ModuleList(_Separable(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.merge = nn.ModuleList(_Separable(a, b) for a, b in pairwise(widths))
         self.heads = nn.ModuleDict(
             {name: nn.Sequential(_Separable(24, 96), nn.Conv2d(96, n, 1)) for name, n in maps.items()}
         )
