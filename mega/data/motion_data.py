@@ -84,6 +84,7 @@ class MotionMeshData(EpochData):
             motion_files(folder)
         self.body, self.folder, self.cache = body, folder, cache
         self.frames_per_file, self.frames_per_second = frames_per_file, frames_per_second
+        self._of_epoch = {"frames_per_file": frames_per_file, "frames_per_second": frames_per_second}
         self.default_fps = default_fps
         self.shares = {"val": 0.02, "test": 0.02} | dict(shares or {})
         self.annotations = {"train": train_annotations, "val": val_annotations, "test": test_annotations}
@@ -143,10 +144,10 @@ class MotionMeshData(EpochData):
                     "%d motion file(s) cannot be used and are left out:\n  %s", len(problems), "\n  ".join(problems)
                 )
         if self.folder is not None and self.trainer.training:
-            rule = f"{self.frames_per_second or FRAMES_PER_SECOND:g} frames per second of each motion"
+            rule = f"{self.frames_per_second or FRAMES_PER_SECOND:g} per second of each motion"
             if self.frames_per_file is not None:
-                rule = f"{self.frames_per_file} random frames of each motion, whatever its frame rate"
-            log.info("an epoch has %s", rule)
+                rule = f"{self.frames_per_file} random ones of each motion, whatever its frame rate"
+            log.info("an epoch has %d frames: %s", len(self.frames("train", **self._of_epoch)), rule)
         if self.trainer.training and (path := self.annotation_file("train")):
             log.info("half of each batch from the %d bodies of %s", len(self.annotated(path)), path)
         split, name = ("val", "validation") if self.trainer.training else ("test", "test")
@@ -158,8 +159,7 @@ class MotionMeshData(EpochData):
             log.info("validation on %d frames of motions that are held out%s", len(self.frames("val")), missing)
 
     def train_dataset(self) -> Dataset:
-        options = {"frames_per_file": self.frames_per_file, "frames_per_second": self.frames_per_second}
-        return self.frames("train", **options, epoch=self.trainer.current_epoch, seed=self.seed)
+        return self.frames("train", **self._of_epoch, epoch=self.trainer.current_epoch, seed=self.seed)
 
     def fixed_dataset(self, split: str) -> Dataset:
         return self.frames(split)

@@ -373,7 +373,7 @@ def _notes(folder: Path, motions: Sequence[Motion], default_fps: float) -> list[
             f"data.default_fps={default_fps:g} is assumed: {_some(without)}"
         ]
     if surplus:
-        lines += [f"of {_numbers(surplus)} betas (files) the first {N_BETAS} are used, as many as the body has"]
+        lines += [f"betas (files): {_numbers(surplus)}; the first {N_BETAS} are used, as many as the body has"]
     if short:
         lines += [f"{len(short)} of them have fewer than {N_BETAS} betas, the others are taken as 0: {_some(short)}"]
     if left_out:

@@ -169,7 +169,7 @@ def test_what_is_assumed_and_left_out_is_said_once(tmp_path) -> None:
         f"12 motions in {folder}; frames per second (files): 30 (3), 120 (2)",
         "7 of them do not give their frame rate (mocap_framerate, mocap_frame_rate, fps): data.default_fps=25 is "
         f"assumed: {slow}, …",
-        "of 11 (1), 16 (8), 300 (1) betas (files) the first 10 are used, as many as the body has",
+        "betas (files): 11 (1), 16 (8), 300 (1); the first 10 are used, as many as the body has",
         "1 of them have fewer than 10 betas, the others are taken as 0: 4.npz",
         f"7 .npz files are left out because their path holds `shape`: {shapes}, … (all: python tools/prepare_data.py "
         f"bedlam_check dataset.animations={folder})",
@@ -398,10 +398,11 @@ def test_cached_tokens_equal_those_computed_for_each_batch(project, monkeypatch)
     body = SMPLHBody(project / "body_models")
     tokenizer = instantiate(config.tokenizer)(body=body).eval()
     folder, cache = project / "datasets" / "bedlam_animations", project / "tokens"
-    options = {"folder": folder, "cache": cache, "batch_size": 8, "frames_per_second": 4, "shares": SHARES}
+    options = {"folder": folder, "cache": cache, "batch_size": 8, "shares": SHARES}
+    options |= {"default_fps": 120, "frames_per_second": 16}
     cached, fresh = (MotionTokenData(body, tokenizer, cache_tokens=c, **options) for c in (True, False))
     cached.trainer = fresh.trainer = fake_trainer()
-    items = [MotionDataset(cached.motions)[i] for i in range(0, 240, 30)]
+    items = [MotionDataset(cached.motions, frames_per_second=np.inf)[i] for i in range(0, 240, 30)]
     bodies = MotionMeshData.on_after_batch_transfer(fresh, torch.utils.data.default_collate(items), 0)["vertices"]
     with torch.no_grad():  # untrained codes would all be far off
         tokenizer.codebook.copy_(tokenizer.encode_latents(bodies).flatten(0, 1).repeat(2, 1)[: len(tokenizer.codebook)])
@@ -484,7 +485,7 @@ def test_tokenizer_is_trained_measured_and_exported(run, project) -> None:
 def test_prior_is_trained_measured_and_exported(run, project) -> None:
     options = ("experiment=mega_pretrained", *SMALL_TOKENIZER, *SMALL_PRIOR, *FEW, "data.batch_size=4")
     said = run("pretrain_mega.py", *options, "trainer.max_epochs=2")
-    assert "an epoch has 4 random frames of each motion, whatever its frame rate" in said
+    assert re.search(r"an epoch has \d+ frames: 4 random ones of each motion, whatever its frame rate", said)
     assert "12 of them do not give their frame rate" in said
     assert "1 .npz files are left out because their path holds `shape`: person_0/shape.npz" in said
     assert "validation on 4 frames of motions that are held out (datasets/3dpw/3dpw_validation.npz and " in said
