@@ -47,8 +47,8 @@ def write_npz(path: str | Path, columns: dict[str, np.ndarray]) -> None:
 
 
 def write_json(path: str | Path, content: dict) -> None:
-    """Write indented JSON as a `whole_file`; keys keep their order."""
-    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write indented JSON as a `whole_file`; keys keep their order, file names of any encoding are kept."""
+    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
 
 
 # Reading arrays (.npz)
@@ -69,6 +69,16 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
         # numpy takes any other file for a pickle and advises to load it unsafely.
         reason = "it is no .npz file, or incomplete." if "allow_pickle" in str(error) else error
         raise ValueError(f"{path} cannot be read as arrays (.npz): {reason}") from error
+
+
+def as_text(column: np.ndarray) -> np.ndarray:
+    """An array of text, also of bytes (UTF-8), as Python 2 wrote it. Raises ValueError for other bytes."""
+    return np.char.decode(column, "utf-8") if column.dtype.kind == "S" else column.astype(str)
+
+
+def as_names(column: np.ndarray) -> np.ndarray:
+    """Paths as text with slashes, also if they were written as bytes, or on Windows. Raises ValueError as `as_text`."""
+    return np.char.replace(as_text(column), "\\", "/")
 
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
