@@ -49,8 +49,8 @@ class SLURMJob(SLURMEnvironment):
         missing = [name for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS") if name not in os.environ]
         if missing:
             raise ValueError(
-                f"trainer=slurm is for processes that srun has started, which sets {', '.join(missing)}: start the script "
-                "with srun or hydra/launcher=slurm, or choose trainer=cpu, gpu or ddp."
+                f"trainer=slurm is for processes that srun has started, which sets {', '.join(missing)}: start the "
+                "script with srun or hydra/launcher=slurm, or choose trainer=cpu, gpu or ddp."
             )
         try:
             super().__init__(auto_requeue=False)  # `Checkpoints` asks for the job to be run again
