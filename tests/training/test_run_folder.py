@@ -14,6 +14,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, TensorDataset
 
 from mega.config import compose
@@ -214,16 +215,18 @@ def environment_of(*options: str) -> object:
 
 def test_variables_that_slurm_has_left_have_no_effect(monkeypatch):
     """Of `salloc -n 8`, then a shell: Lightning alone would wait for seven other processes."""
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # read from SLURM_PROCID when Lightning is imported
     for name, value in {"JOB_ID": 7, "JOB_NAME": "work", "NTASKS": 8, "PROCID": 3, "NODEID": 0, "LOCALID": 3}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     strategy = environment_of("trainer=ddp_sim")
     assert isinstance(strategy.cluster_environment, LightningEnvironment)
     assert (strategy.global_rank, strategy.world_size) == (0, 2)
     trainer = build_trainer(composed("trainer=cpu", "trainer.precision=32-true"), logger=False)
-    assert (trainer.global_rank, trainer.world_size) == (0, 1)
+    assert (trainer.global_rank, trainer.world_size, rank_zero_only.rank) == (0, 1, 0)
 
 
 def test_torchrun_and_slurm_are_used_where_they_are_asked_for(monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # the trainers set it
     slurm = ("trainer=slurm", "trainer.accelerator=cpu", "trainer.devices=2")
     with pytest.raises(ValueError, match=r"srun has started, which sets SLURM_PROCID, .*, or choose trainer=cpu"):
         environment_of(*slurm)
