@@ -16,7 +16,8 @@ import pytest
 import test_mega
 from mega.config import file_as_testset
 from mega.evaluation import evaluate as evaluation
-from mega.evaluation.shards import GROUP, process
+from mega.evaluation import shards
+from mega.evaluation.shards import GROUP
 from mega.evaluation.statistics import Results
 from mega_common.files import whole_file, write_whole
 from tests.helpers.fake_files import ROOT, SMALL, needs_template, write_project
@@ -263,6 +264,6 @@ def test_variables_of_a_slurm_shell_are_no_processes(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}.items():
         monkeypatch.setenv(name, value)
-    assert process() == (0, 1)
+    assert shards.process() == (0, 1)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")  # set by srun
-    assert process() == (0, 4)
+    assert shards.process() == (0, 4)
