@@ -22,7 +22,7 @@ def run(tmp_path: Path, *options: str) -> subprocess.CompletedProcess:
 
 
 def test_a_sweep_trains_every_job_in_a_folder_of_its_own(tmp_path):
-    sweep = ["--multirun", f"output={tmp_path / 'run'}", "seed=0,1"]
+    sweep = [f"output={tmp_path / 'run'}", "seed=0,1", "--multirun"]
     first = run(tmp_path, *sweep)
     assert first.returncode == 0, first.stderr[-2000:]
     states = sorted((tmp_path / "run").glob("*/checkpoints/last.ckpt"))
@@ -40,7 +40,7 @@ def test_a_sweep_trains_every_job_in_a_folder_of_its_own(tmp_path):
 
 def test_a_sweep_on_several_processes_of_one_machine_is_refused(tmp_path):
     """Each process would be given the whole sweep, and might train another job than the first."""
-    done = run(tmp_path, "--multirun", f"output={tmp_path / 'run'}", "seed=0,1", "trainer=ddp_sim")
+    done = run(tmp_path, f"output={tmp_path / 'run'}", "seed=0,1", "trainer=ddp_sim", "--multirun")
     assert done.returncode == 1
     assert done.stderr.count("--multirun trains with one process per job") == 2
 
