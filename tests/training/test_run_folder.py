@@ -215,12 +215,12 @@ def environment_of(*options: str) -> object:
 
 def test_variables_that_slurm_has_left_have_no_effect(monkeypatch):
     """Of `salloc -n 8`, then a shell: Lightning alone would wait for seven other processes."""
-    monkeypatch.setattr(rank_zero_only, "rank", 3)  # read from SLURM_PROCID when Lightning is imported
     for name, value in {"JOB_ID": 7, "JOB_NAME": "work", "NTASKS": 8, "PROCID": 3, "NODEID": 0, "LOCALID": 3}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     strategy = environment_of("trainer=ddp_sim")
     assert isinstance(strategy.cluster_environment, LightningEnvironment)
     assert (strategy.global_rank, strategy.world_size) == (0, 2)
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # read from SLURM_PROCID when Lightning is imported
     trainer = build_trainer(composed("trainer=cpu", "trainer.precision=32-true"), logger=False)
     assert (trainer.global_rank, trainer.world_size, rank_zero_only.rank) == (0, 1, 0)
 
