@@ -56,6 +56,7 @@ Positive = Annotated[float, Limit("above 0", lambda value: value > 0)]
 Mode = StrEnum("Mode", ["deterministic", "stochastic"])
 TrainingMode = StrEnum("TrainingMode", ["train", "test", "export"])
 ImageTrainingMode = StrEnum("ImageTrainingMode", ["train", "export"])  # test_mega.py measures image models
+Resume = StrEnum("Resume", ["auto", "force"])
 Decode = StrEnum("Decode", ["argmax", "soft"])
 TTA = StrEnum("TTA", ["none", "flip", "shift", "flip_shift"])
 Rule = StrEnum("Rule", ["default", "published"])
@@ -135,6 +136,7 @@ class TrainingOptions:
         MISSING  # {NAME: metric}: the lowest value's weights are kept as checkpoints/best_NAME.ckpt
     )
     mode: TrainingMode = TrainingMode.train  # train continues the last run in `output`
+    resume: Resume = Resume.auto  # force: also with other options than the run was started with
     export_from: str = "last"  # weights of the run that mode=export writes: last | best_NAME
     export_dtype: Dtype = Dtype.float16  # of the weights that mode=export writes
     seed: Whole = 0
