@@ -159,8 +159,9 @@ class Evaluator:
 
 
 def process() -> tuple[int, int]:
-    """Rank of this process and number of processes, from the variables of torchrun or SLURM."""
-    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+    """Rank of this process and number of processes, from the variables of torchrun or srun."""
+    # SLURM_NTASKS counts the tasks of a whole job, and is also set in a shell in which the script runs alone.
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
         if rank in os.environ and size in os.environ:
             return int(os.environ[rank]), int(os.environ[size])
     return 0, 1
