@@ -63,10 +63,10 @@ def write_report(
         "calibration": calibration(results),
     }
     protocols = {name: {"words": describe(p), **dataclasses.asdict(p)} for name, p in about["protocols"].items()}
-    write_whole(folder / PER_SAMPLE, results.to_csv().encode())
+    write_whole(folder / PER_SAMPLE, results.to_csv().encode(errors="backslashreplace"))
     write_whole(folder / SUMMARY, _to_json({"about": {**about, "protocols": protocols}, **summary}))
     drawn = _draw(folder, results, summary, faces, template, examples)
-    write_whole(folder / REPORT, report_text(summary, about, drawn).encode())
+    write_whole(folder / REPORT, report_text(summary, about, drawn).encode(errors="backslashreplace"))
 
 
 def _draw(

@@ -49,7 +49,7 @@ class Groups:
         settings = {name: about[name] for name in ("weights", "data", "options", "pictures", "protocols")}
         text = json.dumps({"group": GROUP, **settings}, indent=2, sort_keys=True, default=vars)
         path = folder / "settings.json"
-        if path.is_file() and (before := path.read_text()) != text:
+        if path.is_file() and (before := path.read_text(encoding="utf-8")) != text:
             kept, now = json.loads(before), json.loads(text)
             changed = sorted(key for key in kept.keys() | now.keys() if kept.get(key) != now.get(key))
             raise ValueError(

@@ -56,7 +56,7 @@ def build_split(
     scene = replace(scene, fill=tuple(scene.fill))  # hashable
     recipe = json.dumps({"version": VERSION, "seed": seed, "n_pictures": n_images, **asdict(scene)}, indent=2)
     recipe_file, annotations = folder / "recipe.json", folder / "annotations.npz"
-    if recipe_file.exists() and json.loads(recipe_file.read_text()) != json.loads(recipe):
+    if recipe_file.exists() and json.loads(recipe_file.read_text(encoding="utf-8")) != json.loads(recipe):
         if not overwrite:
             raise FileExistsError(
                 f"{recipe_file} describes a data set made with another seed, size or setting: choose another folder, "
