@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mega.console import Stopwatch
 from mega.evaluation.test_sets import TestSet
-from mega_common.files import whole_file, write_whole
+from mega_common.files import read_arrays, whole_file, write_whole
 
 GROUP = 16  # people
 
@@ -104,10 +104,7 @@ class Groups:
 
     def load(self) -> dict[str, np.ndarray]:
         """All groups together: rows concatenated, sums over people (names starting with `vertex_`) added up."""
-        parts = []
-        for group in range(len(self)):
-            with np.load(self.path(group), allow_pickle=False) as file:
-                parts.append(dict(file))
+        parts = [read_arrays(self.path(group)) for group in range(len(self))]
         return {
             name: (sum if name.startswith("vertex_") else np.concatenate)([part[name] for part in parts])
             for name in parts[0]

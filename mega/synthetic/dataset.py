@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from mega.bodies import AnnyBody
 from mega.synthetic.scene import SceneMaker, SceneSettings
-from mega_common.files import write_npz, write_whole
+from mega_common.files import read_arrays, write_npz, write_whole
 
 CHUNK = 50  # images
 _JPEG_QUALITY = (60, 95)
@@ -78,7 +78,7 @@ def build_split(
         for n_made in _make_chunks(missing, seed, scene, processes):
             progress.update(n_made)
 
-    tables = [dict(np.load(file)) for file in chunks]
+    tables = [read_arrays(file) for file in chunks]
     body = {"body": tables[0].pop("body")}
     write_npz(annotations, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]} | body)
     shutil.rmtree(folder / "chunks")
