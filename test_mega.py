@@ -33,11 +33,9 @@ The output folder gets report.md with its pictures, summary.json and per_sample.
 error). Rerunning the command resumes an interrupted evaluation. `python tools/compare_reports.py A B` compares two.
 """
 
-import os
 import shutil
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 import mega
@@ -55,7 +53,7 @@ def run(config: DictConfig) -> None:
     with stopwatch("loading"):
         body = build(config.body)
         model_options = {name: config[name] for name in ("precision", "compile", "decode", "tta")}
-        predictor = mega.load(config.weights, local_device(config.device), **model_options)
+        predictor = mega.load(config.weights, config.device, **model_options)
         people = build(config.testset, body=body, crop=predictor.crop, limit=config.limit)
         protocols = people.choose_protocols(config.protocol)
     options = Options(
@@ -99,13 +97,6 @@ def run(config: DictConfig) -> None:
     for name in protocols:
         errors = {m: results.columns[f"deterministic/{name}/{m}"].mean() for m in ("PVE", "MPJPE", "PA-MPJPE")}
         print(f"{name:<10}" + "".join(f"{metric:>10} {error:7.1f} mm" for metric, error in errors.items()))
-
-
-def local_device(name: str) -> str:
-    """The device of this process: under torchrun, one GPU for each."""
-    if name in ("auto", "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        return f"cuda:{os.environ['LOCAL_RANK']}"
-    return name
 
 
 if __name__ == "__main__":

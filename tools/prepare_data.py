@@ -14,34 +14,23 @@ not, and what went wrong. Files that cannot be used are reported and skipped; th
 """
 
 import sys
-from pathlib import Path
 
-import hydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to run without an installation
+from mega.config import as_option, build, main
 
 DATASETS = ("3dpw", "emdb", "h36m", "mpi_inf_3dhp", "bedlam_check")
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="prepare_data")
-def main(config: DictConfig) -> None:
+@main("prepare_data", as_option("dataset"))
+def run(config: DictConfig) -> int:
     if config.dataset is None:
-        print(f"Choose a data set: python tools/prepare_data.py {' | '.join(DATASETS)}", file=sys.stderr)
-        sys.exit(1)
-    prepare = instantiate(config.dataset, _partial_=True, _convert_="all")
-    try:
-        problems = prepare()
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+        raise ValueError(f"Choose a data set: python tools/prepare_data.py {' | '.join(DATASETS)}")
+    problems = build(config.dataset, _convert_="all")
     if problems:
         print(f"{problems} problem{'s' if problems > 1 else ''}, see above.", file=sys.stderr)
-    sys.exit(int(problems > 0))
+    return int(problems > 0)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and "=" not in sys.argv[1]:
-        sys.argv[1] = f"dataset={sys.argv[1]}"
-    main()
+    run()

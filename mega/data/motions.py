@@ -151,7 +151,7 @@ def pack_motions(folder: Path, cache: Path) -> tuple[list[Motion], np.ndarray]:
                 motions.append(replace(motion, row=row))
                 row += motion.frames
         content = repr([(motion.path, motion.stamp, motion.frames) for motion in motions])
-        packed = cache / f"poses_{hashlib.sha256(content.encode(errors='surrogateescape')).hexdigest()[:16]}.f32"
+        packed = cache / f"poses_{hashlib.sha256(content.encode()).hexdigest()[:16]}.f32"
         temporary.replace(packed)
     finally:
         temporary.unlink(missing_ok=True)
@@ -349,4 +349,4 @@ class MotionDataset(Dataset):
 
 def _hash(text: str) -> float:
     """A number in [0, 1) from a hash of the text."""
-    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48

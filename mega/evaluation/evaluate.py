@@ -119,7 +119,7 @@ class Evaluator:
         if self.show is not None:
             with self.stage("pictures of people"):
                 self.show(batch, prediction, found)
-        return {k: v.double().sum(0) if k.startswith("vertex_") else v for k, v in found.items()}
+        return {k: v.cpu().double().sum(0) if k.startswith("vertex_") else v for k, v in found.items()}
 
     def keypoint_error(self, prediction: Prediction, batch: dict) -> Tensor:
         """Mean distance (B,) of visible keypoints, percent of the box's longer side; NaN where none is visible."""

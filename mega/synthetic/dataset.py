@@ -125,8 +125,8 @@ def _make_chunk(file: Path, images: range, seed: int, scene: SceneSettings) -> i
         image, found = maker.make(people[2 * i : 2 * i + n_people], rng)
         name = f"images/{index:06d}.jpg"
         quality = int(rng.integers(*_JPEG_QUALITY))
-        if not cv2.imwrite(str(folder / name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]):
-            raise OSError(f"{folder / name} could not be written")
+        encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        (folder / name).write_bytes(encoded)  # cv2.imwrite fails where Windows' code page lacks a character
         rows += [{"imgname": name, **row} for row in found]
     columns = {field: np.array([row[field] for row in rows]) for field in rows[0]}
     write_npz(file, columns | {"body": np.array(maker.body.name)})

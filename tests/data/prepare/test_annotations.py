@@ -350,7 +350,7 @@ def test_subsets_of_3dpw_go_over_the_splits(tmp_path: Path, prepare) -> None:
         (("3dpw", "dataset.subset=some"), "Give dataset.sequences and dataset.subset"),
         (("emdb",), "There are no sequences (P*/*/*_data.pkl) in datasets/emdb"),
         (("emdb", "dataset.part=emdb3"), "it is one of emdb1, emdb2"),
-        (("3dwp",), "Could not find 'dataset/3dwp'"),
+        (("3dwp",), "dataset=3dwp is not known; choose from 3dpw, bedlam_check"),
     ],
 )
 def test_wrong_commands_are_told_what_to_do(prepare, arguments: tuple[str, ...], words: str) -> None:
