@@ -42,14 +42,16 @@ import mega
 from mega.config import build, file_as_testset, main, sweep_folder
 from mega.console import Stopwatch
 from mega.data.smpl_images import BadPictureError
-from mega.evaluation.evaluate import Evaluator, Options, PersonPictures, choose_examples, describe_run, gather
+from mega.evaluation.evaluate import Evaluator, Groups, Options, describe_run, process
+from mega.evaluation.plots import choose_examples, write_person_pictures
 from mega.evaluation.report import REPORT, write_report
-from mega.evaluation.shards import Groups, process
 
 
 @main("test_mega", file_as_testset)
 def run(config: DictConfig) -> None:
     stopwatch = Stopwatch()
+    # How images are read is the loader's business, not that of the test set.
+    reading = {name: config.testset.pop(name) for name in ("batch_size", "workers")}
     with stopwatch("loading"):
         body = build(config.body)
         model_options = {name: config[name] for name in ("precision", "compile", "decode", "tta")}
@@ -65,15 +67,19 @@ def run(config: DictConfig) -> None:
     about = describe_run(config, predictor, people, protocols, options)
 
     # Measure the groups of people that are not measured yet; their settings must be those of the others.
-    groups = Groups(output / "partial", len(people), about)
+    groups = Groups(output / "partial", people, about)
     if done := len(groups) - len(groups.missing()):
         print(f"Resuming: {done} of {len(groups)} groups are done.")
-    drawn, show = groups.folder / "pictures", None  # pictures of other settings must not be mixed in either
-    if config.pictures:
-        count = len(people) if config.pictures == "all" else config.pictures
-        show = PersonPictures(drawn, predictor, people, next(iter(protocols)), count)
+    evaluate, first = Evaluator(predictor, people, protocols, options, stopwatch), next(iter(protocols.values()))
+    drawn = groups.folder / "pictures"  # pictures of other settings must not be mixed in either
+    count = len(people) if config.pictures == "all" else config.pictures
     try:
-        groups.measure(people, Evaluator(predictor, people, protocols, options, stopwatch, show), stopwatch)
+        for group, batch in groups.batches(stopwatch, **reading):
+            measured = evaluate(batch, group)
+            if count:
+                with stopwatch("pictures of people"):
+                    write_person_pictures(drawn, people, batch, *measured, first.name, predictor.faces, count)
+            groups.save(group, measured[-1])
     except BadPictureError as error:
         raise ValueError(f"{error} The groups measured so far are kept: rerunning the command resumes.") from error
     if process()[0] != 0:
@@ -82,16 +88,16 @@ def run(config: DictConfig) -> None:
 
     # Write the report.
     with stopwatch("pictures of examples"):
-        results = gather(groups.load(), people, protocols, options)
+        results = groups.results(first)
         examples = choose_examples(predictor, people, results, config.examples)
-    mesh = (predictor.tokenizer.faces.cpu().numpy(), predictor.tokenizer.template.cpu().numpy())
-    write_report(output, results, about | {"seconds": dict(stopwatch.seconds)}, *mesh, examples)
+    about["seconds"] = dict(stopwatch.seconds)
+    write_report(output, results, about, predictor.faces, predictor.tokenizer.template.cpu().numpy(), examples)
     if drawn.is_dir():
         for unfinished in drawn.glob(".*.tmp"):  # of a process that was killed
             unfinished.unlink()
         shutil.rmtree(output / "pictures", ignore_errors=True)
         drawn.rename(output / "pictures")
-    groups.remove()
+    shutil.rmtree(groups.folder)
 
     print(f"{len(results)} people; the report is {output / REPORT}")
     for name in protocols:

@@ -51,7 +51,6 @@ from mega.backbones import HRNetW48
 from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.config import build, compose
 from mega.data import SMPLImages
-from mega.data.smpl_images import Source
 from mega.geometry import rot6d_to_matrix
 from mega.model import CVQMAE, masked_cross_entropy
 from mega.optimize import optimize_for_inference
@@ -108,7 +107,7 @@ def items(options: argparse.Namespace) -> Iterator[Work]:
         write_made_up_pictures(folder)
         config = compose("train_mega", ["experiment=mega_hrnet"])
         looks = {"augmentation": build(config.data.augmentation), "flip_probability": config.data.flip_probability}
-        images = SMPLImages(Source(folder / "people.npz"), config.crop.size, training=True, **looks)
+        images = SMPLImages(folder / "people.npz", config.crop.size, training=True, **looks)
         loader = DataLoader(images, config.data.batch_size, num_workers=1, persistent_workers=True)
         body = SMPLHBody(folder)
 

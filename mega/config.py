@@ -323,12 +323,17 @@ def main(
 
 
 def sweep_folder() -> str:
-    """The name of the folder for the results of a job of --multirun: its number and options; empty for a single run."""
+    """The name of the folder for the results of a job of --multirun: its number and the options that vary.
+
+    Empty for a single run.
+    """
     settings = HydraConfig.get()
     if settings.mode != RunMode.MULTIRUN:
         return ""
-    options = re.sub(r"[^\w=.,+-]", "_", ",".join(settings.overrides.task))
-    return f"{settings.job.num}_{options}"[:100]
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    varied = {each.key_or_group for each in OverridesParser.create().parse_overrides(words) if each.is_sweep_override()}
+    options = [word for word in settings.overrides.task if word.partition("=")[0].lstrip("+") in varied]
+    return re.sub(r"[^\w=.,+-]", "_", f"{settings.job.num}_{','.join(options)}")[:100]
 
 
 def compose(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:

@@ -19,7 +19,6 @@ from mega.config import build, compose
 from mega.console import Stopwatch
 from mega.data import Augmentation, SMPLImages
 from mega.data.smpl_annotations import read_smpl_picture
-from mega.data.smpl_images import Source
 from mega.evaluation.evaluate import Evaluator, Options
 from mega.evaluation.test_sets import TestSet
 from mega.metrics import COCO17
@@ -111,7 +110,7 @@ def test_every_route_puts_the_body_in_the_same_place(tmp_path: Path) -> None:
     pixels = CENTER + 200 * SCALE * on_patch.numpy()
     cv2.imwrite(str(tmp_path / "a.png"), image[..., ::-1])
     write_annotation(tmp_path, pixels)
-    items = SMPLImages(Source(tmp_path / "3dpw_test.npz"), SIZE, patch=True)
+    items = SMPLImages(tmp_path / "3dpw_test.npz", SIZE, patch=True)
     batch = default_collate([items[0]])
     np.testing.assert_array_equal(batch["image"][0].permute(1, 2, 0).numpy(), crop)
 
@@ -125,7 +124,7 @@ def test_every_route_puts_the_body_in_the_same_place(tmp_path: Path) -> None:
 
     # The metric
     parts = {"protocols": {}, "regressors": {}, "regressor2d": regressor, "first_visible": {}, "margin": 1.0}
-    people = TestSet("one", tmp_path, items, np.array(["a.png"]), None, **parts)
+    people = TestSet("one", tmp_path, items, None, **parts)
     evaluator = Evaluator(predictor, people, {"coco17": COCO17}, Options(), Stopwatch())
     assert evaluator.keypoint_error(predicted, batch).item() < 1e-2  # percent of the box
 
@@ -183,7 +182,7 @@ def test_content_and_keypoints_of_a_patch_stay_together(tmp_path: Path, mirrored
     cv2.imwrite(str(tmp_path / "a.png"), np.repeat(blob[..., None], 3, -1).round().astype(np.uint8))
     write_annotation(tmp_path, np.tile([x, y], (24, 1)))
     turned = Augmentation(scale=0.2, degrees=degrees, turn_probability=1.0)
-    items = SMPLImages(Source(tmp_path / "3dpw_test.npz"), SIZE, True, turned, flip_probability=float(mirrored))
+    items = SMPLImages(tmp_path / "3dpw_test.npz", SIZE, True, turned, flip_probability=float(mirrored))
     seen = items[0]["image"][0].double()
     weights = seen / seen.sum()
     places = torch.arange(SIZE, dtype=torch.float64)
@@ -205,6 +204,7 @@ def project(tmp_path_factory) -> Path:
 def test_the_model_says_how_its_crops_are_cut(project: Path, monkeypatch, experiment, cut, data) -> None:
     monkeypatch.chdir(project)
     config = compose("test_mega", [f"experiment={experiment}", *data])
+    del config.testset.batch_size, config.testset.workers
     people = build(config.testset, body=SMPLHBody("body_models"), crop=PUBLISHED_SETUPS[experiment].crop)
     known = people.items.annotations
     picture = read_smpl_picture(people.items.root, known.imgname[2])

@@ -214,4 +214,4 @@ def test_each_job_of_a_sweep_has_a_folder_and_all_are_run(monkeypatch, capsys, t
 
     words = ("--multirun", "mode=stochastic", "samples=2,3,4", f"hydra.sweep.dir={tmp_path}")
     assert started(monkeypatch, capsys, "demo", *words, task=task) == (1, "the second job fails\n")
-    assert outputs == [f"demo_out/{i}_mode=stochastic,samples={i + 2}" for i in range(3)]
+    assert outputs == [f"demo_out/{i}_samples={i + 2}" for i in range(3)]

@@ -1,4 +1,4 @@
-"""Machines unlike ours: Windows, terminals that print ASCII only, no embreex, a Mac; each script names devices alike."""
+"""Machines unlike ours: Windows, terminals that print ASCII only, no embreex, a Mac; how devices are named."""
 
 import ast
 import io

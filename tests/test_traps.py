@@ -38,7 +38,6 @@ from torchvision.transforms import v2
 import mega
 from mega.data import Augmentation, SMPLImageData, SMPLImages, SyntheticImageData
 from mega.data.smpl_annotations import SMPLAnnotations
-from mega.data.smpl_images import Mixture, Source
 from mega.predictor import Sampling
 from mega.smpl_crops import annotated_crop, patch_crop
 from mega.training.cvqmae import CVQMAETraining, CVQMAETrainingConfig
@@ -102,7 +101,7 @@ def pictures(tmp_path_factory) -> Path:
 
 
 def real(pictures: Path, **changes) -> SMPLImages:
-    return SMPLImages(Source(pictures / "real.npz"), crop_size=32, **changes)
+    return SMPLImages(pictures / "real.npz", crop_size=32, **changes)
 
 
 def assert_same_item(one: dict, other: dict) -> None:
@@ -123,11 +122,13 @@ def test_test_loaders_neither_shuffle_nor_drop(pictures: Path, tmp_path: Path, k
         assert batches == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-def test_several_sets_are_taken_whole(pictures: Path) -> None:
-    """In evaluation nothing is drawn: every row of every set comes once."""
-    mixture = Mixture.one_after_another([real(pictures), real(pictures, limit=3)])
-    rows = list(zip(mixture.part_of.tolist(), mixture.row_of.tolist(), strict=True))
-    assert rows == [(0, i) for i in range(PEOPLE)] + [(1, i) for i in range(3)]
+def test_validation_uses_every_held_out_row_once(pictures: Path) -> None:
+    """In validation nothing is drawn: every row that is held out of a set comes once."""
+    train = {name: {"path": pictures / "real.npz"} for name in ("one", "two")}
+    held_out = SMPLImageData(None, None, train, val_share=0.6, crop_size=32).fixed_dataset("val")
+    own = [part.annotations.row.tolist() for part in held_out.datasets]
+    assert own[0] == own[1] == [0, 2, 4, 6]
+    assert [item["index"] for item in held_out] == [0, 1, 2, 3] * 2
 
 
 def test_validation_does_not_move_the_codebook() -> None:

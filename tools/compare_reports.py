@@ -17,9 +17,8 @@ Reports on other data, or with another definition of a protocol, are refused.
 """
 
 import json
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from itertools import combinations, product
 from pathlib import Path
@@ -29,7 +28,7 @@ from omegaconf import DictConfig
 
 from mega.config import as_option, main
 from mega.console import format_number, format_table
-from mega.evaluation.report import SUMMARY
+from mega.evaluation.report import SUMMARY, format_interval
 from mega.evaluation.statistics import PER_SAMPLE, Results, bootstrap_interval, paired_difference
 from mega_common.file_kinds import unreadable
 
@@ -40,27 +39,26 @@ NOTE = (
     "wider, and of twenty comparisons of equals one is marked by chance."
 )
 
-Column = tuple[str, str, str]  # variant, protocol, metric
-
 
 @dataclass(frozen=True)
 class Report:
-    """An output folder of test_mega.py; `data` and `protocols` are those of its summary, if it has one."""
+    """An output folder of test_mega.py; without a summary, its data are None and its protocols empty."""
 
     name: str
     folder: Path
-    results: Results
-    data: dict | None = None
-    protocols: dict[str, dict] = field(default_factory=dict)
+    people: dict[tuple[str, int], int]  # (image, number of the person in it) -> row
+    errors: dict[tuple[str, str, str], np.ndarray]  # (variant, protocol, metric) -> one number per row
+    data: dict | None
+    protocols: dict[str, str]  # name -> definition in words
 
 
 @dataclass(frozen=True)
 class Row:
     """One report (or variant) in one metric; mm, or percent of the box."""
 
+    variant: str
     protocol: str
     metric: str
-    variant: str
     name: str
     people: int  # with a number in every report
     mean: float
@@ -102,14 +100,19 @@ def read_report(folder: str | Path, name: str) -> Report:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not there or not a folder: give an output folder of test_mega.py.")
     results, path = Results.read_csv(folder / PER_SAMPLE), folder / SUMMARY
+    people = {person: row for row, person in enumerate(zip(results.images, results.persons, strict=True))}
+    if len(people) < len(results):
+        raise ValueError(f"{folder} has the same person of an image more than once: it is damaged.")
+    errors = {tuple(name.split("/")): values for name, values in results.columns.items() if name.count("/") == 2}
     if not path.is_file():
-        return Report(name, folder, results)
+        return Report(name, folder, people, errors, None, {})
     try:
         about = json.loads(path.read_text(encoding="utf-8"))["about"]
-        _ = about["data"]["path"], about["data"]["hash"], [entry["words"] for entry in about["protocols"].values()]
+        data = {key: about["data"][key] for key in ("path", "hash")}
+        protocols = {name: protocol["words"] for name, protocol in about["protocols"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(path, "json", f"it is no {SUMMARY} of test_mega.py, or damaged: {error!r}") from error
-    return Report(name, folder, results, about["data"], about["protocols"])
+    return Report(name, folder, people, errors, data, protocols)
 
 
 def compare(
@@ -119,135 +122,119 @@ def compare(
     metrics: Sequence[str] = ("PVE", "MPJPE", "PA-MPJPE"),
     baseline: int | str = 0,
 ) -> tuple[list[Row], list[str]]:
-    """Compare reports, or the variants of a single one.
+    """Compare reports, or the variants of a single one, on the people in all of them.
 
     Returns:
         The rows of the table, and notes on what was left out or could not be checked.
 
     Raises ValueError if the reports cannot be compared, or a name matches nothing.
     """
-    notes = check_comparable(reports)
-    errors, left_out = errors_of_common_people(reports)
-    first, *others = errors.values()
-    shared = [column for column in first if all(column in other for other in others)]
-    chosen = choose(shared, variants, protocols, metrics)
-    if others:
-        blocks = {(p, m, v): {name: own[v, p, m] for name, own in errors.items()} for v, p, m in chosen}
-        names = list(errors)
+    check_comparable(reports)
+    notes = []
+    if len(reports) == 1:
+        reports, variants = variants_of(reports[0], variants), "*"
     else:
-        names = list(dict.fromkeys(v for v, _, _ in chosen))
-        if len(names) < 2:
-            raise ValueError(
-                f"There is nothing to compare: one report, and only {names[0]} of it. Give a second folder, or "
-                "variants=[deterministic,mean_of_25]."
+        notes += [f"Not checked: {r.folder} has no summary.json that names its data." for r in reports if not r.data]
+    common = [person for person in reports[0].people if all(person in report.people for report in reports)]
+    if not common:
+        raise ValueError(f"{' and '.join(str(report.folder) for report in reports)} have nobody in common.")
+    for report in reports:
+        if left_out := len(report.people) - len(common):
+            notes.append(
+                f"Left out, not in all reports: {left_out:,} of the {len(report.people):,} people of {report.name}."
             )
-        pairs = [(p, m) for p, m in dict.fromkeys(c[1:] for c in chosen) if all((v, p, m) in first for v in names)]
-        blocks = {(p, m, ""): {v: first[v, p, m] for v in names} for p, m in pairs}
-    baseline = str(baseline)
+    columns = [column for column in reports[0].errors if all(column in report.errors for report in reports)]
+    if not columns:
+        raise ValueError("The reports share no column VARIANT/PROTOCOL/METRIC.")
+    there = [dict.fromkeys(parts) for parts in zip(*columns, strict=True)]
+    missing = {protocol for report in reports for _, protocol, _ in report.errors} - {*there[1], "2d"}
+    if missing and protocols is None:
+        notes.append(f"Left out, not in all reports: the protocols {', '.join(sorted(missing))}.")
+    chosen = product(
+        matching("protocols", there[1], protocols or "*"),
+        matching("metrics", there[2], metrics),
+        matching("variants", there[0], variants),
+    )
+    chosen = [(variant, p, m) for p, m, variant in chosen if (variant, p, m) in columns]
+    if not chosen:
+        raise ValueError(f"No column matches. There are: {', '.join('/'.join(column) for column in columns)}.")
+
+    names, baseline = [report.name for report in reports], str(baseline)
     if baseline not in names:
         if not baseline.isdecimal() or int(baseline) >= len(names):
             raise ValueError(f"baseline={baseline} is neither a number below {len(names)} nor one of {names}.")
         baseline = names[int(baseline)]
-
     rows = []
-    for key, values in blocks.items():
-        known = np.isfinite(list(values.values())).all(axis=0)
-        values = {name: column[known] for name, column in values.items()}
-        for name, own in values.items():
-            difference = None if name == baseline else paired_difference(own, values[baseline])
+    for column in chosen:
+        errors = np.stack([[r.errors[column][r.people[person]] for person in common] for r in reports])
+        errors = dict(zip(names, errors[:, np.isfinite(errors).all(axis=0)], strict=True))
+        for name, own in errors.items():
+            difference = None if name == baseline else paired_difference(own, errors[baseline])
             mean = float(own.mean()) if len(own) else np.nan
-            rows.append(Row(*key, name, len(own), mean, *bootstrap_interval(own), difference))
-    missing = {p for own in errors.values() for _, p, _ in own} - {p for _, p, _ in shared}
-    if missing and protocols is None:
-        notes.append(f"Left out, not in all reports: the protocols {', '.join(sorted(missing))}.")
-    if any(v.startswith("best_of_") for v, _, _ in chosen):
+            rows.append(Row(*column, name, len(own), mean, *bootstrap_interval(own), difference))
+    if any(variant.startswith("best_of_") for variant in [*names, *(row.variant for row in rows)]):
         notes.append("best_of_Q is chosen with the ground truth, which no user has. Compare like with like.")
-    return rows, [*left_out, *notes]
+    return rows, notes
 
 
-def check_comparable(reports: Sequence[Report]) -> list[str]:
-    """Raise ValueError if the reports measure different things; notes on what could not be checked."""
+def variants_of(report: Report, patterns: Sequence[str]) -> list[Report]:
+    """The variants of a report that match patterns, as reports of their own."""
+    names = matching("variants", dict.fromkeys(variant for variant, _, _ in report.errors), patterns)
+    if len(names) < 2:
+        raise ValueError(
+            f"There is nothing to compare: one report, and only {names[0]} of it. Give a second folder, or "
+            "variants=[deterministic,mean_of_25]."
+        )
+    columns = report.errors.items()
+    return [
+        replace(report, name=name, errors={("", *of): errors for (variant, *of), errors in columns if variant == name})
+        for name in names
+    ]
+
+
+def check_comparable(reports: Sequence[Report]) -> None:
+    """Raise ValueError if the reports measure different things."""
     if not reports:
         raise ValueError("No reports: python tools/compare_reports.py FOLDER FOLDER …")
-    if twice := [name for name, count in Counter(report.name for report in reports).items() if count > 1]:
-        raise ValueError(f"Two reports are called {twice[0]}: give names=[…], one per report.")
     for a, b in combinations(reports, 2):
+        if a.name == b.name:
+            raise ValueError(f"Two reports are called {a.name}: give names=[…], one per report.")
         if a.data and b.data and a.data["hash"] != b.data["hash"]:
             on = [f"{r.folder} is on {r.data['path']} (sha256 {r.data['hash']}…)" for r in (a, b)]
             raise ValueError(f"{' and '.join(on)}: errors on different data cannot be compared.")
         for name in sorted(a.protocols.keys() & b.protocols.keys()):
             if a.protocols[name] != b.protocols[name]:
-                words = [f"{r.folder} ({r.protocols[name]['words']})" for r in (a, b)]
+                words = [f"{r.folder} ({r.protocols[name]})" for r in (a, b)]
                 raise ValueError(f"The protocol {name} is not the same in {' and in '.join(words)}.")
-    unknown = [r.folder for r in reports if r.data is None] if len(reports) > 1 else []
-    return [f"Not checked: {folder} has no summary.json that names its data." for folder in unknown]
 
 
-def errors_of_common_people(reports: Sequence[Report]) -> tuple[dict[str, dict[Column, np.ndarray]], list[str]]:
-    """{report: {column: errors}} of the people in all reports, in the same order; and notes on the others."""
-    places = []
-    for report in reports:
-        people = list(zip(report.results.images.tolist(), report.results.persons.tolist(), strict=True))
-        places.append({person: row for row, person in enumerate(people)})
-        if len(places[-1]) < len(people):
-            raise ValueError(f"{report.folder} has the same person of an image more than once: it is damaged.")
-    common = [person for person in places[0] if all(person in own for own in places)]
-    if not common:
-        raise ValueError(f"{' and '.join(str(report.folder) for report in reports)} have nobody in common.")
-    errors, notes = {}, []
-    for report, own in zip(reports, places, strict=True):
-        rows = [own[person] for person in common]
-        columns = {tuple(name.split("/")): values[rows] for name, values in report.results.columns.items()}
-        errors[report.name] = {column: values for column, values in columns.items() if len(column) == 3}
-        if left_out := len(own) - len(common):
-            notes.append(f"Left out, not in all reports: {left_out:,} of the {len(own):,} people of {report.name}.")
-    return errors, notes
-
-
-def choose(
-    columns: Sequence[Column],
-    variants: Sequence[str] | None,
-    protocols: Sequence[str] | None,
-    metrics: Sequence[str] | None,
-) -> list[Column]:
-    """The columns that match the given names or patterns, in the order of these."""
-    if not columns:
-        raise ValueError("The reports share no column VARIANT/PROTOCOL/METRIC.")
-    parts = []
-    for part, wanted in enumerate((variants, protocols, metrics)):
-        names = list(dict.fromkeys(column[part] for column in columns))
-        found = {}
-        for pattern in wanted or "*":
-            matches = [name for name in names if fnmatch(name.lower(), pattern.lower())]
-            if not matches:
-                option = ("variants", "protocols", "metrics")[part]
-                raise ValueError(f"{option}: {pattern} is not in all reports. There are: {', '.join(names)}.")
-            found |= dict.fromkeys(matches)
-        parts.append(found)
-    chosen = [(v, p, m) for p, m, v in product(parts[1], parts[2], parts[0]) if (v, p, m) in columns]
-    if not chosen:
-        raise ValueError(f"No column matches. There are: {', '.join('/'.join(column) for column in columns)}.")
-    return chosen
+def matching(option: str, names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """The names that match patterns, in the order of these; raises ValueError if a pattern matches none."""
+    found = {}
+    for pattern in patterns:
+        matches = [name for name in names if fnmatch(name.lower(), pattern.lower())]
+        if not matches:
+            raise ValueError(f"{option}: {pattern} is not in all reports. There are: {', '.join(names)}.")
+        found |= dict.fromkeys(matches)
+    return list(found)
 
 
 def comparison_table(rows: Sequence[Row]) -> str:
     """One line per row; protocol, metric, variant and people only in the first line of each block."""
     lines, block = [], None
     for row in rows:
-        names = (row.protocol, f"{row.metric}, {'% of the box' if row.protocol == '2d' else 'mm'}", row.variant)
-        left, people = (("", "", ""), "") if names == block else (names, f"{row.people:,}")
+        names = [row.protocol, f"{row.metric}, {'% of the box' if row.protocol == '2d' else 'mm'}", row.variant]
+        left, people = (["", "", ""], "") if names == block else (names, f"{row.people:,}")
         block = names
-        mean, low, high = row.difference or (None, None, None)
-        difference = ("", "") if mean is None else (format_number(mean, sign=True), _between(low, high, sign=True))
+        difference = ["", ""]
+        if row.difference is not None:
+            mean, *interval = row.difference
+            difference = [format_number(mean, sign=True), format_interval(*interval, sign=True)]
         mark = "*" if row.verdict in ("better", "worse") else ""
-        interval = _between(row.low, row.high)
-        lines.append([*left, row.name, people, format_number(row.mean), interval, *difference, mark, row.verdict])
+        own = [row.name, people, format_number(row.mean), format_interval(row.low, row.high)]
+        lines.append([*left, *own, *difference, mark, row.verdict])
     header = ["protocol", "metric", "variant", "report", "people", "mean", "95 % interval", "difference"]
     return format_table([*header, "95 % interval", "", "against baseline"], lines, left=4, markdown=True)
-
-
-def _between(low: float, high: float, sign: bool = False) -> str:
-    return f"[{format_number(low, sign=sign)}, {format_number(high, sign=sign)}]" if np.isfinite(low) else "–"
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ from omegaconf import DictConfig
 
 from mega.config import as_option, build, main
 
-DATASETS = ("3dpw", "emdb", "h36m", "mpi_inf_3dhp", "bedlam_check")
 
-
-@main("prepare_data", as_option("dataset"))
+@main("prepare_data", rewrite=as_option("dataset"))
 def run(config: DictConfig) -> int:
     if config.dataset is None:
-        raise ValueError(f"Choose a data set: python tools/prepare_data.py {' | '.join(DATASETS)}")
+        raise ValueError(
+            "Choose a data set: python tools/prepare_data.py 3dpw | emdb | h36m | mpi_inf_3dhp | bedlam_check"
+        )
     problems = build(config.dataset, _convert_="all")
     if problems:
         print(f"{problems} problem{'s' if problems > 1 else ''}, see above.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Motion files, their poses packed into one memory-mapped file, and single frames of them as a data set.
+"""Motion files: their check, their poses packed into one memory-mapped file, and single frames as a data set.
 
 A motion file is `<any folders>/*.npz` with `poses` (T, >= 66) axis-angle, root first (72 numbers per frame in SMPL, 165
 in SMPL-X), `betas` (>= 10) and `gender`. Files with `shape` in their path are not motions.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,13 +25,14 @@ from tqdm import tqdm
 
 from mega.bodies.smplh import GENDERS, N_BETAS, SMPL_JOINTS, gender_name
 from mega.data.smpl_annotations import SMPLAnnotations
-from mega.external_files import FILES, describe
-from mega_common.files import read_arrays, write_json
+from mega.external_files import FILES, describe, require
+from mega_common.files import read_arrays, whole_file, write_json
 
 _N_POSE = 3 * len(SMPL_JOINTS)
 _POSE = slice(3, 3 + _N_POSE)  # of a frame: after the root
 _INDEX = "index.json"
-_NEVER = (-1, -1)  # a stamp that no file has, so that the file is read again the next time
+_UNUSED = ("openpose", "gtkps", "pose_world", "trans_cam", "cam_int", "cam_ext")  # fields that training does not read
+_NEVER = [-1, -1]  # a stamp that no file has, so that the file is read again the next time
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,25 @@ class Motion:
 
     Attributes:
         path: relative to the folder of the animations, with slashes.
-        stamp: (size, modification time in ns), to notice changes.
+        stamp: [size, modification time in ns], to notice changes.
         frames: T; 0 if the file cannot be used.
-        betas: (10,).
+        betas: 10 numbers.
         gender: index into GENDERS.
         problem: why the file cannot be used; empty if it can.
         row: index of the first frame in the packed poses.
     """
 
     path: str
-    stamp: tuple[int, int]
+    stamp: list[int]
     frames: int
-    betas: np.ndarray
+    betas: list[float]
     gender: int
     problem: str = ""
     row: int = 0
 
 
-def motion_files(folder: str | Path) -> dict[str, tuple[int, int]]:
-    """{path relative to the folder: (size, modification time in ns)} of its motion files, sorted.
+def motion_files(folder: str | Path) -> dict[str, list[int]]:
+    """{path relative to the folder: [size, modification time in ns]} of its motion files, sorted.
 
     Raises FileNotFoundError if there is no such folder, ValueError if it holds no motions.
     """
@@ -66,8 +67,14 @@ def motion_files(folder: str | Path) -> dict[str, tuple[int, int]]:
     if not folder.is_dir():
         source = next(describe(file) for file in FILES if file.path == "datasets/bedlam_animations")
         raise FileNotFoundError(f"{folder} is missing: {source}. (python tools/check_setup.py lists every file.)")
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.npz"))}
-    stamps = {name: _stamp(path) for name, path in paths.items() if "shape" not in name}
+    stamps = {}
+    for path in sorted(folder.rglob("*.npz")):
+        name = path.relative_to(folder).as_posix()
+        if "shape" not in name:
+            try:
+                stamps[name] = [path.stat().st_size, path.stat().st_mtime_ns]
+            except OSError:  # a dangling link: `read_motion` reports it
+                stamps[name] = _NEVER
     if not stamps:
         raise ValueError(f"{folder} holds no motions: no *.npz files, at any depth, without `shape` in their path.")
     return stamps
@@ -87,119 +94,95 @@ def read_motion(path: str | Path, check_unused: bool = False) -> tuple[np.ndarra
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
         raise ValueError(str(error).removeprefix(f"{path} ")) from error
-    wrong = [f"lacks {name}" for name in ("poses", "betas", "gender") if name not in arrays]
     poses, betas, gender = (arrays.get(name) for name in ("poses", "betas", "gender"))
+    wrong = [f"lacks {name}" for name in ("poses", "betas", "gender") if name not in arrays]
     frames = len(poses) if poses is not None and poses.ndim else 0
-    if poses is not None:
-        columns = slice(None) if check_unused else _POSE
-        wrong += _faults("poses", poses, ("T", _POSE.stop), columns) if frames else ["poses holds no frames"]
-    if betas is not None:
-        wrong += _faults("betas", betas, (N_BETAS,), slice(N_BETAS))
-    if "trans" in arrays:
-        trans = arrays["trans"]
-        wrong += _faults("trans", trans, ("T", 3))
-        if trans.ndim and len(trans) != frames:
-            wrong.append(f"trans has shape {trans.shape}, expected {frames} rows")
-    index = -1
-    if gender is not None and gender.size != 1:
-        wrong.append(f"gender has shape {gender.shape}, expected one word")
-    elif gender is not None:
+    if poses is not None and not frames:
+        wrong.append("poses holds no frames")
+    # The least shape of each array, of which only the last axis may be longer, and what of this axis must be finite.
+    expected = {"poses": ((frames, _POSE.stop), slice(None) if check_unused else _POSE)}
+    expected |= {"betas": ((N_BETAS,), slice(N_BETAS)), "trans": ((frames, 3), slice(None))}
+    for name, array in arrays.items():
+        if name == "gender":
+            continue
+        least, part = expected[name]
+        fits = array.ndim == len(least) and array.shape[:-1] == least[:-1] and array.shape[-1] >= least[-1]
+        if not fits or array.dtype.kind not in "fiu":
+            wrong.append(f"{name} has shape {array.shape} of {array.dtype}, expected numbers {least} or more")
+            continue
+        bad = np.flatnonzero(~np.isfinite(np.atleast_2d(array[..., part]).astype(np.float32)).all(axis=1))
+        if len(bad):
+            wrong.append(f"{name} is not finite in {len(bad)} rows, the first is {bad[0]}")
+    if gender is not None:
         try:
-            index = GENDERS.index(gender_name(gender.reshape(-1).astype(str)[0]))
+            if gender.size != 1:
+                raise ValueError(f"gender has shape {gender.shape}, expected one word")
+            gender = GENDERS.index(gender_name(gender.reshape(-1).astype(str)[0]))
         except ValueError as error:
             wrong.append(str(error).rstrip("."))
     if wrong:
         raise ValueError("; ".join(wrong))
-    return poses[:, _POSE].astype(np.float32), betas[:N_BETAS].astype(np.float32), index
+    return poses[:, _POSE].astype(np.float32), betas[:N_BETAS].astype(np.float32), gender
 
 
-def _faults(name: str, array: np.ndarray, shape: tuple, columns: slice = slice(None)) -> list[str]:
-    """What is wrong with an array of numbers: its shape, if not `shape` or more, or that it is not finite."""
-    fits = array.ndim == len(shape) and array.shape[-1] >= shape[-1]
-    if not fits or array.dtype.kind not in "fiu":
-        expected = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-        return [f"{name} has shape {array.shape} of {array.dtype}, expected numbers ({expected}) or more"]
-    bad = np.flatnonzero(~np.isfinite(np.atleast_2d(array[..., columns]).astype(np.float32)).all(axis=1))
-    return [f"{name} is not finite in {len(bad)} rows, the first is {bad[0]}"] if len(bad) else []
-
-
-def pack_motions(folder: Path, cache: Path) -> tuple[list[Motion], np.ndarray]:
-    """Every motion file of a folder, and the poses (rows, 63) of all. New and changed files are added to the cache.
+def check_bedlam(animations: str | None, annotations: Sequence[str] = (), report: str | None = None) -> int:
+    """Read BEDLAM's files as training does, and print what each holds and everything that is wrong with it.
 
     Args:
-        folder: folder of the animations; nothing is written there.
-        cache: folder for the packed poses and their index.
+        animations: folder of motion files; None for none.
+        annotations: files, or folders of `.npz`, of people in pictures.
+        report: `.json` that gets the result for every file; None for none.
 
-    Raises as `motion_files`.
+    Returns the number of files with errors. Raises FileNotFoundError if a file or folder is missing or holds no `.npz`.
+
+    Source: Black et al., BEDLAM: A Synthetic Dataset of Bodies Exhibiting Detailed Lifelike Animated Motion, CVPR 2023.
     """
-    stamps = motion_files(folder)
-    motions, poses = _read_cache(cache)
-    if {motion.path: motion.stamp for motion in motions} == stamps:
-        return motions, poses
-    cache.mkdir(parents=True, exist_ok=True)
-    known = {(motion.path, motion.stamp): motion for motion in motions}
-    temporary = cache / f"{os.getpid()}.tmp"
-    motions, row = [], 0
-    try:
-        with temporary.open("wb") as file:
-            for name, stamp in tqdm(stamps.items(), desc=f"motions of {folder}", unit="file"):
-                if old := known.get((name, stamp)):
-                    motion, read = old, poses[old.row : old.row + old.frames]
-                else:
-                    motion, read = _read_or_refuse(folder, name, stamp)
-                file.write(np.ascontiguousarray(read))
-                motions.append(replace(motion, row=row))
-                row += motion.frames
-        content = repr([(motion.path, motion.stamp, motion.frames) for motion in motions])
-        packed = cache / f"poses_{hashlib.sha256(content.encode()).hexdigest()[:16]}.f32"
-        temporary.replace(packed)
-    finally:
-        temporary.unlink(missing_ok=True)
-    # The index comes last, since it names the file of its poses.
-    write_json(
-        cache / _INDEX, {"poses": packed.name, "motions": [asdict(m) | {"betas": m.betas.tolist()} for m in motions]}
-    )
-    for old_poses in cache.glob("poses_*.f32"):
-        if old_poses != packed:
-            old_poses.unlink()
-    return motions, _map_poses(packed, row)
+    results: dict[str, str] = {}
+    n_wrong = 0
+    for place in [*filter(None, [animations]), *annotations]:
+        folder = Path(place)
+        if not folder.is_dir():
+            require(folder)
+        files = sorted(folder.rglob("*.npz")) if folder.is_dir() else [folder]
+        if not files:
+            raise FileNotFoundError(f"There are no .npz files in {folder}.")
+        totals, others, wrong = Counter(), [], []
+        for file in tqdm(files, desc=place, unit="file"):
+            if place is animations and "shape" in file.relative_to(folder).as_posix():
+                results[str(file)] = "not a motion, its path holds `shape`"
+                others.append(file)
+                continue
+            try:
+                counts = _count_frames(file) if place is animations else _count_people(file)
+            except (OSError, ValueError) as error:
+                results[str(file)] = "wrong: " + str(error).removeprefix(f"{file}: ").removeprefix(f"{file} ")
+                wrong.append(file)
+            else:
+                results[str(file)] = _as_text(counts)
+                totals += counts
+        fine = len(files) - len(others) - len(wrong)
+        print(f"{place}: {len(files)} files, {fine} fine, {len(others)} not motions, {len(wrong)} wrong")
+        print(_as_text(totals), *(f"  {file}: {results[str(file)]}" for file in others + wrong), sep="\n")
+        n_wrong += len(wrong)
+    if report is not None:
+        write_json(report, {"wrong": n_wrong, "files": results})
+    return n_wrong
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        stat = path.stat()
-    except OSError:  # a dangling link: `read_motion` reports it
-        return _NEVER
-    return stat.st_size, stat.st_mtime_ns
+def _count_frames(file: Path) -> Counter:
+    poses, _, gender = read_motion(file, check_unused=True)
+    return Counter({"frames": len(poses), GENDERS[gender]: 1})
 
 
-def _read_cache(cache: Path) -> tuple[list[Motion], np.ndarray]:
-    """What was packed before; nothing if there is no usable cache."""
-    try:
-        index = json.loads((cache / _INDEX).read_bytes())
-        motions = [
-            Motion(**m | {"stamp": tuple(m["stamp"]), "betas": np.array(m["betas"], np.float32)})
-            for m in index["motions"]
-        ]
-        return motions, _map_poses(cache / index["poses"], sum(motion.frames for motion in motions))
-    except (OSError, ValueError, KeyError, TypeError):
-        return [], _map_poses(cache, 0)
+def _count_people(file: Path) -> Counter:
+    people = SMPLAnnotations.load(file, also=_UNUSED)
+    rotated = sum("closeup" in name for name in people.imgname.tolist())
+    counts = Counter({"people": len(people), "in pictures stored rotated (closeup)": rotated})
+    return counts + Counter(people.gender.tolist())
 
 
-def _map_poses(path: Path, rows: int) -> np.ndarray:
-    if rows == 0:
-        return np.empty((0, _N_POSE), np.float32)
-    return np.memmap(path, np.float32, "r", shape=(rows, _N_POSE))
-
-
-def _read_or_refuse(folder: Path, name: str, stamp: tuple[int, int]) -> tuple[Motion, np.ndarray]:
-    try:
-        poses, betas, gender = read_motion(folder / name)
-    except (ValueError, OSError) as error:
-        stamp = _NEVER if isinstance(error, OSError) else stamp  # the disk's fault: try again the next time
-        refused = Motion(name, stamp, 0, np.zeros(N_BETAS, np.float32), 0, problem=str(error))
-        return refused, np.empty((0, _N_POSE), np.float32)
-    return Motion(name, stamp, len(poses), betas, gender), poses
+def _as_text(counts: Counter) -> str:
+    return "  " + ", ".join(f"{n} {what}" for what, n in counts.items())
 
 
 class Motions:
@@ -211,41 +194,58 @@ class Motions:
         problems: one line per file that cannot be used.
     """
 
-    def __init__(self, motions: Sequence[Motion], poses: np.ndarray, problems: Sequence[str] = ()):
-        self.motions, self.poses, self.problems = list(motions), poses, list(problems)
-        self.frames = np.array([m.frames for m in self.motions], np.int64)  # (M,)
-        self.row = np.array([m.row for m in self.motions], np.int64)  # (M,)
-        self.betas = np.array([m.betas for m in self.motions], np.float32).reshape(-1, N_BETAS)  # (M, 10)
-        self.gender = np.array([m.gender for m in self.motions], np.int64)  # (M,)
+    def __init__(self, motions: list[Motion], poses: np.ndarray, problems: Sequence[str] = ()):
+        self.motions, self.poses, self.problems = motions, poses, list(problems)
+        self.frames = np.array([m.frames for m in motions])  # (M,)
+        self.row = np.array([m.row for m in motions])  # (M,)
+        self.betas = np.array([m.betas for m in motions], np.float32)  # (M, 10)
+        self.gender = np.array([m.gender for m in motions])  # (M,)
 
     def __len__(self) -> int:
         return len(self.motions)
 
     @classmethod
     def load(cls, folder: str | Path, cache: str | Path) -> Motions:
-        """All motions of a folder, see `pack_motions`.
+        """All motions of a folder. Their poses are packed into the folder `cache`; only new and changed files are read.
 
         Raises FileNotFoundError if there is no such folder, ValueError if none of its files can be used.
         """
-        folder = Path(folder)
-        known, poses = pack_motions(folder, Path(cache))
-        problems = [f"{folder / motion.path}: {motion.problem}" for motion in known if motion.problem]
-        if len(problems) == len(known):
-            raise ValueError("\n".join([f"None of the {len(known)} files in {folder} can be used:", *problems[:5]]))
-        return cls([motion for motion in known if not motion.problem], poses, problems)
+        folder, cache = Path(folder), Path(cache)
+        stamps = motion_files(folder)
+        motions, poses = _read_cache(cache)
+        if {motion.path: motion.stamp for motion in motions} != stamps:
+            known = {motion.path: motion for motion in motions}
+            packed = cache / f"poses_{hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]}.f32"
+            motions, row = [], 0
+            with whole_file(packed) as file:
+                for name, stamp in tqdm(stamps.items(), desc=f"motions of {folder}", unit="file"):
+                    motion = known.get(name)
+                    if motion is not None and motion.stamp == stamp:
+                        read = poses[motion.row : motion.row + motion.frames]
+                    else:
+                        motion, read = _read_or_refuse(folder, name, stamp)
+                    file.write(np.ascontiguousarray(read))
+                    motions.append(replace(motion, row=row))
+                    row += motion.frames
+            # The index comes last, since it names the file of its poses.
+            write_json(cache / _INDEX, {"poses": packed.name, "motions": [asdict(motion) for motion in motions]})
+            for old in cache.glob("poses_*.f32"):
+                if old != packed:
+                    old.unlink()
+            motions, poses = _read_cache(cache)
+        problems = [f"{folder / motion.path}: {motion.problem}" for motion in motions if motion.problem]
+        if len(problems) == len(motions):
+            raise ValueError("\n".join([f"None of the {len(motions)} files in {folder} can be used:", *problems[:5]]))
+        return cls([motion for motion in motions if not motion.problem], poses, problems)
 
     @classmethod
     def of_annotations(cls, path: str | Path) -> Motions:
-        """The bodies of an annotation file (3DPW, EMDB, …), each as a motion of one frame.
-
-        Raises as `SMPLAnnotations.load`.
-        """
+        """The bodies of an annotation file (3DPW, EMDB, …), each as a motion of one frame."""
         people = SMPLAnnotations.load(path)
         poses = people.pose[:, 1:].reshape(len(people), -1).astype(np.float32)  # without the root
-        rows = zip(people.row, people.betas.astype(np.float32), people.gender, strict=True)
         motions = [
-            Motion(f"{path}, row {row}", (0, 0), 1, betas, GENDERS.index(gender), row=i)
-            for i, (row, betas, gender) in enumerate(rows)
+            Motion(f"{path}, row {i}", _NEVER, 1, people.betas[i].tolist(), GENDERS.index(people.gender[i]), row=i)
+            for i in range(len(people))
         ]
         return cls(motions, poses)
 
@@ -268,6 +268,27 @@ class Motions:
                 f"{bounds[1] - bounds[0]:g}: change data.shares, or give more motions."
             )
         return Motions(chosen, self.poses)
+
+
+def _read_cache(cache: Path) -> tuple[list[Motion], np.ndarray]:
+    """The motions that were packed before, and their poses; none if there is no usable cache."""
+    try:
+        index = json.loads((cache / _INDEX).read_bytes())
+        motions = [Motion(**motion) for motion in index["motions"]]
+        rows = sum(motion.frames for motion in motions)
+        poses = np.memmap(cache / index["poses"], np.float32, "r") if rows else np.empty(0, np.float32)
+        return motions, poses.reshape(rows, _N_POSE)
+    except (OSError, ValueError, KeyError, TypeError):
+        return [], np.empty((0, _N_POSE), np.float32)
+
+
+def _read_or_refuse(folder: Path, name: str, stamp: list[int]) -> tuple[Motion, np.ndarray]:
+    try:
+        poses, betas, gender = read_motion(folder / name)
+    except (ValueError, OSError) as error:
+        stamp = _NEVER if isinstance(error, OSError) else stamp  # the disk's fault: try again the next time
+        return Motion(name, stamp, 0, [0.0] * N_BETAS, 0, problem=str(error)), np.empty((0, _N_POSE), np.float32)
+    return Motion(name, stamp, len(poses), betas.tolist(), gender), poses
 
 
 class MotionDataset(Dataset):

@@ -42,8 +42,10 @@ def cached_tokens(
 
     Returns: {"tokens": (P, N) int16, "points": (P, S, 3) float16, metres}; points only if asked for.
     """
-    path = Path(path)
-    key = f"{key} | {_fingerprint(tokenizer, points)}"
+    path, digest = Path(path), hashlib.sha256()
+    for value in (*tokenizer.state_dict().values(), *(() if points is None else (points,))):
+        digest.update(value.detach().cpu().numpy().tobytes())
+    key = f"{key} | {digest.hexdigest()[:16]}"
     if path.is_file() and (cached := read_arrays(path)).pop("key").item() == key:
         return cached
     columns: dict[str, list[np.ndarray]] = {"tokens": []} | ({} if points is None else {"points": []})
@@ -60,15 +62,6 @@ def cached_tokens(
     with whole_file(path) as file:
         np.savez(file, key=np.array(key), **result)
     return result
-
-
-def _fingerprint(tokenizer: MeshVQVAE, points: Tensor | None) -> str:
-    digest = hashlib.sha256()
-    for value in tokenizer.state_dict().values():
-        digest.update(value.detach().cpu().numpy().tobytes())
-    if points is not None:
-        digest.update(points.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 class BodyChunks(Dataset):
@@ -184,21 +177,17 @@ class BodyTokenData(EpochData):
         chunks = BodyChunks(self.body, n, _TOKEN_CHUNK, self.seed, split)
         key = f"{self.body.name}, {split}, {n} by {_TOKEN_CHUNK}, seed {self.seed}"
         cached = cached_tokens(self.cache / f"bodies_{split}.npz", self.tokenizer, self.body, chunks, key)
-        return TokenDataset(torch.from_numpy(cached["tokens"]))
+        return TokenDataset(cached["tokens"])
 
 
 class TokenDataset(Dataset):
-    """Items {"tokens": (N,) int64} of tokens (P, N) int16.
+    """Items {"tokens": (N,) int64} of tokens (P, N) int16."""
 
-    Args:
-        rows: (P',) which of the P, in which order; None for all.
-    """
-
-    def __init__(self, tokens: Tensor, rows: np.ndarray | None = None):
-        self.tokens, self.rows = tokens, range(len(tokens)) if rows is None else rows
+    def __init__(self, tokens: np.ndarray):
+        self.tokens = tokens
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.tokens)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"tokens": self.tokens[self.rows[index]].long()}
+        return {"tokens": torch.from_numpy(self.tokens[index]).long()}

@@ -10,7 +10,8 @@ scale: box = 200 * scale px                        scale stored inverted: box = 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -18,7 +19,6 @@ import cv2
 import numpy as np
 
 from mega.bodies.smplh import gender_name
-from mega.data.prepare.threedpw import SPLITS
 from mega.data.synthetic_images import read_rgb
 from mega.external_files import require
 from mega_common.files import read_arrays
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 N_BETAS, N_POSED = 10, 22  # the root and 21 joints
 _NAMED = 5  # bad rows listed in a message
 _FIELDS = (
-    *("imgname", "center", "scale", "gender", "pose_cam", "pose", "root_orient", "pose_body", "shape", "betas"),
-    *("part", "j2d"),
+    *("imgname", "center", "scale", "gender", "betas", "shape", "j2d", "part"),
+    *("pose_cam", "pose", "root_orient", "pose_body"),
 )
 # Written by `prepare_data.py 3dpw` and not in the published files; `trans_cam` is not in EMDB's files.
 _OF_3DPW = {"sequence", "person", "frame", "cam_ext", "trans_cam"}
@@ -96,26 +96,54 @@ class SMPLAnnotations:
             ValueError: if fields are missing, too short or of different lengths, for bad rows, and if no row is left;
                 names the file and everything that is wrong.
         """
-        file = _File(Path(path), also)
-        is_test = "j2d" in file.columns
-        if {"pose_cam", "pose"} & file.columns.keys():
-            pose = file.numbers(("pose_cam", "pose"), 3 * N_POSED)
+        require(path)
+        file = _Fields(read_arrays(Path(path), (*_FIELDS, *(also or ()))))
+        _refuse_old_boxes(Path(path))
+        if not file.people:
+            raise ValueError(f"{path} holds no rows.")
+        have, is_test = file.columns.keys(), "j2d" in file.columns
+        scale = file.read("scale")
+        for row in np.flatnonzero(scale <= 0).tolist():
+            file.mark(row, "scale", f"scale is {scale[row]}, it must be above 0")
+        scale = np.where(scale > 0, scale, np.nan)
+        if {"root_orient", "pose_body"} <= have and not {"pose_cam", "pose"} & have:
+            pose = np.hstack([file.read("root_orient", row=(3,)), file.read("pose_body", row=(3 * N_POSED - 3,))])
         else:
-            root = file.numbers(("root_orient",), 3)
-            pose = np.concatenate([root, file.numbers(("pose_body",), 3 * (N_POSED - 1))], axis=1)
-        scale = file.scale()
+            pose = file.read("pose_cam", "pose", "root_orient and pose_body", row=(3 * N_POSED,))
+        keypoints = np.zeros((file.people, 24, 3))
+        if also is None or {"j2d", "part"} & have:
+            keypoints = file.read("j2d", "part", row=(24, 3))
+        for name in also or ():
+            if name in have:
+                file.read(name, row=file.columns[name].shape[1:])
+        genders = []
+        for row, gender in enumerate(file.read("gender", dtype=str) if "gender" in have else ["neutral"] * file.people):
+            try:
+                genders.append(gender_name(gender))
+            except ValueError as error:
+                file.mark(row, "gender", str(error).rstrip("."))
+                genders.append("")
         table = cls(
             row=np.arange(file.people),
-            imgname=np.asarray(file.columns.get("imgname", np.full(file.people, ""))).astype(str),
-            center=file.numbers(("center",), 2),
+            imgname=file.read("imgname", dtype=str),
+            center=file.read("center", row=(2,)),
             scale=1 / scale if is_test else scale,
-            pose=pose.reshape(file.people, N_POSED, 3),
-            betas=file.numbers(("betas", "shape"), N_BETAS),
-            gender=file.genders(),
-            keypoints2d=file.numbers(("j2d", "part"), 24, 3),
+            pose=pose.reshape(-1, N_POSED, 3),
+            betas=file.read("betas", "shape", row=(N_BETAS,)),
+            gender=np.array(genders),
+            keypoints2d=keypoints,
             smpl_joints=is_test,
         )
-        problem = _describe(file, table.imgname) if file.bad else ""
+        problem = ""
+        if file.bad:
+            named = [
+                f"row {row} ({table.imgname[row]}): {', '.join(reasons.values())}"
+                for row, reasons in sorted(file.bad.items())
+            ]
+            if len(named) > _NAMED:
+                counts = Counter(field for reasons in file.bad.values() for field in reasons)
+                named[_NAMED:] = [f"… (by field: {', '.join(f'{field} {n}' for field, n in counts.items())})"]
+            problem = f"{path}: {len(file.bad)} of {file.people} rows cannot be used: {'; '.join(named)}."
         if file.faults:
             raise ValueError(f"{path}: {'; '.join(file.faults)}. {problem}".rstrip())
         if not problem:
@@ -128,6 +156,11 @@ class SMPLAnnotations:
         return replace(table.select(np.setdiff1d(table.row, list(file.bad))), problem=problem)
 
 
+def first_existing(paths: Sequence[str | Path]) -> Path | None:
+    """The first of these files that exists."""
+    return next((Path(path) for path in paths if Path(path).is_file()), None)
+
+
 def read_smpl_picture(root: Path, imgname: str) -> np.ndarray:
     """A picture (H, W, 3) uint8 RGB below `root`.
 
@@ -137,109 +170,51 @@ def read_smpl_picture(root: Path, imgname: str) -> np.ndarray:
     return cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE) if "closeup" in imgname else image
 
 
-def _describe(file: _File, imgname: np.ndarray) -> str:
-    named = [f"row {row} ({imgname[row]}): {', '.join(why)}" for row, why in sorted(file.bad.items())[:_NAMED]]
-    if len(file.bad) > _NAMED:
-        named.append(f"… (by field: {', '.join(f'{name} {n}' for name, n in file.bad_fields.items())})")
-    return f"{file.path}: {len(file.bad)} of {file.people} rows cannot be used: {'; '.join(named)}."
-
-
-class _File:
-    """The arrays of a file and what is wrong with them; `also` as in `SMPLAnnotations.load`.
+class _Fields:
+    """The fields of a file, and everything that turns out to be wrong with them as they are read.
 
     Attributes:
-        columns: the arrays, without those of another length.
-        faults: what is wrong with whole fields; a placeholder stands for such a field.
-        bad: {row: reasons}; bad_fields: {field: number of bad rows}. Both are filled as the fields are read.
+        people: number of rows.
+        faults: what is wrong with whole fields; 1 or "neutral" stands for their values.
+        bad: {row: {field: reason}}.
     """
 
-    def __init__(self, path: Path, also: Sequence[str] | None):
-        require(path)
-        self.path, self.bad, self.bad_fields = path, {}, {}
-        columns = read_arrays(path, (*_FIELDS, *(also or ())))
-        _refuse_old_boxes(path)
-        required = [("imgname",), ("center",), ("scale",), ("part", "j2d"), ("shape", "betas")]
-        if also is not None:
-            required.remove(("part", "j2d"))
-        self.faults = [f"lacks the field {' or '.join(c)}" for c in required if not set(c) & columns.keys()]
-        if not ({"pose_cam", "pose"} & columns.keys() or {"root_orient", "pose_body"} <= columns.keys()):
-            self.faults.append("lacks a pose: pose_cam, pose, or root_orient and pose_body")
+    def __init__(self, columns: dict[str, np.ndarray]):
+        self.columns, self.faults, self.bad = columns, [], {}
         lengths = [len(column) for column in columns.values() if column.ndim]
         self.people = columns["imgname"].size if "imgname" in columns else max(lengths, default=0)
-        if not self.people:
-            raise ValueError(f"{path} holds no rows.")
-        others = {name: c.shape for name, c in columns.items() if c.shape[:1] != (self.people,)}
-        if others:
-            listed = ", ".join(f"{name} has shape {shape}" for name, shape in others.items())
-            self.faults.append(f"there are {self.people} imgnames, but {listed}")
-        self.columns = {name: column for name, column in columns.items() if name not in others}
-        for name in also or ():
-            if name in self.columns and self.columns[name].dtype.kind == "f":
-                self._mark_not_finite(name, self.columns[name])
 
-    def numbers(self, names: tuple[str, ...], *lengths: int) -> np.ndarray:
-        """The first of `names` that the file has, as float64, its axes after the first cut to `lengths`."""
-        name = next((n for n in names if n in self.columns), None)
-        placeholder = np.zeros((self.people, *lengths))
-        column = None if name is None else self._as_numbers(name)
-        if column is None:
+    def read(self, *names: str, row: tuple[int, ...] = (), dtype: type = float) -> np.ndarray:
+        """(P, *row): the first of these fields that there is, cut to this shape."""
+        placeholder = np.full((self.people, *row), "neutral" if dtype is str else 1.0)
+        name = next((name for name in names if name in self.columns), None)
+        if name is None:
+            self.faults.append(f"lacks the field {' or '.join(names)}")
             return placeholder
-        fits = column.ndim == 1 + len(lengths) and all(
-            have >= want for have, want in zip(column.shape[1:], lengths, strict=True)
-        )
-        if not fits:
-            wanted = ", ".join(map(str, lengths))
-            self.faults.append(f"the field {name} has shape {column.shape}, expected (P, {wanted}) or more")
+        try:
+            column = self.columns[name].astype(dtype)
+        except ValueError as error:
+            self.faults.append(f"the field {name} holds no {'text' if dtype is str else 'numbers'}: {error}")
             return placeholder
-        column = column[(slice(None), *map(slice, lengths))]
-        self._mark_not_finite(name, column)
+        if not row and column.shape[1:] == (1,):
+            column = column[:, 0]
+        if (
+            column.ndim != placeholder.ndim
+            or len(column) != self.people
+            or (np.array(column.shape) < placeholder.shape).any()
+        ):
+            expected = f"{placeholder.shape} or more for {self.people} imgnames"
+            self.faults.append(f"the field {name} has shape {column.shape}, expected {expected}")
+            return placeholder
+        column = column[tuple(map(slice, placeholder.shape))]
+        if dtype is float:
+            for bad in np.flatnonzero(~np.isfinite(column.reshape(self.people, -1)).all(axis=1)).tolist():
+                self.mark(bad, name, f"{name} is not finite")
         return column
 
-    def scale(self) -> np.ndarray:
-        """(P,) as stored, NaN where it is bad."""
-        column = self._as_numbers("scale") if "scale" in self.columns else None
-        if column is None:
-            return np.ones(self.people)
-        scale = column.reshape(self.people, -1)[:, 0]
-        bad = ~(np.isfinite(scale) & (scale > 0))
-        self._mark("scale", bad, lambda row: f"scale is {scale[row]}, it must be above 0")
-        return np.where(bad, np.nan, scale)
-
-    def genders(self) -> np.ndarray:
-        """(P,) names; bad ones are empty."""
-        if "gender" not in self.columns:
-            return np.full(self.people, "neutral")
-        try:
-            column = self.columns["gender"].reshape(self.people, -1)[:, 0].astype(str)
-        except UnicodeDecodeError as error:
-            self.faults.append(f"the field gender holds no text: {error}")
-            return np.full(self.people, "")
-        names = dict.fromkeys(np.unique(column), "")
-        for spelling in names:
-            try:
-                names[spelling] = gender_name(spelling)
-            except ValueError as error:
-                reason = str(error).rstrip(".")
-                self._mark("gender", column == spelling, lambda row, reason=reason: reason)
-        return np.array([names[spelling] for spelling in column])
-
-    def _mark_not_finite(self, name: str, column: np.ndarray) -> None:
-        finite = np.isfinite(column.reshape(self.people, -1)).all(axis=1)
-        self._mark(name, ~finite, lambda row: f"{name} is not finite")
-
-    def _mark(self, name: str, bad: np.ndarray, reason: Callable[[int], str]) -> None:
-        rows = np.flatnonzero(bad).tolist()
-        for row in rows:
-            self.bad.setdefault(row, []).append(reason(row))
-        if rows:
-            self.bad_fields[name] = self.bad_fields.get(name, 0) + len(rows)
-
-    def _as_numbers(self, name: str) -> np.ndarray | None:
-        try:
-            return np.asarray(self.columns[name], np.float64)
-        except ValueError as error:
-            self.faults.append(f"the field {name} holds no numbers: {error}")
-            return None
+    def mark(self, row: int, field: str, reason: str) -> None:
+        """Note why a row is bad."""
+        self.bad.setdefault(row, {})[field] = reason
 
 
 def _refuse_old_boxes(path: Path) -> None:
@@ -250,7 +225,7 @@ def _refuse_old_boxes(path: Path) -> None:
     sequences = np.unique(read_arrays(path, ("sequence",))["sequence"]).tolist()
     split = path.stem.removeprefix("3dpw_")
     chosen = f"'dataset.splits=[{split}]'"
-    if split not in SPLITS:
+    if split not in ("train", "validation", "test"):
         chosen = f"'dataset.sequences=[{','.join(sequences)}]' dataset.subset={path.stem}"
     folder = "" if path.parent == Path("datasets/3dpw") else f" dataset.folder={path.parent}"
     raise ValueError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import roma
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.data.loading import Augmentation, EpochData
-from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
+from mega.data.smpl_annotations import SMPLAnnotations, first_existing, read_smpl_picture
 from mega.external_files import find_annotations
 from mega.smpl_crops import (
     MIRRORED_PART17,
@@ -38,79 +37,30 @@ from mesh_vq_vae import MeshVQVAE
 
 log = logging.getLogger(__name__)
 
-_N_H36M, _N_SMPL = 17, 24
+_N_H36M = 17  # keypoints of real images; then come the 24 of SMPL
 # Rows of the H36M regressor in the order of the real images' 17 keypoints.
 _H36M_ORDER = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
-N_KEYPOINTS = _N_H36M + _N_SMPL
+N_KEYPOINTS = _N_H36M + 24
 _LARGEST_BOX = 10  # times the picture's longer side; a larger box is an error and would exhaust the memory
 
 
-class Mixture(Dataset):
-    """Items of several data sets, each with "part", the number of the set that it is from.
+def draw_mixture(parts: Sequence[Dataset], shares: Sequence[float], epoch: int, seed: int) -> Subset:
+    """An epoch as long as the longest part; the probability of each part is proportional to its share.
 
-    Args:
-        part_of, row_of: (n,) part and row of each item.
+    No row of a part is repeated before all have been used. The draw is a function of (seed, epoch). The `epoch` of the
+    parts is set.
     """
-
-    def __init__(self, parts: Sequence[Dataset], part_of: np.ndarray, row_of: np.ndarray):
-        self.parts, self.part_of, self.row_of = parts, part_of, row_of
-
-    def __len__(self) -> int:
-        return len(self.row_of)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        part = int(self.part_of[index])
-        return self.parts[part][int(self.row_of[index])] | {"part": part}
-
-    @classmethod
-    def drawn(cls, parts: Sequence[Dataset], shares: Sequence[float], epoch: int, seed: int) -> Mixture:
-        """An epoch as long as the longest part; the probability of each part is proportional to its share.
-
-        No row of a part is repeated before all have been used. The draw is a function of (seed, epoch). The `epoch` of
-        the parts is set.
-        """
-        for part in parts:
-            part.epoch = epoch
-        rng = np.random.default_rng((seed, epoch))
-        chances = np.asarray(shares, np.float64)
-        part_of = rng.choice(len(parts), max(map(len, parts)), p=chances / chances.sum())
-        row_of = np.empty_like(part_of)
-        for number, part in enumerate(parts):
-            own = part_of == number
-            row_of[own] = _draw(len(part), own.sum(), rng)
-        return cls(parts, part_of, row_of)
-
-    @classmethod
-    def one_after_another(cls, parts: Sequence[Dataset]) -> Mixture:
-        """Every row of every part once."""
-        lengths = [len(part) for part in parts]
-        return cls(parts, np.repeat(np.arange(len(parts)), lengths), np.concatenate([np.arange(n) for n in lengths]))
-
-
-def _draw(n_rows: int, n: int, rng: np.random.Generator) -> np.ndarray:
-    """n random rows out of n_rows; none is repeated before all have been used."""
-    rounds = [rng.permutation(n_rows) for _ in range(-(-n // n_rows))]
-    return np.concatenate([*rounds, np.empty(0, np.int64)])[:n]
-
-
-@dataclass(frozen=True)
-class Source:
-    """An annotation file.
-
-    Attributes:
-        root: folder that the picture names are relative to; None for the file's own folder or, if the pictures are
-            only found there, the current folder.
-        share: relative probability of this file in training (published: equal).
-    """
-
-    path: Path
-    root: Path | None = None
-    share: float = 1.0
-
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """Folders that the picture names may be relative to."""
-        return (Path(self.path).parent, Path()) if self.root is None else (Path(self.root),)
+    rng = np.random.default_rng((seed, epoch))
+    chances = np.asarray(shares, np.float64)
+    part_of = rng.choice(len(parts), max(map(len, parts)), p=chances / chances.sum())
+    rows, start = np.empty_like(part_of), 0  # rows of all parts, one after another
+    for number, part in enumerate(parts):
+        part.epoch = epoch
+        own, n = part_of == number, len(part)
+        rounds = [rng.permutation(n) for _ in range(-(-own.sum() // n))]
+        rows[own] = start + np.concatenate([*rounds, np.empty(0, np.int64)])[: own.sum()]
+        start += n
+    return Subset(ConcatDataset(parts), rows.tolist())
 
 
 class BadPictureError(ValueError):
@@ -121,6 +71,7 @@ class SMPLImages(Dataset):
     """Crops of one annotation file. An item is a function of (seed, epoch, index) and of nothing else.
 
     Args:
+        path: the annotation file, see `find_annotations`.
         crop_size: side of the crops, px.
         patch: crop as in the ViT's training (exactly), not as in that of HRNet and ResNet (in whole pixels).
         augmentation: how crops are augmented (`shift` is not used); None: not at all.
@@ -128,6 +79,8 @@ class SMPLImages(Dataset):
         training: skip bad rows, and replace a person whose picture cannot be used by the next one; otherwise both are
             errors.
         limit: use only this many rows, from the first.
+        root: folder that the picture names are relative to; None for the file's own folder or, if the pictures are
+            only found there, the current folder.
 
     An item is a dict of
         image: (3, S, S) RGB in [0, 255]: uint8, or float32 without augmentation, since the published evaluation does
@@ -138,14 +91,15 @@ class SMPLImages(Dataset):
             annotates one of the two sets; the other has weight 0. The weight is the confidence (H36M) or 1 (SMPL),
             scaled so that the mean over all 41 is the mean over the annotated ones.
         index: row among those of the file that are used.
-        replaced: -1, or the requested index if this is another person, because that picture cannot be used.
+        problem: in training, file and row of the requested person if this is another one, and why; else two empty
+            strings.
 
     Source: the published annotation files (`SMPLAnnotations`).
     """
 
     def __init__(
         self,
-        source: Source,
+        path: str | Path,
         crop_size: int = 224,
         patch: bool = False,
         augmentation: Augmentation | None = None,
@@ -153,10 +107,12 @@ class SMPLImages(Dataset):
         training: bool = False,
         seed: int = 0,
         limit: int | None = None,
+        root: str | Path | None = None,
     ):
-        self.path, self.training = find_annotations(source.path), training
+        self.path, self.training = find_annotations(path), training
         self.annotations = SMPLAnnotations.load(self.path, skip_bad_rows=training).select(slice(limit))
-        self.root = self.annotations.picture_root(source.places)
+        self.places = (Path(path).parent, Path()) if root is None else (Path(root),)
+        self.root = self.annotations.picture_root(self.places)
         self.crop_size, self.patch = crop_size, patch
         self.augmentation, self.flip_probability = augmentation, flip_probability
         self.seed, self.epoch = seed, 0
@@ -164,22 +120,20 @@ class SMPLImages(Dataset):
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+    def __getitem__(self, index: int) -> dict[str, Tensor | int | tuple[str, str]]:
         if not 0 <= index < len(self):
             raise IndexError(f"Row {index} of {len(self)}.")
         if not self.training:
-            return self.person(index) | {"replaced": -1}
+            return self.person(index)
+        problem = ("", "")
         for row in (*range(index, len(self)), *range(index)):
             try:
-                return self.person(row) | {"replaced": -1 if row == index else index}
+                return self.person(row) | {"problem": problem}
             except BadPictureError as error:
-                last = error
+                last = str(error)
+                if row == index:
+                    problem = (f"{self.path}, row {self.annotations.row[row]}", last)
         raise BadPictureError(f"{self.path}: none of its {len(self)} pictures can be used, the last: {last}")
-
-    def canonical_meshes(self, body: SMPLHBody, batch: dict) -> Tensor:
-        """True canonical meshes (B, V, 3) of a batch of items, on its device."""
-        with torch.no_grad():
-            return body(batch["pose"], batch["betas"], batch["gender"])
 
     def person(self, index: int) -> dict[str, Tensor | int]:
         """The item of this row, never of another one.
@@ -192,34 +146,33 @@ class SMPLImages(Dataset):
         if self.augmentation is not None:
             degrees = self.augmentation.draw_degrees(rng)
             scale = scale * self.augmentation.draw_scale(rng)
-        where = (known.center[index], scale, self.crop_size, degrees)
-        image = torch.from_numpy(self._cut(index, *where, mirrored)).permute(2, 0, 1)
+        image = torch.from_numpy(self._cut(index, scale, degrees, mirrored)).permute(2, 0, 1)
         if self.augmentation is None:
             image = image.float()
         else:
             image = self.augmentation.draw_look(image.round().to(torch.uint8), rng)
-        keypoints, pose = self._keypoints_and_pose(index, where, mirrored)
+        pose = known.pose[index].copy()
+        pose[0] = turn_root(pose[0], degrees)
+        pose = torch.from_numpy(mirror_pose(pose) if mirrored else pose).float()
         return {
             "image": image,
             "pose": pose[1:],
             "betas": torch.from_numpy(known.betas[index]).float(),
             "gender": GENDERS.index(known.gender[index]),
             "rotmat": roma.rotvec_to_rotmat(pose[0]),
-            "keypoints2d": _among_all(keypoints, known.smpl_joints),
+            "keypoints2d": torch.from_numpy(self._keypoints(index, scale, degrees, mirrored)),
             "index": index,
         }
 
-    def _cut(
-        self, index: int, center: np.ndarray, scale: float, size: int, degrees: float, mirrored: bool
-    ) -> np.ndarray:
-        name = self.annotations.imgname[index]
+    def _cut(self, index: int, scale: float, degrees: float, mirrored: bool) -> np.ndarray:
+        """The crop (S, S, 3), uint8 or float64."""
+        name, center, size = self.annotations.imgname[index], self.annotations.center[index], self.crop_size
         try:
             image = read_smpl_picture(self.root, name)
             side = PIXELS_PER_SCALE * scale
-            if not 1 <= side <= _LARGEST_BOX * max(image.shape):
-                raise ValueError(
-                    f"A box of {side:.3g} px does not fit a picture of {image.shape[1]} x {image.shape[0]}."
-                )
+            height, width = image.shape[:2]
+            if not 1 <= side <= _LARGEST_BOX * max(height, width):
+                raise ValueError(f"A box of {side:.3g} px does not fit a picture of {width} x {height}.")
             if self.patch:
                 # Rotating, then mirroring is mirroring, then rotating the other way.
                 return patch_crop(image, center, scale, size, -degrees if mirrored else degrees, mirrored)
@@ -229,18 +182,20 @@ class SMPLImages(Dataset):
             row = self.annotations.row[index]
             raise BadPictureError(f"{self.path}, row {row}, {name}: {error}") from error
 
-    def _keypoints_and_pose(self, index: int, where: tuple, mirrored: bool) -> tuple[Tensor, Tensor]:
+    def _keypoints(self, index: int, scale: float, degrees: float, mirrored: bool) -> np.ndarray:
         known, move = self.annotations, patch_keypoints if self.patch else keypoints_on_crop
-        keypoints, pose = move(known.keypoints2d[index], *where), known.pose[index].copy()
-        pose[0] = turn_root(pose[0], where[-1])
+        keypoints = move(known.keypoints2d[index], known.center[index], scale, self.crop_size, degrees)
         if known.smpl_joints:
+            rows, mirrored_joints = slice(_N_H36M, None), MIRRORED_SMPL
             keypoints[:, 2] = 1  # the third column of published files is the depth
         else:
+            rows, mirrored_joints = slice(_N_H36M), MIRRORED_PART17
             keypoints = keypoints[list(PART24_TO_17)]
         if mirrored:
-            keypoints = mirror_keypoints(keypoints, MIRRORED_SMPL if known.smpl_joints else MIRRORED_PART17)
-            pose = mirror_pose(pose)
-        return torch.from_numpy(keypoints).float(), torch.from_numpy(pose).float()
+            keypoints = mirror_keypoints(keypoints, mirrored_joints)
+        every = np.zeros((N_KEYPOINTS, 3), np.float32)
+        every[rows] = keypoints * np.float32([1, 1, N_KEYPOINTS / len(keypoints)])
+        return every
 
 
 def keypoint_regressor(body: SMPLHBody) -> Tensor:
@@ -248,20 +203,13 @@ def keypoint_regressor(body: SMPLHBody) -> Tensor:
     return torch.cat([body.h36m_regressor[list(_H36M_ORDER)], body.keypoint_regressor])
 
 
-def _among_all(keypoints: Tensor, smpl_joints: bool) -> Tensor:
-    """(24, 3) of SMPL or (17, 3) of H36M -> (41, 3), see `SMPLImages`."""
-    every = torch.zeros(N_KEYPOINTS, 3)
-    rows = slice(_N_H36M, None) if smpl_joints else slice(_N_H36M)
-    every[rows] = keypoints * torch.tensor([1, 1, N_KEYPOINTS / len(keypoints)])
-    return every
-
-
 class SMPLImageData(EpochData):
     """Batches of `SMPLImages` with meshes made on the device: "vertices", "tokens", "points", "keypoints3d".
 
     Args:
         tokenizer: computes the tokens.
-        train: {name: {"path", "root", "share"}}, see `Source`; epochs are drawn by `Mixture.drawn`.
+        train: {name: {"path", "root", "share"}}: arguments of `SMPLImages`, and the relative probability of this file
+            (published: equal); epochs are drawn by `draw_mixture`.
         val: {"path", "root"} of the validation set. `path` may be a list, of which the first file that exists is used.
             If none exists, or with None, `val_share` of each training set is held out instead.
         val_share: fraction of its rows to validate on, spread evenly over the file.
@@ -302,11 +250,12 @@ class SMPLImageData(EpochData):
         if not 0 < val_share <= 1:
             raise ValueError(f"data.val_share={val_share}: give a share above 0, up to 1.")
         self.val, self.val_share, self.test = val, val_share, test
-        self.train_sources = [Source(**source) for source in train.values()]
+        self.shares = [source.get("share", 1.0) for source in train.values()]
+        self.train = [{name: value for name, value in source.items() if name != "share"} for source in train.values()]
         self.crop = {"crop_size": crop_size, "patch": patch, "limit": limit, "seed": seed}
         self.augmentation = {"augmentation": augmentation, "flip_probability": flip_probability, "training": True}
         self.points = points
-        self._bad_pictures: dict[tuple[Path, int], str] = {}
+        self._bad_pictures: dict[str, str] = {}  # file and row -> reason
 
     @property
     def keypoint_regressor(self) -> Tensor:
@@ -323,47 +272,35 @@ class SMPLImageData(EpochData):
     @cached_property
     def _sets(self) -> tuple[list[SMPLImages], list[SMPLImages]]:
         """Training and validation sets. A bad picture must not stop the training in either."""
-        train = [SMPLImages(source, **self.crop, **self.augmentation) for source in self.train_sources]
-        source = _first_there(self.val)
+        train = [SMPLImages(**source, **self.crop, **self.augmentation) for source in self.train]
+        source = self.val
+        if source is not None and not isinstance(source["path"], str):
+            path = first_existing(source["path"])
+            source = path and {**source, "path": path}
         if source is None:
             val = [_hold_out(part, self.val_share) for part in train]
             rank_zero_info(f"validation: {sum(map(len, val))} people of the training sets, held out")
         else:
-            val = [SMPLImages(source, training=True, **self.crop)]
+            val = [SMPLImages(**source, training=True, **self.crop)]
             known = val[0].annotations
             val[0].annotations = known.select(spread_rows(len(known), self.val_share))
-            rank_zero_info(f"validation: {len(val[0])} of {len(known)} people of {source.path}")
+            rank_zero_info(f"validation: {len(val[0])} of {len(known)} people of {source['path']}")
         return train, val
 
-    def train_dataset(self) -> Mixture:
-        shares = [source.share for source in self.train_sources]
-        return Mixture.drawn(self._sets[0], shares, self.trainer.current_epoch, self.seed)
+    def train_dataset(self) -> Subset:
+        return draw_mixture(self._sets[0], self.shares, self.trainer.current_epoch, self.seed)
 
     def fixed_dataset(self, split: str) -> Dataset | None:
         if split == "val":
-            return Mixture.one_after_another(self._sets[1])
-        return None if self.test is None else SMPLImages(Source(**self.test), **self.crop)
+            return ConcatDataset(self._sets[1])
+        return None if self.test is None else SMPLImages(**self.test, **self.crop)
 
     def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        """Report pictures that could not be used, while the batch is still on the CPU."""
-        replaced, parts = batch.pop("replaced"), batch.pop("part", None)
-        for i in torch.nonzero(replaced >= 0).flatten().tolist():
-            self._note_bad_picture(int(parts[i]), int(replaced[i]))
+        for row, reason in zip(*batch.pop("problem", ((), ())), strict=True):
+            if row and row not in self._bad_pictures:
+                self._bad_pictures[row] = reason
+                log.warning("%s Another person is used instead.", reason)
         return batch
-
-    def _note_bad_picture(self, part: int, index: int) -> None:
-        train, val = self._sets
-        data = (train if self.trainer.training else val)[part]
-        place = data.path, int(data.annotations.row[index])
-        if place in self._bad_pictures:
-            return
-        reason = f"{data.path}, row {data.annotations.row[index]}: its picture could not be used at first, but now can."
-        try:
-            data.person(index)
-        except BadPictureError as error:
-            reason = str(error)
-        self._bad_pictures[place] = reason
-        log.warning("%s Another person is used instead.", reason)
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         device = batch["rotmat"].device
@@ -381,14 +318,6 @@ def spread_rows(n_rows: int, share: float) -> np.ndarray:
     """A fraction of n_rows rows, at least one, evenly spread."""
     n = max(1, round(share * n_rows))
     return ((np.arange(n) + 0.5) * n_rows / n).astype(np.int64)
-
-
-def _first_there(source: Mapping | None) -> Source | None:
-    """The source with the first of its paths that exists, None if none does; a single path must exist."""
-    if source is None or isinstance(source["path"], str):
-        return source and Source(**source)
-    found = next((path for path in source["path"] if Path(path).is_file()), None)
-    return found and Source(**{**source, "path": found})
 
 
 def _hold_out(images: SMPLImages, share: float) -> SMPLImages:

@@ -1,57 +1,52 @@
-"""The errors of people, group by group, and pictures of them: what `test_mega.py` runs."""
+"""What `test_mega.py` measures: the errors of people, in groups that are kept on disk until all are done.
+
+A group is a fixed range of rows. The network always sees whole groups, so rounding, and with it the last digit of every
+error, depends neither on the batch size of the reading nor on the number of processes nor on interruptions.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
+from tqdm import tqdm
 
 from mega.checkpoints import find_weights
 from mega.console import Stopwatch
-from mega.evaluation.plots import draw_person, to_jpeg
-from mega.evaluation.statistics import METRICS, Results
+from mega.evaluation.statistics import Results
 from mega.evaluation.test_sets import TestSet
 from mega.geometry import MM_PER_M, project_weak_perspective, sample_spread, standard_deviation
 from mega.metrics import Protocol, best_of, keypoint2d_error, mesh_errors, root_of
 from mega.model import CVQMAE
-from mega.rendering import far_camera
+from mega.predictor import Predictor, Sampling
 from mega.sampling import Prediction, sample
-from mega_common.files import write_whole
-
-if TYPE_CHECKING:
-    from mega.predictor import Predictor
+from mega_common.files import read_arrays, whole_file, write_whole
 
 #: Best and mean are reported for the first so many samples of one draw.
 SAMPLE_COUNTS = (1, 5, 10, 25)
+GROUP = 16  # people
 
 
 @dataclass(frozen=True)
-class Options:
-    """How samples are drawn, see test_mega.py.
+class Options(Sampling):
+    """How samples are drawn, see test_mega.py; with 0 samples only the deterministic prediction is measured."""
 
-    Attributes:
-        samples: Q hypotheses per person; 0 measures the deterministic prediction only.
-    """
-
-    samples: int = 0
-    steps: int = 5
-    temperature: float = 1.0
     rule: str = "default"
-    seed: int = 0
 
 
 @torch.no_grad()
@@ -64,8 +59,8 @@ def draw_samples(
         tokens (B, Q, N) int64.
         score (B, Q): sum over the tokens of their log-probabilities given the image alone.
     """
-    drawing = (options.samples, options.steps, options.temperature, generator, options.rule)
-    tokens = sample(model, prediction.features, *drawing)
+    how = (options.samples, options.steps, options.temperature, generator, options.rule)
+    tokens = sample(model, prediction.features, *how)
     # Not given a part of the sample: that would favour samples that are consistent with themselves, which fit the image
     # worse.
     log_probabilities = prediction.logits.log_softmax(-1)  # (B, N, K)
@@ -78,48 +73,37 @@ class Evaluator:
     Args:
         protocols: by name; per-joint and per-vertex errors use the first.
         stage: the time of each stage is added to it.
-        show: called with each batch, its prediction and its errors per person; None for nothing.
     """
 
     def __init__(
-        self,
-        predictor: Predictor,
-        people: TestSet,
-        protocols: dict[str, Protocol],
-        options: Options,
-        stage: Stopwatch,
-        show: Callable[[dict, Prediction, dict[str, Tensor]], None] | None = None,
+        self, predictor: Predictor, people: TestSet, protocols: dict[str, Protocol], options: Options, stage: Stopwatch
     ):
-        self.predictor, self.people, self.protocols, self.options = predictor, people, protocols, options
-        self.stage, self.show = stage, show
+        self.predictor, self.people, self.protocols = predictor, people, protocols
+        self.options, self.stage = options, stage
         self.first = next(iter(protocols.values()))
         self.regressors = {name: regressor.to(predictor.device) for name, regressor in people.regressors.items()}
         self.regressor2d = people.regressor2d.to(predictor.device)
 
     @torch.no_grad()
-    def __call__(self, batch: dict, group: int) -> dict[str, Tensor]:
-        """Errors of a group of B people.
+    def __call__(self, batch: dict, group: int) -> tuple[Prediction, Tensor, dict[str, Tensor]]:
+        """The prediction, true meshes (B, V, 3) and errors of a group of B people.
 
-        Returns:
-            {column of `per_sample.csv`: (B,), "joint_error", "joint_spread", "joint_visible": (B, J),
-            "vertex_error", "vertex_spread": (V,) sums over the people, mm}.
+        Errors are {column of `per_sample.csv`: (B,), "joint_error", "joint_spread", "joint_visible": (B, J),
+        "vertex_error", "vertex_spread": (B, V)}, mm.
         """
         batch = {name: value.to(self.predictor.device) for name, value in batch.items()}
         with self.stage("true meshes"):
-            truth = self.people.truth(batch)  # (B, V, 3)
+            truth = self.people.truth(batch)
         with self.stage("predicting"):
             prediction = self.predictor.predict(batch["image"])
         with self.stage("errors"):
-            found = self._of_prediction(batch, prediction, truth)
+            errors = self._of_prediction(batch, prediction, truth)
         if self.options.samples:
             with self.stage("drawing samples"):
                 meshes, score = self._draw(prediction, group)
             with self.stage("errors of samples"):
-                found |= self._of_samples(meshes, score, truth)
-        if self.show is not None:
-            with self.stage("pictures of people"):
-                self.show(batch, prediction, found)
-        return {k: v.cpu().double().sum(0) if k.startswith("vertex_") else v for k, v in found.items()}
+                errors |= self._of_samples(meshes, score, truth)
+        return prediction, truth, errors
 
     def keypoint_error(self, prediction: Prediction, batch: dict) -> Tensor:
         """Mean distance (B,) of visible keypoints, percent of the box's longer side; NaN where none is visible."""
@@ -129,10 +113,9 @@ class Evaluator:
     def _of_prediction(self, batch: dict, prediction: Prediction, truth: Tensor) -> dict[str, Tensor]:
         found = self._errors("deterministic", prediction.mesh, truth)
         found["deterministic/2d/keypoints"] = self.keypoint_error(prediction, batch)
-        for name, predicted, true in zip(
-            ("joint_error", "vertex_error"), self._centred(prediction.mesh), self._centred(truth), strict=True
-        ):
-            found[name] = MM_PER_M * (predicted - true).norm(dim=-1)
+        (joints, vertices), (true_joints, true_vertices) = map(self._centred, (prediction.mesh, truth))
+        found["joint_error"] = MM_PER_M * (joints - true_joints).norm(dim=-1)
+        found["vertex_error"] = MM_PER_M * (vertices - true_vertices).norm(dim=-1)
         visible = self.people.visible(batch, self.first)
         return found if visible is None else found | {"joint_visible": visible}
 
@@ -155,53 +138,114 @@ class Evaluator:
         # Seeded by the group, so that the noise does not depend on what was drawn before.
         generator = torch.Generator(self.predictor.device).manual_seed(self.options.seed * 2**32 + group)
         tokens, score = draw_samples(self.predictor.model, prediction, self.options, generator)
-        rotation = prediction.rotation.transpose(1, 2)
-        meshes = [self.predictor.tokenizer.decode(drawn) @ rotation for drawn in tokens.unbind(1)]
+        meshes = [self.predictor.tokenizer.decode(drawn) @ prediction.rotation.mT for drawn in tokens.unbind(1)]
         return torch.stack(meshes, 1), score
 
     def _of_samples(self, meshes: Tensor, score: Tensor, truth: Tensor) -> dict[str, Tensor]:
         each = [self._errors("", mesh, truth) for mesh in meshes.unbind(1)]
         errors = {name: torch.stack([e[name] for e in each], 1) for name in each[0]}  # (B, Q)
+        samples, likeliest = self.options.samples, score.argmax(1, keepdim=True)
         found = {}
-        for count in counts_of(self.options.samples):
+        for count in sorted({count for count in SAMPLE_COUNTS if count < samples} | {samples}):
             found |= {f"best_of_{count}{name}": best_of(values, count) for name, values in errors.items()}
             found |= self._errors(f"mean_of_{count}", meshes[:, :count].mean(1), truth)
-        likeliest = score.argmax(1, keepdim=True)
-        found |= {
-            f"likeliest_of_{self.options.samples}{name}": e.gather(1, likeliest)[:, 0] for name, e in errors.items()
-        }
+        found |= {f"likeliest_of_{samples}{name}": e.gather(1, likeliest)[:, 0] for name, e in errors.items()}
         found["spread/apd"], _ = sample_spread(meshes)
-        for name, points in zip(("joint_spread", "vertex_spread"), self._centred(meshes), strict=True):
-            found[name] = MM_PER_M * standard_deviation(points)
+        found["joint_spread"], found["vertex_spread"] = (
+            MM_PER_M * standard_deviation(points) for points in self._centred(meshes)
+        )
         found["spread/std"] = found["vertex_spread"].mean(1)
         return found
 
 
-def counts_of(samples: int) -> Sequence[int]:
-    """The numbers of samples that are reported when `samples` are drawn."""
-    return sorted({count for count in SAMPLE_COUNTS if count < samples} | {samples})
+def process() -> tuple[int, int]:
+    """Rank of this process and number of processes, from the variables of torchrun or SLURM."""
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and size in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return 0, 1
 
 
-def columns_of(protocols: Sequence[str], samples: int) -> list[str]:
-    """The columns of `per_sample.csv`, in their order."""
-    variants = ["deterministic"]
-    if samples:
-        variants += [f"{kind}_of_{count}" for kind in ("best", "mean") for count in counts_of(samples)]
-        variants += [f"likeliest_of_{samples}"]
-    errors = [f"{variant}/{name}/{metric}" for variant in variants for name in protocols for metric in METRICS]
-    return [*errors, "deterministic/2d/keypoints", *(["spread/apd", "spread/std"] if samples else [])]
+class Groups:
+    """The finished groups of an evaluation, one file per group.
 
+    Args:
+        about: of the evaluation (`describe_run`), with all settings that the numbers and pictures depend on.
 
-def gather(found: dict[str, np.ndarray], people: TestSet, protocols: dict[str, Protocol], options: Options) -> Results:
-    """The results of all groups, from the arrays that `Evaluator` returned for them."""
-    return Results(
-        images=people.imgname,
-        persons=people.persons(),
-        columns={name: found[name] for name in columns_of(list(protocols), options.samples)},
-        joint_names=people.joint_names(next(iter(protocols.values()))),
-        **{name: found.get(name) for name in ("joint_error", "joint_spread", "joint_visible")},
-        **{name: found[name] / len(people) for name in ("vertex_error", "vertex_spread") if name in found},
-    )
+    Raises ValueError if the folder holds groups of an evaluation with other settings.
+    """
+
+    def __init__(self, folder: Path, people: TestSet, about: dict):
+        self.folder, self.people = folder, people
+        settings = {name: about[name] for name in ("weights", "data", "options", "pictures", "protocols")}
+        text = json.dumps({"group": GROUP, **settings}, indent=2, sort_keys=True, default=vars)
+        path = folder / "settings.json"
+        if path.is_file() and (before := path.read_text(encoding="utf-8")) != text:
+            kept, now = json.loads(before), json.loads(text)
+            changed = sorted(key for key in kept.keys() | now.keys() if kept.get(key) != now.get(key))
+            raise ValueError(
+                f"{folder} holds an interrupted evaluation with different {', '.join(changed)}: remove that folder, "
+                "or choose another output=…"
+            )
+        write_whole(path, text.encode())
+
+    def __len__(self) -> int:
+        return -(-len(self.people) // GROUP)
+
+    def path(self, group: int) -> Path:
+        return self.folder / f"group_{group:06}.npz"
+
+    def missing(self, rank: int = 0, world_size: int = 1) -> list[int]:
+        """Groups of a process that are not measured yet."""
+        return [group for group in range(rank, len(self), world_size) if not self.path(group).is_file()]
+
+    def batches(self, stage: Stopwatch, batch_size: int, workers: int) -> Iterator[tuple[int, dict]]:
+        """(number, batch) of each missing group of this process, with a progress bar.
+
+        Args:
+            batch_size, workers: how images are read; no number depends on them.
+        """
+        todo = self.missing(*process())
+        rows = {group: range(group * GROUP, min((group + 1) * GROUP, len(self.people))) for group in todo}
+        order = [row for group in todo for row in rows[group]]
+        loader = DataLoader(self.people.items, batch_size, sampler=order, num_workers=workers, collate_fn=list)
+        items = (item for batch in loader for item in batch)
+        done = len(self) - len(self.missing())
+        with tqdm(total=len(self), initial=done, unit=f" groups of {GROUP}", disable=None) as bar:
+            for group in todo:
+                with stage("reading"):
+                    batch = default_collate(list(islice(items, len(rows[group]))))
+                yield group, batch
+                bar.update()
+
+    def save(self, group: int, errors: dict[str, Tensor]) -> None:
+        """Keep the errors of a group, see `Evaluator`; of errors by vertex only the sum over people."""
+        kept = {name: e.cpu().double().sum(0) if name.startswith("vertex_") else e for name, e in errors.items()}
+        with whole_file(self.path(group)) as file:
+            np.savez(file, **{name: values.cpu().numpy() for name, values in kept.items()})
+
+    def wait(self) -> None:
+        """Wait for the other processes; raises TimeoutError if none finishes a group for an hour."""
+        left, since = len(self), time.monotonic()
+        while now := len(self.missing()):
+            if now < left:
+                left, since = now, time.monotonic()
+            if time.monotonic() - since > 3600:
+                raise TimeoutError(f"{left} groups of other processes are missing: run the same command again.")
+            time.sleep(0.2)
+
+    def results(self, protocol: Protocol) -> Results:
+        """All groups together; `protocol` is the one of the joints."""
+        groups = [read_arrays(self.path(group)) for group in range(len(self))]
+        found = {name: [group[name] for group in groups] for name in groups[0]}
+        return Results(
+            images=self.people.imgname,
+            persons=self.people.persons,
+            columns={name: np.concatenate(parts) for name, parts in found.items() if "/" in name},
+            joint_names=self.people.joint_names(protocol),
+            **{name: np.concatenate(parts) for name, parts in found.items() if name.startswith("joint_")},
+            **{name: sum(parts) / len(self.people) for name, parts in found.items() if name.startswith("vertex_")},
+        )
 
 
 def describe_run(
@@ -231,75 +275,3 @@ def describe_run(
 def _hash(path: Path) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-@torch.no_grad()
-def choose_examples(predictor: Predictor, people: TestSet, results: Results, each: int) -> list[dict]:
-    """The `each` best, median and worst people by the PVE of the first protocol, as `write_report` draws them."""
-    errors = results.columns[next(name for name in results.columns if name.endswith("/PVE"))]
-    order = np.argsort(errors, kind="stable")
-    each = min(each, len(order))
-    if each == 0:
-        return []
-    middle = (len(order) - each) // 2
-    examples = []
-    for kind, rows in (("best", order[:each]), ("median", order[middle : middle + each]), ("worst", order[-each:])):
-        batch = default_collate([people.items[int(row)] for row in rows])
-        batch = {name: value.to(predictor.device) for name, value in batch.items()}
-        truth = people.truth(batch).cpu().numpy()
-        for i, picture in enumerate(_placed(batch, predictor.predict(batch["image"]))):
-            shift = picture.pop("shift")
-            examples.append(picture | {"title": f"{kind}: {errors[rows[i]]:.0f} mm", "truth": truth[i] + shift})
-    return examples
-
-
-class PersonPictures:
-    """Writes a picture of each person of a measured batch, `000123_NAME_p0.jpg`.
-
-    Pictures that exist are not drawn again, so an interrupted evaluation continues with the missing ones.
-
-    Args:
-        folder: made when the first picture is written.
-        protocol: name of the protocol whose errors are written below the prediction.
-        count: only of the first so many people of the test set.
-    """
-
-    def __init__(self, folder: Path, predictor: Predictor, people: TestSet, protocol: str, count: int):
-        self.folder, self.protocol, self.count = folder, protocol, count
-        self.faces = predictor.tokenizer.faces.cpu().numpy()
-        self.images, self.persons = people.imgname, people.persons()
-
-    def __call__(self, batch: dict, prediction: Prediction, found: dict[str, Tensor]) -> None:
-        """See `Evaluator`."""
-        spread = found.get("vertex_spread")
-        placed = _placed(batch, prediction)
-        for i, row in enumerate(batch["index"].tolist()):
-            path = self.folder / self._file_name(row)
-            if row >= self.count or path.is_file():
-                continue
-            person = placed[i] | {
-                "title": f"{Path(self.images[row]).name}, person {self.persons[row]}",
-                "errors": self._errors(found, i),
-                "spread": None if spread is None else spread[i].cpu().numpy() / MM_PER_M,
-            }
-            write_whole(path, to_jpeg(draw_person(person, self.faces)))
-
-    def _file_name(self, row: int) -> str:
-        # The end of a path says more than its beginning, and file names are limited to 255 bytes.
-        name = re.sub(r"[^A-Za-z0-9-]+", "_", str(Path(self.images[row]).with_suffix("")))[-100:].strip("_")
-        return f"{row:06}_{name}_p{self.persons[row]}.jpg"
-
-    def _errors(self, found: dict[str, Tensor], i: int) -> str:
-        errors = {name: found[f"deterministic/{self.protocol}/{name}"][i] for name in ("PVE", "MPJPE", "PA-MPJPE")}
-        return ", ".join(f"{name} {error:.1f}" for name, error in errors.items()) + f" mm ({self.protocol})"
-
-
-def _placed(batch: dict, prediction: Prediction) -> list[dict]:
-    """Each person's crop, "shift" (3,) m to its place, "prediction" there, and the camera "focal", "centre" px."""
-    images = batch["image"].permute(0, 2, 3, 1).cpu().numpy().round().astype(np.uint8)
-    shifts, focal, centre = far_camera(prediction.cam.cpu().numpy(), images.shape[1])
-    meshes = prediction.mesh.cpu().numpy()
-    return [
-        {"image": image, "shift": shift, "prediction": mesh + shift, "focal": focal, "centre": centre}
-        for image, shift, mesh in zip(images, shifts, meshes, strict=True)
-    ]

@@ -31,9 +31,7 @@ from mega_common.file_kinds import unreadable
 
 METRICS = ("PVE", "MPJPE", "PA-MPJPE", "PA-PVE")
 PER_SAMPLE = "per_sample.csv"
-_KINDS = ("best_of", "mean_of", "likeliest_of")
-DRAWS, LEVEL, BINS = 2000, 0.95, 10
-_CHUNK = 4_000_000  # people resampled at once, 32 MB
+_RESAMPLES, _BINS = 2000, 10
 
 
 @dataclass
@@ -96,13 +94,11 @@ class Results:
             raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def bootstrap_interval(
-    values: np.ndarray, seed: int = 0, draws: int = DRAWS, level: float = LEVEL
-) -> tuple[float, float]:
+def bootstrap_interval(values: np.ndarray, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """Confidence interval (low, high) of the mean of values (n,); NaNs are left out, (NaN, NaN) below two values."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
-    return _interval(_resampled_sums(values[:, None], seed, draws)[:, 0] / max(len(values), 1), len(values), level)
+    return _interval(_resampled_sums(values, seed) / max(len(values), 1), len(values), level)
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
@@ -110,8 +106,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
         raise ValueError(f"only values of the same people can be paired, but the shapes are {a.shape} and {b.shape}")
-    difference = a - b
-    return _mean(difference), *bootstrap_interval(difference)
+    return _mean(a - b), *bootstrap_interval(a - b)
 
 
 def summarise(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
@@ -119,19 +114,17 @@ def summarise(columns: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
 
     Columns with the same gaps are resampled together, which saves time.
     """
-    columns = {name: np.asarray(column, float) for name, column in columns.items()}
     alike: dict[bytes, list[str]] = defaultdict(list)
     for name, column in columns.items():
         alike[np.isfinite(column).tobytes()].append(name)
     found = {}
     for names in alike.values():
-        known = np.isfinite(columns[names[0]])
-        values = np.stack([columns[name][known] for name in names], axis=1)  # (n, C)
-        means = _resampled_sums(values, seed=0, draws=DRAWS) / max(len(values), 1)
-        for c, name in enumerate(names):
-            low, high = _interval(means[:, c], len(values))
-            median = float(np.median(values[:, c])) if len(values) else np.nan
-            found[name] = {"mean": _mean(values[:, c]), "median": median, "low": low, "high": high, "n": len(values)}
+        values = np.stack([columns[name][np.isfinite(columns[name])] for name in names], axis=1)  # (n, C)
+        means = _resampled_sums(values) / max(len(values), 1)
+        for name, known, resampled in zip(names, values.T, means.T, strict=True):
+            low, high = _interval(resampled, len(known))
+            median = float(np.median(known)) if len(known) else np.nan
+            found[name] = {"mean": _mean(known), "median": median, "low": low, "high": high, "n": len(known)}
     return {name: found[name] for name in columns}
 
 
@@ -140,13 +133,10 @@ def by_visibility(results: Results) -> dict[str, dict[str, float]]:
 
     Empty without joint errors; only "all" without visibility; spread is NaN without samples.
     """
-    if results.joint_error is None:
-        return {}
-    spread = results.joint_spread
     return {
         name: {
             "error": _mean(results.joint_error[chosen]),
-            "spread": np.nan if spread is None else _mean(spread[chosen]),
+            "spread": np.nan if results.joint_spread is None else _mean(results.joint_spread[chosen]),
             "n": int((chosen & np.isfinite(results.joint_error)).sum()),
         }
         for name, chosen in _joint_groups(results).items()
@@ -181,19 +171,19 @@ def calibration(results: Results) -> dict:
         not for each bootstrap resample.
     """
     found = {}
-    if results.joint_spread is not None and results.joint_error is not None:
+    if results.joint_spread is not None:
         known = np.isfinite(results.joint_spread) & np.isfinite(results.joint_error)
-        found["joints"] = {
-            name: _group(results.joint_spread, results.joint_error, chosen & known)
-            for name, chosen in _joint_groups(results).items()
-        }
+        found["joints"] = {}
+        for name, chosen in _joint_groups(results).items():
+            pairs = (results.joint_spread, results.joint_error, chosen & known)
+            curve = _calibration_curve(*pairs)
+            found["joints"][name] = {"n": sum(row["n"] for row in curve), "curve": curve, **_correlations(*pairs)}
     if "spread/std" in results.columns:
-        std = np.asarray(results.columns["spread/std"], float)[:, None]
-        people = {}
-        for protocol in protocols_of(results):
-            error = np.asarray(results.columns.get(f"deterministic/{protocol}/PVE", np.full(len(std), np.nan)))[:, None]
-            people[protocol] = _correlations(std, error, np.isfinite(std) & np.isfinite(error))
-        found["people"] = people
+        std = results.columns["spread/std"][:, None]
+        errors = {name: results.columns[f"deterministic/{name}/PVE"][:, None] for name in protocols_of(results)}
+        found["people"] = {
+            name: _correlations(std, error, np.isfinite(std) & np.isfinite(error)) for name, error in errors.items()
+        }
     return found
 
 
@@ -203,31 +193,24 @@ def protocols_of(results: Results) -> list[str]:
     return list(dict.fromkeys(part[1] for part in parts if len(part) == 3 and part[1] != "2d"))
 
 
-def variants_of(columns: Iterable[str]) -> list[str]:
-    """Variants in the columns: deterministic, best_of_1, best_of_5, …, mean_of_1, …, likeliest_of_25."""
+def shown_variants(columns: Iterable[str]) -> dict[str, str]:
+    """{variant: title} of the columns in the order of reports: deterministic, best_of_1, best_of_5, …, mean_of_5, ….
+
+    Of a single sample, best, mean and likeliest are the same: only best_of_1 is kept, as "one sample".
+    """
 
     def place(variant: str) -> tuple[int, int]:
         kind, _, count = variant.rpartition("_")
-        return (_KINDS.index(kind) + 1, int(count)) if kind in _KINDS else (0, 0)
+        return ("", "best_of", "mean_of", "likeliest_of").index(kind), int(count) if kind else 0
 
-    return sorted({column.split("/")[0] for column in columns if column.count("/") == 2}, key=place)
-
-
-def variant_title(variant: str) -> str:
-    """best_of_5 -> best of 5; for a single sample all three kinds are the same."""
-    return "one sample" if variant.endswith("_of_1") else variant.replace("_", " ")
-
-
-def shown_variants(columns: Iterable[str]) -> list[str]:
-    """As `variants_of`, with a single sample listed once."""
-    titles: dict[str, str] = {}
-    for variant in variants_of(columns):
-        titles.setdefault(variant_title(variant), variant)
-    return list(titles.values())
+    variants = {column.split("/")[0] for column in columns if column.count("/") == 2} - {"mean_of_1", "likeliest_of_1"}
+    return {v: "one sample" if v == "best_of_1" else v.replace("_", " ") for v in sorted(variants, key=place)}
 
 
 def _joint_groups(results: Results) -> dict[str, np.ndarray]:
-    """{"all", and with known visibility "visible", "hidden": (P, J) bool}."""
+    """{"all", and with known visibility "visible", "hidden": (P, J) bool}; empty without joint errors."""
+    if results.joint_error is None:
+        return {}
     groups = {"all": np.ones(results.joint_error.shape, bool)}
     if results.joint_visible is not None:
         visible = np.asarray(results.joint_visible, bool)
@@ -235,83 +218,57 @@ def _joint_groups(results: Results) -> dict[str, np.ndarray]:
     return groups
 
 
-def _group(spread: np.ndarray, error: np.ndarray, chosen: np.ndarray) -> dict:
-    return {
-        "n": int(chosen.sum()),
-        "curve": _curve(spread, error, chosen),
-        **_correlations(spread, error, chosen),
-    }
-
-
-def _curve(spread: np.ndarray, error: np.ndarray, chosen: np.ndarray) -> list[dict[str, float]]:
+def _calibration_curve(spread: np.ndarray, error: np.ndarray, chosen: np.ndarray) -> list[dict[str, float]]:
     """Mean spread and error in bins of equal counts, of the chosen (P, J)."""
-    people = np.nonzero(chosen)[0]
-    order = np.argsort(spread[chosen], kind="stable")
-    bins = [part for part in np.array_split(order, min(BINS, len(order))) if len(part)] if len(order) else []
-    sums = np.zeros((len(spread), 2 * len(bins)))  # for each person: sum and number of the errors in each bin
-    for b, part in enumerate(bins):
-        np.add.at(sums[:, 2 * b], people[part], error[chosen][part])
-        np.add.at(sums[:, 2 * b + 1], people[part], 1)
-    drawn = _resampled_sums(sums, seed=0, draws=DRAWS)
+    person, _ = np.nonzero(chosen)
+    spread, error = spread[chosen], error[chosen]
+    bins = min(_BINS, len(error))
+    bin_of = (rankdata(spread, "ordinal") - 1) * bins // max(len(error), 1)
+    sums, counts = np.zeros((2, len(chosen), bins))  # of the errors of each person in each bin
+    np.add.at(sums, (person, bin_of), error)
+    np.add.at(counts, (person, bin_of), 1)
+    with np.errstate(invalid="ignore"):
+        means = _resampled_sums(sums) / _resampled_sums(counts)
     curve = []
-    for b, part in enumerate(bins):
-        with np.errstate(invalid="ignore"):
-            means = drawn[:, 2 * b] / drawn[:, 2 * b + 1]
-        low, high = _interval(means, len(np.unique(people[part])))
-        row = {"spread": spread[chosen][part].mean(), "error": error[chosen][part].mean()}
-        curve.append({**{k: float(v) for k, v in row.items()}, "low": low, "high": high, "n": len(part)})
+    for b in range(bins):
+        inside = bin_of == b
+        low, high = _interval(means[:, b], np.count_nonzero(counts[:, b]))
+        of_bin = {"spread": float(spread[inside].mean()), "error": float(error[inside].mean())}
+        curve.append(of_bin | {"low": low, "high": high, "n": int(inside.sum())})
     return curve
 
 
 def _correlations(x: np.ndarray, y: np.ndarray, chosen: np.ndarray) -> dict[str, dict[str, float]]:
-    """Pearson's and Spearman's correlation of the chosen (P, J), with intervals over people."""
-    people = np.nonzero(chosen)[0]
-    x, y = x[chosen], y[chosen]
-    return {
-        "pearson": _correlation(x, y, people, len(chosen)),
-        "spearman": _correlation(rankdata(x), rankdata(y), people, len(chosen)),
-    }
-
-
-def _correlation(x: np.ndarray, y: np.ndarray, people: np.ndarray, count: int) -> dict[str, float]:
-    """{"value", "low", "high"} of pairs (n,) that belong to the `people` (n,), numbers below `count`."""
-    if len(x) == 0:
-        return dict.fromkeys(("value", "low", "high"), np.nan)
-    x, y = x - x.mean(), y - y.mean()
-    products = (np.ones(len(x)), x, y, x * x, y * y, x * y)
-    sums = np.stack([np.bincount(people, product, count) for product in products], axis=1)  # (count, 6)
-    low, high = _interval(_correlation_of_sums(_resampled_sums(sums, seed=0, draws=DRAWS)), len(np.unique(people)))
-    return {"value": float(_correlation_of_sums(sums.sum(axis=0))), "low": low, "high": high}
+    """Pearson's and Spearman's correlation of the chosen (P, J): {"value", "low", "high"}, resampling people."""
+    person, _ = np.nonzero(chosen)
+    pairs = np.stack([x[chosen], y[chosen]])
+    found = {}
+    for name, values in (("pearson", pairs), ("spearman", rankdata(pairs, axis=1))):
+        a, b = values - values.sum(axis=1, keepdims=True) / max(len(person), 1)  # centred
+        products = (np.ones(len(a)), a, b, a * a, b * b, a * b)
+        sums = np.stack([np.bincount(person, product, len(chosen)) for product in products], axis=1)  # (P, 6)
+        low, high = _interval(_correlation_of_sums(_resampled_sums(sums)), len(np.unique(person)))
+        found[name] = {"value": float(_correlation_of_sums(sums.sum(axis=0))), "low": low, "high": high}
+    return found
 
 
 def _correlation_of_sums(sums: np.ndarray) -> np.ndarray:
     """Correlation (...) from sums (..., 6) of 1, x, y, x², y², xy; NaN where x or y is constant."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        variances = (xx / n - (x / n) ** 2, yy / n - (y / n) ** 2)
-        tiny = 1e-12 * np.stack([xx / n, yy / n])  # a variance of zero, after rounding
-        valid = (variances[0] > tiny[0]) & (variances[1] > tiny[1])
-        return np.where(valid, (xy / n - x * y / n**2) / np.sqrt(variances[0] * variances[1]), np.nan)
+        x_variance, y_variance = xx / n - (x / n) ** 2, yy / n - (y / n) ** 2
+        known = (x_variance > 1e-12 * xx / n) & (y_variance > 1e-12 * yy / n)  # not zero, apart from rounding
+        return np.where(known, (xy / n - x * y / n**2) / np.sqrt(x_variance * y_variance), np.nan)
 
 
-def _resampled_sums(values: np.ndarray, seed: int, draws: int) -> np.ndarray:
-    """Bootstrap: sums (draws, C) of values (n, C) over n rows drawn with replacement."""
-    n = len(values)
-    if n == 0:
-        return np.full((draws, values.shape[1]), np.nan)
-    random = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK // n)
-    sums = []
-    for start in range(0, draws, chunk):
-        size = min(chunk, draws - start)
-        rows = random.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-        times = np.bincount(rows.ravel(), minlength=size * n).reshape(size, n)
-        sums.append(times.astype(float) @ values)
-    return np.concatenate(sums)
+def _resampled_sums(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Bootstrap: sums (resamples, ...) of values (n, ...) over n rows drawn with replacement."""
+    n, random = len(values), np.random.default_rng(seed)
+    return np.stack([np.bincount(random.integers(n, size=n), minlength=n) @ values for _ in range(_RESAMPLES)])
 
 
-def _interval(statistics: np.ndarray, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Percentile interval of bootstrapped statistics (draws,) of n values or people."""
+def _interval(statistics: np.ndarray, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of bootstrapped statistics (resamples,) of n values or people."""
     statistics = statistics[np.isfinite(statistics)]
     if n < 2 or len(statistics) == 0:
         return np.nan, np.nan

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from mega.bodies import KEYPOINTS, BodyModel
-from mega.bodies.smplh import GENDERS, SMPL_JOINTS, SMPLHBody
-from mega.data import SMPLImages, SyntheticAnnotations, SyntheticImages
-from mega.data.smpl_images import Source, keypoint_regressor
+from mega.bodies.smplh import SMPL_JOINTS, SMPLHBody
+from mega.data import SMPLImages, SyntheticImages
+from mega.data.smpl_images import keypoint_regressor
 from mega.external_files import find_annotations
 from mega.metrics import COCO17, HIPS, MEGA, STANDARD_3DPW, STANDARD_EMDB, Protocol
+from mega.predictor import Crop
 from mega_common.files import read_arrays
-
-if TYPE_CHECKING:
-    from mega.predictor import Crop
 
 _JOINTS = {
     "body": KEYPOINTS,
@@ -41,39 +37,39 @@ class TestSet:
 
     Attributes:
         path: the annotation file.
-        items: dataset of crops: "image" (3, S, S) RGB in [0, 255], "rotmat" (3, 3), "keypoints2d" (J2, 3) crop
-            coordinates and visibility, "index", and what `canonical` needs.
-        imgname: (P,) path of each person's image.
-        canonical: batch -> true canonical meshes (B, V, 3), m.
+        items: crops, see `SyntheticImages` and `SMPLImages`.
+        body: of the annotated poses and shapes.
         regressors: {name: (J, V)} that the protocols refer to.
         regressor2d: (J2, V) of the 2D keypoints.
         first_visible: {regressor: row of "keypoints2d" that holds its first joint}, where visibility is annotated.
         margin: side of the crop as a multiple of the box's longer side.
-        batch_size, workers: how images are read; no number depends on them.
     """
 
     name: str
     path: Path
-    items: Dataset
-    imgname: np.ndarray
-    canonical: Callable[[dict], Tensor]
+    items: SyntheticImages | SMPLImages
+    body: BodyModel
     protocols: dict[str, Protocol]
     regressors: dict[str, Tensor]
     regressor2d: Tensor
     first_visible: dict[str, int]
     margin: float
-    batch_size: int = 16
-    workers: int = 1
 
     __test__ = False  # not a test, although pytest would take its name for one
 
     def __len__(self) -> int:
         return len(self.imgname)
 
+    @property
+    def imgname(self) -> np.ndarray:
+        """(P,) path of each person's image."""
+        return self.items.annotations.imgname
+
     def truth(self, batch: dict) -> Tensor:
         """True meshes (B, V, 3), m, in the camera's orientation."""
-        return self.canonical(batch) @ batch["rotmat"].transpose(1, 2)
+        return self.items.canonical_meshes(self.body, batch) @ batch["rotmat"].mT
 
+    @cached_property
     def persons(self) -> np.ndarray:
         """(P,) number of each person within the image, from 0."""
         seen: Counter[str] = Counter()
@@ -112,15 +108,12 @@ def synthetic_test(
     split: str,
     n_pictures: int | None = None,
     limit: int | None = None,
-    batch_size: int = 16,
-    workers: int = 1,
 ) -> TestSet:
     """A split of the images of make_synthetic.py.
 
     Args:
         n_pictures: size of the split if it has to be made first; None never makes it.
         limit: only the first so many people.
-        batch_size, workers: how images are read.
     """
     path = Path(folder) / split / "annotations.npz"
     if n_pictures is not None and body.name != "anny":
@@ -132,77 +125,22 @@ def synthetic_test(
 
         print(f"Making {n_pictures} images in {path.parent}")
         build_split(path.parent, n_pictures)
-    annotations = SyntheticAnnotations.load(path)
-    if annotations.body != body.name:
-        raise ValueError(f"{path} is for the body {annotations.body}, but the configured body is {body.name}.")
-    _check_images(path, (path.parent,), path.parent, annotations.imgname[:limit])
     items = SyntheticImages(folder, split, crop.size, crop.margin, limit=limit)
-    known = items.annotations
-    pose, shape = torch.from_numpy(known.pose), torch.from_numpy(known.shape)
-
-    def canonical(batch: dict) -> Tensor:
-        rows, device = batch["index"].cpu(), batch["rotmat"].device
-        return body(pose[rows].to(device), shape[rows].to(device))
-
-    return TestSet(
+    if items.annotations.body != body.name:
+        raise ValueError(f"{path} is for the body {items.annotations.body}, but the configured body is {body.name}.")
+    people = TestSet(
         name=f"{Path(folder).name}_{split}",
         path=path,
         items=items,
-        imgname=known.imgname,
-        canonical=canonical,
+        body=body,
         protocols={COCO17.name: COCO17},
         regressors={"body": body.keypoint_regressor},
         regressor2d=body.keypoint_regressor,
         first_visible={"body": 0},
         margin=crop.margin,
-        batch_size=batch_size,
-        workers=workers,
     )
-
-
-def smpl_test(
-    body: SMPLHBody,
-    crop: Crop,
-    path: str | Path,
-    root: str | Path | None = None,
-    standard: str | None = None,
-    limit: int | None = None,
-    batch_size: int = 16,
-    workers: int = 1,
-) -> TestSet:
-    """The people of an annotation file in the form of the released MEGA data.
-
-    Args:
-        root: folder that image names start from; None: the file's own or the current one.
-        standard: data set whose standard protocol applies, "3dpw" or "emdb".
-    """
-    if not isinstance(body, SMPLHBody):
-        raise ValueError(
-            f"{path} is annotated for SMPL bodies: give experiment=mega_hrnet, mega_resnet or mega_vit with it."
-        )
-    if standard not in (None, *_STANDARDS):
-        raise ValueError(f"testset.standard={standard} is not known: choose 3dpw or emdb.")
-    source = Source(Path(path), None if root is None else Path(root))
-    items = SMPLImages(source, crop.size, crop.patch, limit=limit)
-    _check_images(items.path, source.places, items.root, items.annotations.imgname)
-
-    def canonical(batch: dict) -> Tensor:
-        return body(batch["pose"], batch["betas"], [GENDERS[i] for i in batch["gender"].tolist()])
-
-    return TestSet(
-        name=Path(path).stem,
-        path=items.path,
-        items=items,
-        imgname=items.annotations.imgname,
-        canonical=canonical,
-        protocols={"mega": MEGA, **({"standard": _STANDARDS[standard]} if standard else {}), "hips": HIPS},
-        regressors={"h36m": body.h36m_regressor, "smpl": body.keypoint_regressor},
-        regressor2d=keypoint_regressor(body),
-        first_visible={"smpl": len(body.h36m_regressor)} if items.annotations.smpl_joints else {},
-        margin=1.0,
-        batch_size=batch_size,
-        workers=workers,
-    )
+    _check_images(people, path.parent, (path.parent,))
+    return people
 
 
 def people_of_file(
@@ -212,31 +150,56 @@ def people_of_file(
     root: str | Path | None = None,
     standard: str | None = None,
     limit: int | None = None,
-    batch_size: int = 16,
-    workers: int = 1,
 ) -> TestSet:
-    """The people of any annotation file: one of make_synthetic.py, or one in the form of the released data.
+    """The people of any annotation file: one of make_synthetic.py, or one in the form of the released MEGA data.
+
+    Args:
+        root: folder that image names start from; None: the file's own or the current one.
+        standard: data set whose standard protocol applies, "3dpw" or "emdb".
+        limit: only the first so many people.
 
     Raises FileNotFoundError, or ValueError that says what is wrong with the file.
     """
-    path = find_annotations(path)
-    if not path.is_file():
+    name, path = Path(path).stem, find_annotations(path)
+    if path.is_file() and "body" in read_arrays(path, {"body"}):
+        return synthetic_test(body, crop, path.parents[1], path.parent.name, None, limit)
+    if not path.is_file() and standard is None:  # what kind of file it would be is not known
         raise FileNotFoundError(f"there is no annotation file {path}: datasets/README.md explains how to make one")
-    reading = (limit, batch_size, workers)
-    if "body" in read_arrays(path, {"body"}):
-        return synthetic_test(body, crop, path.parents[1], path.parent.name, None, *reading)
-    return smpl_test(body, crop, path, root, standard, *reading)
+    if not isinstance(body, SMPLHBody):
+        raise ValueError(
+            f"{path} is annotated for SMPL bodies: give experiment=mega_hrnet, mega_resnet or mega_vit with it."
+        )
+    if standard not in (None, *_STANDARDS):
+        raise ValueError(f"testset.standard={standard} is not known: choose 3dpw or emdb.")
+    items = SMPLImages(path, crop.size, crop.patch, limit=limit, root=root)
+    people = TestSet(
+        name=name,
+        path=path,
+        items=items,
+        body=body,
+        protocols={"mega": MEGA, **({"standard": _STANDARDS[standard]} if standard else {}), "hips": HIPS},
+        regressors={"h36m": body.h36m_regressor, "smpl": body.keypoint_regressor},
+        regressor2d=keypoint_regressor(body),
+        first_visible={"smpl": len(body.h36m_regressor)} if items.annotations.smpl_joints else {},
+        margin=1.0,
+    )
+    _check_images(people, items.root, items.places)
+    return people
 
 
-def _check_images(path: Path, places: Sequence[Path], root: Path, names: np.ndarray) -> None:
-    """Raise ValueError if the set is empty or an image is missing: a test on fewer people is a different test."""
-    if len(names) == 0:
-        raise ValueError(f"{path} annotates nobody: there is nothing to evaluate.")
-    wanted = dict.fromkeys(names)
+def _check_images(people: TestSet, root: Path, places: Sequence[Path]) -> None:
+    """Raise ValueError if the set is empty or an image is missing: a test on fewer people is a different test.
+
+    Args:
+        root: folder that image names start from; places: where it was looked for.
+    """
+    if len(people) == 0:
+        raise ValueError(f"{people.path} annotates nobody: there is nothing to evaluate.")
+    wanted = dict.fromkeys(people.imgname)
     missing = [name for name in wanted if not (root / str(name)).is_file()]
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(wanted)} images named in {path} are missing. The first was looked for at "
-            f"{' and at '.join(str(place / str(missing[0])) for place in places)}. Add them, or make an annotation "
+            f"{len(missing)} of the {len(wanted)} images named in {people.path} are missing. The first was looked for "
+            f"at {' and at '.join(str(place / str(missing[0])) for place in places)}. Add them, or make an annotation "
             "file without these people."
         )

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
-from mega.data.smpl_images import Mixture
+from mega.data.smpl_images import draw_mixture
 from mega_common.weights_io import read_weights
 from tests.helpers.fake_files import (
     ROOT,
@@ -35,35 +35,41 @@ class Rows(Dataset):
         return {"index": index}
 
 
+def parts_and_rows(mixture: Subset) -> tuple[np.ndarray, np.ndarray]:
+    """Which part each item of a mixture is from, and which row of it."""
+    starts = np.cumsum([0, *map(len, mixture.dataset.datasets)])
+    part_of = np.searchsorted(starts, mixture.indices, side="right") - 1
+    return part_of, mixture.indices - starts[part_of]
+
+
 def test_every_set_is_drawn_with_equal_probability() -> None:
     """An epoch is as long as the longest set, whatever the sets' sizes, and a function of (seed, epoch)."""
     parts, drawn = [Rows(100), Rows(4000), Rows(50)], []
     for epoch in range(2):
-        mixture = Mixture.drawn(parts, (1, 1, 1), epoch=epoch, seed=1)
+        mixture = draw_mixture(parts, (1, 1, 1), epoch=epoch, seed=1)
         assert len(mixture) == 4000
-        items = [mixture[i] for i in range(len(mixture))]
-        counts = np.bincount([item["part"] for item in items])
+        part_of, row_of = parts_and_rows(mixture)
+        assert [mixture[i]["index"] for i in range(len(mixture))] == row_of.tolist()
+        counts = np.bincount(part_of)
         assert np.abs(counts - 4000 / 3).max() < 4 * np.sqrt(4000 * 2 / 9)  # four standard deviations
         for part, n in enumerate(counts):
-            times = np.bincount([item["index"] for item in items if item["part"] == part], minlength=len(parts[part]))
+            times = np.bincount(row_of[part_of == part], minlength=len(parts[part]))
             # None comes once more than another may.
             assert times.max() - times.min() <= 1
             assert times.sum() == n
         assert all(part.epoch == epoch for part in parts)
-        drawn.append((mixture.part_of, mixture.row_of))
-    assert not np.array_equal(*drawn)
-    again = Mixture.drawn(parts, (1, 1, 1), epoch=1, seed=1)
-    assert np.array_equal(drawn[1], (again.part_of, again.row_of))
+        drawn.append(mixture.indices)
+    assert drawn[0] != drawn[1]
+    assert drawn[1] == draw_mixture(parts, (1, 1, 1), epoch=1, seed=1).indices
 
 
-def test_shares_are_chances() -> None:
-    part_of = Mixture.drawn([Rows(1000), Rows(10)], (3, 1), epoch=0, seed=0).part_of
+def test_shares_are_relative_probabilities() -> None:
+    part_of, _ = parts_and_rows(draw_mixture([Rows(1000), Rows(10)], (3, 1), epoch=0, seed=0))
     assert abs(part_of.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 1000)
 
 
-def test_one_set_is_taken_whole() -> None:
-    mixture = Mixture.drawn([Rows(10)], (1,), epoch=3, seed=0)
-    assert sorted(mixture.row_of.tolist()) == list(range(10))
+def test_a_single_set_is_used_completely() -> None:
+    assert sorted(draw_mixture([Rows(10)], (1,), epoch=3, seed=0).indices) == list(range(10))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

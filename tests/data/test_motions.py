@@ -1,4 +1,4 @@
-"""Motions: reading and packing what users hold, splits, frames, and the two published trainings on them."""
+"""Motions: reading and packing the user's files, splits, frames, and the two published trainings on them."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def test_frames_are_those_of_the_files(animations, motions) -> None:
     ("change", "reason"),
     [
         ({"gender": "robot"}, "'robot' is none of"),
-        ({"poses": np.zeros((3, 63))}, r"shape \(3, 63\) of float64, expected numbers \(T, 66\)"),
+        ({"poses": np.zeros((3, 63))}, r"shape \(3, 63\) of float64, expected numbers \(3, 66\)"),
         ({"poses": np.zeros((0, 72))}, "poses holds no frames"),
         ({"poses": np.full((3, 72), np.nan)}, "poses is not finite"),
         ({"betas": np.zeros(9)}, r"betas has shape \(9,\)"),
@@ -70,7 +70,7 @@ def test_frames_are_those_of_the_files(animations, motions) -> None:
         ({"poses": np.array([{}])}, "the field poses holds objects other than numbers and text"),
     ],
 )
-def test_files_that_are_not_right_are_refused(tmp_path, change, reason) -> None:
+def test_invalid_files_are_refused(tmp_path, change, reason) -> None:
     np.savez(tmp_path / "good.npz", **GOOD)
     assert read_motion(tmp_path / "good.npz")[0].shape == (3, 63)
     np.savez(tmp_path / "bad.npz", **{k: v for k, v in (GOOD | change).items() if v is not None})
@@ -82,7 +82,7 @@ def test_files_that_are_not_right_are_refused(tmp_path, change, reason) -> None:
     assert problem.startswith(f"{tmp_path / 'bad.npz'}: ")
 
 
-def test_shapes_are_no_motions_whatever_the_folder_is_called(tmp_path) -> None:
+def test_shape_files_are_not_motions_whatever_the_folder_is_called(tmp_path) -> None:
     folder = tmp_path / "shape_study"
     (folder / "p" / "shape").mkdir(parents=True)
     for name in ("a", "p/shape/b", "p/my_shape"):
@@ -90,7 +90,7 @@ def test_shapes_are_no_motions_whatever_the_folder_is_called(tmp_path) -> None:
     assert list(motion_files(folder)) == ["a.npz"]
 
 
-def test_without_motions_one_is_told_where_they_come_from(tmp_path) -> None:
+def test_the_source_of_missing_motions_is_reported(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere is missing: BEDLAM's animations, from https://bedlam"):
         motion_files(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no motions"):
@@ -140,7 +140,7 @@ def test_only_what_changed_is_read_again(animations, tmp_path, monkeypatch) -> N
     assert content.keys() != {path.name for path in cache.iterdir()}
 
 
-def test_a_motion_is_in_one_split_and_stays_there(animations, motions, tmp_path) -> None:
+def test_a_motion_is_in_one_split_whatever_other_files_there_are(animations, motions, tmp_path) -> None:
     splits = {name: {m.path for m in motions.split(name, SHARES).motions} for name in ("train", "val", "test")}
     assert sum(map(len, splits.values())) == len(set.union(*splits.values())) == 12
     for i in range(400):
@@ -256,7 +256,7 @@ def test_meshes_have_their_gender(project) -> None:
 
 
 @needs_template
-def test_cached_tokens_are_those_made_for_each_batch(project, monkeypatch) -> None:
+def test_cached_tokens_equal_those_computed_for_each_batch(project, monkeypatch) -> None:
     monkeypatch.setattr("mega.data.motion_data._SHARD", 64)
     config = composed("pretrain_mega", "experiment=mega_pretrained", *SMALL_TOKENIZER)
     body = SMPLHBody(project / "body_models")
@@ -398,13 +398,13 @@ def test_an_interrupted_training_on_random_frames_ends_the_same(run, project) ->
 
 
 @needs_template
-def test_validation_takes_the_bodies_of_3dpw(run, project) -> None:
+def test_validation_uses_the_bodies_of_3dpw(run, project) -> None:
     body, folder = SMPLHBody(project / "body_models"), project / "datasets"
     columns = write_3dpw(folder / "3DPW" / "3DPW_validation.npz")
     paths = [folder / "3dpw" / "3dpw_validation.npz", folder / "3DPW" / "3DPW_validation.npz"]
     options = {"folder": folder / "bedlam_animations", "cache": project / "cache", "batch_size": 6}
     data = MotionMeshData(body, **options, val_annotations=paths)
-    assert data.validation_file == paths[1]
+    assert data.annotation_file("val") == paths[1]
     (batch,) = list(data.val_dataloader())
     vertices = data.on_after_batch_transfer(batch, 0)["vertices"]
     for i, gender in enumerate(columns["gender"]):  # without the root, of the person's own gender
@@ -420,7 +420,7 @@ def test_validation_takes_the_bodies_of_3dpw(run, project) -> None:
             assert file["tokens"].shape == (4, 54)
         # One's own file goes first.
         write_3dpw(paths[0], 3)
-        assert MotionMeshData(body, **options, val_annotations=paths).validation_file == paths[0]
+        assert MotionMeshData(body, **options, val_annotations=paths).annotation_file("val") == paths[0]
     finally:
         for path in paths:
             path.unlink(missing_ok=True)
@@ -516,7 +516,7 @@ def test_tokenizer_at_true_size(run) -> None:
         ("pretrain_mega.py", "mega_pretrained", SMALL_TOKENIZER + SMALL_PRIOR),
     ],
 )
-def test_a_missing_folder_is_one_sentence(run, project, tmp_path, script, experiment, small) -> None:
+def test_a_missing_folder_is_reported_in_one_sentence(run, project, tmp_path, script, experiment, small) -> None:
     for name in ("body_models", "checkpoint"):
         (tmp_path / name).symlink_to(project / name)
     with pytest.raises(pytest.fail.Exception) as said:

@@ -1,4 +1,4 @@
-"""Annotation files as users hold them: what is read from published ones, and what is said of those that are wrong."""
+"""The user's annotation files: what is read from published ones, and what is reported of invalid ones."""
 
 import io
 import os
@@ -14,10 +14,10 @@ from PIL import Image
 
 from mega.bodies import SMPLHBody
 from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
-from mega.data.smpl_images import SMPLImages, Source
+from mega.data.smpl_images import SMPLImages
 from mega.data.synthetic_images import read_rgb
 from mega.evaluation import test_sets as testsets
-from mega.evaluation.test_sets import people_of_file, smpl_test
+from mega.evaluation.test_sets import people_of_file
 from mega.external_files import _say_once
 from mega.predictor import Crop
 from tests.golden.golden import GOLDEN_DIR
@@ -42,19 +42,25 @@ def columns() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"part": None}, "lacks the field part or j2d"),
-        ({"pose_cam": None}, "lacks a pose: pose_cam, pose, or root_orient and pose_body"),
-        ({"shape": np.zeros((PEOPLE - 1, 10))}, r"there are 3 imgnames, but shape has shape \(2, 10\)"),
-        ({"center": np.float64(3)}, r"there are 3 imgnames, but center has shape \(\)"),
+        ({"part": None}, "lacks the field j2d or part"),
+        ({"pose_cam": None}, "lacks the field pose_cam or pose or root_orient and pose_body"),
+        (
+            {"shape": np.zeros((PEOPLE - 1, 10))},
+            r"the field shape has shape \(2, 10\), expected \(3, 10\) or more for 3 imgnames",
+        ),
+        ({"center": np.float64(3)}, r"the field center has shape \(\), expected \(3, 2\) or more for 3 imgnames"),
         ({"center": np.full((PEOPLE, 2), "x")}, "the field center holds no numbers"),
-        ({"shape": np.zeros((2, 10)), "part": np.zeros((4, 24, 3))}, r"shape has shape \(2, 10\), part has shape \(4,"),
-        ({"part": np.zeros((PEOPLE, 24))}, r"the field part has shape \(3, 24\), expected \(P, 24, 3\)"),
-        ({"pose_cam": np.zeros((PEOPLE, 63))}, r"the field pose_cam has shape \(3, 63\), expected \(P, 66\)"),
+        (
+            {"shape": np.zeros((2, 10)), "part": np.zeros((4, 24, 3))},
+            r"part has shape \(4, 24, 3\), .*; the field shape has shape \(2, 10\),",
+        ),
+        ({"part": np.zeros((PEOPLE, 24))}, r"the field part has shape \(3, 24\), expected \(3, 24, 3\)"),
+        ({"pose_cam": np.zeros((PEOPLE, 63))}, r"the field pose_cam has shape \(3, 63\), expected \(3, 66\)"),
         ({name: array[:0] for name, array in columns().items()}, "holds no rows"),
         ({"shape": np.array([{}] * PEOPLE)}, "cannot be read as arrays"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, change: dict, words: str) -> None:
+def test_invalid_fields_are_reported(tmp_path: Path, change: dict, words: str) -> None:
     path = tmp_path / "coco.npz"
     np.savez(path, **{k: v for k, v in (columns() | change).items() if v is not None})
     with pytest.raises(ValueError, match=words) as error:
@@ -117,22 +123,22 @@ def write(path: Path, columns: dict[str, np.ndarray], pictures: Path | None = No
         ("datasets/emdb/emdb_test.npz", "datasets/EMDB/test.npz"),
     ],
 )
-def test_published_files_are_found_where_they_are_put(tmp_path, monkeypatch, capsys, ours: str, published: str) -> None:
+def test_files_at_the_published_places_are_found(tmp_path, monkeypatch, capsys, ours: str, published: str) -> None:
     monkeypatch.chdir(tmp_path)
     _say_once.cache_clear()
     with pytest.raises(FileNotFoundError, match=ours):
-        SMPLImages(Source(Path(ours), Path()), crop_size=32)
+        SMPLImages(Path(ours), root=Path(), crop_size=32)
     write(Path(published), published_3dpw(), Path())
     for path in (ours, tmp_path / ours):
-        data = SMPLImages(Source(Path(path), Path()), crop_size=32)
+        data = SMPLImages(Path(path), root=Path(), crop_size=32)
         assert len(data) == PEOPLE
         assert f"{path} is not there: {data.path} is read." in capsys.readouterr().out
         assert str(data.path).endswith(published)
         assert data[2]["image"].shape == (3, 32, 32)
-    SMPLImages(Source(Path(ours), Path()))
+    SMPLImages(Path(ours), root=Path())
     assert capsys.readouterr().out == "", "said once"
     write(Path(ours), published_3dpw(2), Path())
-    assert len(SMPLImages(Source(Path(ours), Path()))) == 2
+    assert len(SMPLImages(Path(ours), root=Path())) == 2
     assert f"{ours} is read, and {published} is not" in capsys.readouterr().out
 
 
@@ -140,14 +146,14 @@ def test_every_joint_of_3dpw_counts_and_parts_by_their_confidence(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     depths = published_3dpw()
     assert (depths["j2d"][..., 2] < 0).any()
-    data = SMPLImages(Source(write(tmp_path / "test.npz", depths, tmp_path)), crop_size=32)
+    data = SMPLImages(write(tmp_path / "test.npz", depths, tmp_path), crop_size=32)
     for i in range(PEOPLE):
         weights = data[i]["keypoints2d"][:, 2]
         assert (weights[:17] == 0).all()
         assert weights[17:].numpy() == pytest.approx(41 / 24)
     parts = columns() | {"imgname": np.array(["a.jpg"] * PEOPLE), "scale": np.full(PEOPLE, 0.2)}
     parts["part"] = np.tile(np.linspace(0, 1, 24)[None, :, None], (PEOPLE, 1, 3))
-    data = SMPLImages(Source(write(tmp_path / "coco" / "coco.npz", parts, tmp_path / "coco")), crop_size=32)
+    data = SMPLImages(write(tmp_path / "coco" / "coco.npz", parts, tmp_path / "coco"), crop_size=32)
     known = np.linspace(0, 1, 24)[[*range(13), 18, 14, 16, 17]]
     assert data[0]["keypoints2d"][:17, 2].numpy() == pytest.approx(known * 41 / 17)
 
@@ -161,10 +167,9 @@ def test_pictures_are_found_from_the_project_or_from_the_file(tmp_path, monkeypa
     crop, path = Crop(32, 1.0), Path("files/people.npz")
     write(path, published_3dpw())
     name = published_3dpw()["imgname"][0]
-    for read in (people_of_file, smpl_test):
-        with pytest.raises(ValueError, match="3 of the 3 images") as error:
-            read(body, crop, path)
-        assert f"looked for at files/{name} and at {name}." in str(error.value)
+    with pytest.raises(ValueError, match="3 of the 3 images") as error:
+        people_of_file(body, crop, path)
+    assert f"looked for at files/{name} and at {name}." in str(error.value)
     write(path, published_3dpw(), Path())
     assert people_of_file(body, crop, path).items[0]["image"].shape == (3, 32, 32)
     with pytest.raises(ValueError, match=rf"looked for at elsewhere/{name}\."):
@@ -179,7 +184,9 @@ def test_pictures_are_found_from_the_project_or_from_the_file(tmp_path, monkeypa
 
 @pytest.mark.parametrize("folder", ["plain", "closeup_set"])
 @pytest.mark.parametrize("name", ["a/closeup_1.png", "closeup/1.png", "a/1.png"])
-def test_only_the_name_in_the_file_says_that_a_picture_is_stored_lying(tmp_path: Path, folder: str, name: str) -> None:
+def test_only_the_name_in_the_file_says_that_a_picture_is_stored_rotated(
+    tmp_path: Path, folder: str, name: str
+) -> None:
     stored = np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype=np.uint8)
     path = tmp_path / folder / name
     path.parent.mkdir(parents=True)
@@ -189,13 +196,13 @@ def test_only_the_name_in_the_file_says_that_a_picture_is_stored_lying(tmp_path:
 
 
 @pytest.mark.skipif(not INPUTS.is_dir(), reason=f"no {INPUTS}")
-def test_the_name_of_a_folder_turns_no_picture() -> None:
-    items = [SMPLImages(Source(INPUTS / f"{name}_project/coco/coco.npz"), 64)[0] for name in ("plain", "closeup")]
+def test_the_name_of_a_folder_rotates_no_picture() -> None:
+    items = [SMPLImages(INPUTS / f"{name}_project/coco/coco.npz", 64)[0] for name in ("plain", "closeup")]
     for name, value in items[0].items():
         assert (np.asarray(value) == np.asarray(items[1][name])).all(), name
 
 
-def test_setup_check_finds_published_files_and_names_what_is_wrong(tmp_path, capsys) -> None:
+def test_setup_check_finds_published_files_and_reports_faults(tmp_path, capsys) -> None:
     _say_once.cache_clear()
     folder = tmp_path / "datasets"
     write(folder / "3DPW" / "3DPW_test.npz", published_3dpw(), tmp_path)
@@ -284,7 +291,7 @@ class _Runs:
 
 
 @pytest.mark.parametrize("field", ["imgname", "gender", "scale", "part"])
-def test_arrays_of_other_objects_are_refused_by_name_and_nothing_runs(tmp_path: Path, field: str) -> None:
+def test_other_objects_are_refused_by_field_and_nothing_is_run(tmp_path: Path, field: str) -> None:
     path, trace = tmp_path / "coco.npz", tmp_path / "trace"
     plain = columns() | {"gender": np.array(["m"] * PEOPLE)}
     cases = {
@@ -309,7 +316,7 @@ def write_attack(path: Path, trace: Path) -> str:
     return path.name
 
 
-def test_rows_of_objects_of_different_length_are_refused_by_name(tmp_path: Path) -> None:
+def test_object_rows_of_different_length_are_refused_by_field(tmp_path: Path) -> None:
     parts = np.empty(PEOPLE, object)
     parts[:] = [np.zeros((24, 3)), np.zeros((24, 3)), np.zeros((23, 3))]
     np.savez(tmp_path / "coco.npz", **columns() | {"part": parts})

@@ -162,7 +162,7 @@ def test_reads_what_an_evaluation_writes(tmp_path, compared):
     about |= {"data": DATA, "weights": {}, "options": {}, "protocols": {"coco17": COCO17}, "seconds": {}}
     faces, template = np.array([[0, 1, 2]]), np.eye(3)
     for seed, name in enumerate("ab"):
-        results = Results(*people(), columns(errors(seed)))
+        results = Results(*people(), {**columns(errors(seed)), "deterministic/2d/keypoints": errors(4)})
         write_report(tmp_path / name, results, about, faces, template, [])
     assert read_report(tmp_path / "a", "a").data["hash"] == DATA["hash"]
     _, printed = compared("a", "b")

@@ -15,8 +15,8 @@ import pytest
 
 import test_mega
 from mega.config import file_as_testset
-from mega.evaluation import evaluate as evaluation
-from mega.evaluation.shards import GROUP
+from mega.evaluation import plots
+from mega.evaluation.evaluate import GROUP
 from mega.evaluation.statistics import Results
 from mega_common.files import whole_file, write_whole
 from tests.helpers.fake_files import ROOT, SMALL, needs_template, write_project
@@ -64,7 +64,7 @@ def evaluate_killed(picture: int, *overrides: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         write_whole(path, data)
 
-    evaluation.write_whole = write_or_die
+    plots.write_whole = write_or_die
     evaluate(*overrides)
 
 
@@ -195,7 +195,7 @@ def test_a_file_may_be_named(reference, pictures, tmp_path, capsys) -> None:
 
 @pytest.mark.slow
 def test_what_cannot_be_evaluated_is_said_before_any_work(pictures, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("mega.evaluation.shards.Groups.measure", None)  # nothing is measured
+    monkeypatch.setattr("mega.evaluation.evaluate.Groups.batches", None)  # nothing is measured
 
     def refused(*overrides: str) -> str:
         assert evaluate(f"output={tmp_path / 'out'}", *overrides) == 1

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mega.console import format_table
-from mega.evaluation.plots import draw_errors_on_body, draw_person
+from mega.evaluation.plots import Person, draw_errors_on_body, draw_person
 from mega.evaluation.report import describe, write_report
-from mega.evaluation.statistics import Results, variants_of
+from mega.evaluation.statistics import Results, shown_variants
 from mega.metrics import COCO17, HIPS, MEGA
 from tests.helpers.results import FACES, TEMPLATE, made_up
 
@@ -29,18 +29,10 @@ ABOUT = {
 }
 
 
-def example(title: str, bend: float) -> dict:
-    placed = (TEMPLATE + np.array([0, 0, 8])).astype(np.float32)
-    image = np.full((64, 64, 3), 90, np.uint8)
-    prediction = placed + [0, 0, bend] * np.abs(TEMPLATE)
-    return {
-        "title": title,
-        "image": image,
-        "prediction": prediction,
-        "truth": placed,
-        "focal": 240.0,
-        "centre": (32, 32),
-    }
+def example(title: str, bend: float) -> Person:
+    truth = (TEMPLATE + np.array([0, 0, 8])).astype(np.float32)
+    prediction = truth + [0, 0, bend] * np.abs(TEMPLATE)
+    return Person(np.full((64, 64, 3), 90, np.uint8), 240.0, np.array([32, 32]), prediction, truth, title)
 
 
 # Words
@@ -56,7 +48,7 @@ def test_protocols_in_words():
 def test_variants_in_their_order():
     columns = ["likeliest_of_25/x/PVE", "mean_of_5/x/PVE", "best_of_10/x/PVE", "best_of_5/x/PVE", "deterministic/x/PVE"]
     expected = ["deterministic", "best_of_5", "best_of_10", "mean_of_5", "likeliest_of_25"]
-    assert variants_of([*columns, "spread/apd"]) == expected
+    assert list(shown_variants([*columns, "spread/apd"])) == expected
 
 
 def test_tables_line_up_as_text():
@@ -157,9 +149,8 @@ def test_errors_are_where_the_mesh_is_coloured():
 
 def test_the_spread_of_a_person_is_where_its_samples_differ():
     """In the picture's lower half, where the camera's y is positive; without samples that cell is left out."""
-    person = example("", 0.0) | {"errors": "", "spread": np.where(TEMPLATE[:, 1] > 0, 0.1, 0.0)}
-    picture = draw_person(person, FACES).astype(int)
-    without = draw_person(person | {"spread": None}, FACES)
+    picture = draw_person(example("", 0.0), FACES, "", np.where(TEMPLATE[:, 1] > 0, 0.1, 0.0)).astype(int)
+    without = draw_person(example("", 0.0), FACES, "", None)
     heat = picture[:, without.shape[1] : -100]  # the scale is at the right
     redness = heat[..., 0] - heat[..., 2]
     assert redness[200:380].max() > 30

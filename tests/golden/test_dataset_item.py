@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mega.bodies.smplh import SMPLHBody
 from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
-from mega.data.smpl_images import SMPLImages, Source
+from mega.data.smpl_images import SMPLImages
 from mega.smpl_crops import PART24_TO_17, annotated_crop, keypoints_on_crop
 from tests.golden.golden import Arrays, assert_close, golden_cases, load, recipe
 
@@ -67,7 +67,7 @@ def _check_item(
     picture = root / table.imgname[row]
     picture.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(picture), arrays["image_bgr"].numpy())
-    item = SMPLImages(Source(file, root), SIZE)[row]
+    item = SMPLImages(file, SIZE, root=root)[row]
     image = read_smpl_picture(root, str(table.imgname[row]))
     crop = annotated_crop(image, table.center[row], table.scale[row], SIZE) / 255
     where = arrays["idx"].numpy()

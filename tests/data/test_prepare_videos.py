@@ -1,4 +1,4 @@
-"""Pictures out of videos: the real script on videos whose frames carry their number as brightness."""
+"""Pictures from videos: the real script on videos whose frames encode their number as brightness."""
 
 import json
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def frame_of(path: Path) -> int:
     return round(cv2.imread(str(path)).mean() / STEP)
 
 
-def test_h36m_pictures_are_the_frames_that_their_names_say(tmp_path: Path, prepare) -> None:
+def test_h36m_pictures_are_the_frames_in_their_names(tmp_path: Path, prepare) -> None:
     names = [
         "S1_Directions_1.54138969_000001.jpg",
         "S1_Directions_1.54138969_000016.jpg",
@@ -57,7 +57,7 @@ def test_h36m_pictures_are_the_frames_that_their_names_say(tmp_path: Path, prepa
     assert sorted(report["videos"].values()) == [1, 2]
 
 
-def test_h36m_names_are_read_in_both_ways(tmp_path: Path, prepare) -> None:
+def test_both_namings_of_h36m_are_read(tmp_path: Path, prepare) -> None:
     names = ["Images/S1/Directions_1.54138969/000004.jpg", "Images/S11/WalkDog.60457274/000001.jpg"]
     names += ["S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000007.jpg"]
     folder = write_labels(tmp_path / "datasets" / "h36m_train" / "h36m_train.npz", np.array(names, object))
@@ -68,7 +68,7 @@ def test_h36m_names_are_read_in_both_ways(tmp_path: Path, prepare) -> None:
     assert [frame_of(folder / name) for name in names] == [3, 0, 6]
 
 
-def test_mpi_inf_3dhp_names_are_read_in_both_ways(tmp_path: Path, prepare) -> None:
+def test_both_namings_of_mpi_inf_3dhp_are_read(tmp_path: Path, prepare) -> None:
     names = ["S1/Seq2/imageFrames/video_4/frame_000003.jpg", "images/S8_Seq1_0_000012.jpg"]
     folder = write_labels(tmp_path / "datasets" / "mpi-inf-3dhp" / "mpi_inf_3dhp_train.npz", names)
     write_video(folder / "videos" / "S1" / "Seq2" / "imageSequence" / "video_4.avi", 15)
@@ -77,7 +77,7 @@ def test_mpi_inf_3dhp_names_are_read_in_both_ways(tmp_path: Path, prepare) -> No
     assert [frame_of(folder / name) for name in names] == [2, 11]
 
 
-def test_a_stopped_run_goes_on_and_touches_no_picture_that_is_there(tmp_path: Path, prepare) -> None:
+def test_an_interrupted_run_resumes_and_keeps_existing_pictures(tmp_path: Path, prepare) -> None:
     names = [f"S1_Walk.1_{i:06d}.jpg" for i in (1, 4, 9)]
     folder = write_labels(tmp_path / "datasets" / "h36m_train" / "h36m_train.npz", names)
     write_video(folder / "videos" / "S1" / "Videos" / "Walk.1.mp4", 12)
@@ -89,7 +89,7 @@ def test_a_stopped_run_goes_on_and_touches_no_picture_that_is_there(tmp_path: Pa
     assert not list(folder.glob(".*")), "no temporary file is left"
 
 
-def test_what_cannot_be_had_is_named_and_the_rest_is_done(tmp_path: Path, prepare) -> None:
+def test_pictures_that_cannot_be_extracted_are_reported_and_the_others_extracted(tmp_path: Path, prepare) -> None:
     names = [
         *("S1_Walk.1_000002.jpg", "S1_Walk.1_000099.jpg", "S1_Gone.1_000001.jpg", "S1_Gone.1_000002.jpg"),
         *("S1_Broken.1_000001.jpg", "odd.jpg", "../S1_Walk.1_000001.jpg", "S1_Walk.1_000000.jpg"),
@@ -127,7 +127,7 @@ def test_other_names_need_only_another_pattern(tmp_path: Path, prepare) -> None:
         assert (code, words in errors) == (1, True)
 
 
-def test_without_labels_or_videos_it_says_what_is_missing(tmp_path: Path, prepare) -> None:
+def test_missing_labels_and_videos_are_reported(tmp_path: Path, prepare) -> None:
     code, _, errors = prepare("h36m")
     assert (code, "h36m_train.npz is missing: H36M with BEDLAM's labels, from https" in errors) == (1, True)
     write_labels(tmp_path / "datasets" / "h36m_train" / "h36m_train.npz", ["S1_Walk.1_000001.jpg"])

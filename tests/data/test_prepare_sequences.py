@@ -1,4 +1,4 @@
-"""Raw 3DPW and EMDB -> annotation files: the real script on made-up raw files, read by the reader of the training."""
+"""Raw 3DPW and EMDB -> annotation files: the real script on made-up raw files, read as in training."""
 
 import json
 import pickle
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mega.data.prepare.frames import Frames
-from mega.data.prepare.threedpw import smooth_boxes
+from mega.data.prepare_sequences import _table, smooth_boxes
 from mega.data.smpl_annotations import SMPLAnnotations
 from tests.helpers.raw_files import angle_of, prepare_data, project, python2_pickle, write_3dpw, write_emdb
 
@@ -95,7 +94,7 @@ def test_3dpw_boxes_hold_the_person_at_150_of_200_pixels(tmp_path: Path, prepare
     assert np.abs((low + high) / 2 - annotations.center).max() < 0.05 * side.max()
 
 
-def test_boxes_are_smooth_and_ignore_what_is_not_confident() -> None:
+def test_boxes_are_smooth_and_ignore_unconfident_joints() -> None:
     rng = np.random.default_rng(0)
     corners = np.array([[100.0, 50], [160, 130]])  # 100 px of diagonal
     points = np.concatenate([np.repeat(corners[None], 200, 0), np.ones((200, 2, 1))], axis=2)
@@ -183,7 +182,7 @@ def test_short_tracks_have_boxes_too(frames: int) -> None:
     assert side == pytest.approx(np.full(frames, 100 * 4 / 3))
 
 
-def test_who_cannot_be_projected_is_left_out_with_the_reason(tmp_path: Path, prepare) -> None:
+def test_people_who_cannot_be_projected_are_left_out_with_the_reason(tmp_path: Path, prepare) -> None:
     folder = tmp_path / "datasets" / "3dpw"
     world = write_3dpw(folder, frames=10, genders=("m",))
     trans, joints = world["trans"][0].copy(), world["joints"][0].copy()
@@ -257,7 +256,7 @@ def test_emdb2_is_split_by_whole_sequences(tmp_path: Path, prepare) -> None:
         assert (code, words in errors) == (1, True), errors
 
 
-def test_files_of_earlier_versions_are_refused_with_the_command_that_makes_them_anew(tmp_path: Path, prepare) -> None:
+def test_files_of_earlier_versions_are_refused_with_the_command_to_make_them_again(tmp_path: Path, prepare) -> None:
     folder = tmp_path / "datasets" / "3dpw"
     write_3dpw(folder, "courtyard_a_00", frames=8, genders=("m",))
     write_emdb(tmp_path / "datasets" / "emdb", frames=4)
@@ -288,7 +287,7 @@ def change(file: Path, **fields: object) -> None:
     file.write_bytes(python2_pickle({name: value for name, value in content.items() if value is not None}))
 
 
-def test_one_bad_sequence_does_not_lose_the_others(tmp_path: Path, prepare) -> None:
+def test_bad_sequences_are_reported_and_the_others_kept(tmp_path: Path, prepare) -> None:
     folder = tmp_path / "datasets" / "3dpw"
     names = ["a_cut", "b_lacks", "c_short", "d_gender", "e_no_picture", "f_good"]
     for name in names:
@@ -309,7 +308,7 @@ def test_one_bad_sequence_does_not_lose_the_others(tmp_path: Path, prepare) -> N
         "a_cut.pkl cannot be read as a pickle",
         "b_lacks.pkl lacks the field trans",
         r"c_short.pkl: the field poses[0] has shape (11, 72), expected (12, 72)",
-        "d_gender.pkl: the field genders has no usable entry for person 0",
+        "d_gender.pkl: the field genders[0] cannot be used: The gender 'x' is none of",
         "e_no_picture.pkl: 1 pictures are missing, the first is datasets/3dpw/imageFiles/e_no_picture/image_00003.jpg",
     ]
     for problem, words in zip(problems, wanted, strict=True):
@@ -317,7 +316,7 @@ def test_one_bad_sequence_does_not_lose_the_others(tmp_path: Path, prepare) -> N
         assert problem in printed
 
 
-def test_what_cannot_be_used_at_all_leaves_the_old_file_alone(tmp_path: Path, prepare) -> None:
+def test_an_existing_file_is_kept_if_no_frame_can_be_used(tmp_path: Path, prepare) -> None:
     folder = tmp_path / "datasets" / "3dpw"
     write_3dpw(folder, frames=8, invalid=range(8))
     (folder / "3dpw_test.npz").write_bytes(b"the old one")
@@ -327,7 +326,7 @@ def test_what_cannot_be_used_at_all_leaves_the_old_file_alone(tmp_path: Path, pr
     assert (folder / "3dpw_test.npz").read_bytes() == b"the old one"
 
 
-def test_subsets_of_3dpw_go_over_the_splits(tmp_path: Path, prepare) -> None:
+def test_a_subset_of_3dpw_is_chosen_from_all_splits(tmp_path: Path, prepare) -> None:
     folder = tmp_path / "datasets" / "3dpw"
     for split, name in (("train", "courtyard_box_00"), ("validation", "outdoors_golf_00"), ("test", "flat_guitar_01")):
         write_3dpw(folder, name, split, frames=5, genders=("f",))
@@ -344,23 +343,31 @@ def test_subsets_of_3dpw_go_over_the_splits(tmp_path: Path, prepare) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "python tools/prepare_data.py 3dpw | emdb"),
+        ((), "python tools/prepare_data.py 3dpw | emdb | h36m | mpi_inf_3dhp | bedlam_check"),
         (("3dpw",), "Unpack sequenceFiles.zip and imageFiles.zip"),
-        (("3dpw", "dataset.splits=[tset]"), "3DPW has no split tset"),
+        (("3dpw", "dataset.splits=[tset]"), "dataset.splits=[tset] must be a list of train | validation | test"),
         (("3dpw", "dataset.subset=some"), "Give dataset.sequences and dataset.subset"),
         (("emdb",), "There are no sequences (P*/*/*_data.pkl) in datasets/emdb"),
-        (("emdb", "dataset.part=emdb3"), "it is one of emdb1, emdb2"),
-        (("3dwp",), "dataset=3dwp is not known; choose from 3dpw, bedlam_check"),
+        (("emdb", "dataset.part=emdb3"), "dataset.part=emdb3 must be emdb1 or emdb2"),
+        (("3dwp",), "dataset=3dwp is not known; choose from 3dpw, bedlam_check, emdb"),
     ],
 )
-def test_wrong_commands_are_told_what_to_do(prepare, arguments: tuple[str, ...], words: str) -> None:
+def test_an_error_says_how_to_correct_the_command(prepare, arguments: tuple[str, ...], words: str) -> None:
     code, _, errors = prepare(*arguments)
     assert code == 1
     assert words in errors
 
 
-def test_a_table_of_columns_of_different_length_cannot_be_made() -> None:
-    columns = {name: np.zeros(3) for name in Frames.__dataclass_fields__ if name != "trans_cam"}
-    assert len(Frames(**columns)) == 3
-    with pytest.raises(ValueError, match=r"differ in length.*'imgname': 2"):
-        Frames(**columns | {"imgname": np.zeros(2)})
+def test_a_table_of_columns_of_different_length_cannot_be_made(tmp_path: Path) -> None:
+    columns = {"cam_ext": np.tile(np.eye(4), (3, 1, 1)), "root_orient": np.zeros((3, 3)), "j2d": np.zeros((3, 24, 2))}
+    (tmp_path / "0.jpg").touch()
+
+    def table(side: list[float]) -> dict[str, np.ndarray]:
+        first = np.array([False, False, True])
+        return _table(tmp_path, "{}.jpg", {"sequence": "a"}, columns | {"side": np.array(side)}, {"first": first})
+
+    made = table([1.0, np.nan, 1.0])
+    assert made["sequence"].tolist() == ["a"] * 3
+    assert made["reason"].tolist() == ["", "not finite", "first"]
+    with pytest.raises(ValueError, match=r"differ in length.*'side': 2"):
+        table([1.0, 1.0])

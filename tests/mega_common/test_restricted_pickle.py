@@ -38,7 +38,7 @@ def test_every_way_of_writing_arrays_is_read(tmp_path: Path, writer: str) -> Non
     assert read == {name: CONTENT[name] for name in ("names", "scalar", "nested")}
 
 
-def test_the_old_format_is_the_true_one() -> None:
+def test_the_python_2_format_of_the_tests_is_genuine() -> None:
     """What the tests write has no trace of Python 3 or of today's numpy, and the plain reader of Python reads it."""
     data = python2_pickle(CONTENT)
     assert b"numpy.core.multiarray" in data
@@ -90,7 +90,7 @@ def test_other_names_are_forbidden(tmp_path: Path, name: str) -> None:
         (python2_pickle([1, 2]), "holds a list, expected a dict"),
     ],
 )
-def test_broken_files_are_named(tmp_path: Path, data: bytes, words: str) -> None:
+def test_broken_files_are_reported(tmp_path: Path, data: bytes, words: str) -> None:
     path = tmp_path / "seq.pkl"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=words) as error:
