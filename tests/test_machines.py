@@ -64,7 +64,8 @@ def test_text_files_are_read_and_written_as_utf8() -> None:
             called = ast.unparse(node.func)
             binary = any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in node.args)
             of_bytes = called in ("Image.open", "file.zip.open") or binary
-            if called.endswith(("read_text", "write_text")) or (called.endswith("open") and not of_bytes):
+            method = called.rpartition(".")[2]
+            if method in ("read_text", "write_text") or (method == "open" and not of_bytes):
                 assert any(keyword.arg == "encoding" for keyword in node.keywords), f"{path}:{node.lineno}"
 
 
