@@ -44,7 +44,7 @@ for package in ("mega_common", "mesh_vq_vae", "mega"):
         attempt(importlib.import_module, module.name)
 for script in sys.argv[1:]:
     attempt(runpy.run_path, script, run_name="imported")
-sys.exit("\\n".join(failed))
+sys.exit("\\n".join(failed) or 0)
 """
 
 

@@ -2,7 +2,7 @@
 
 A ray caster (Embree, through `embreex`) draws a body of 13,000 vertices in about 20 ms on one core. It needs
 only the pip package: no display, no EGL, no GPU. The same input gives the same image, bit for bit.
-Where there is no such package (Linux on ARM), triangles are rasterized by numpy, which takes RASTER_TIMES as long.
+Where there is no such package (Linux on ARM), triangles are rasterized by numpy, which takes about four times as long.
 
 Picture coordinates are those of `mega.geometry`: pixel (0, 0) is the centre of the top left pixel, which reaches from
 -0.5 to 0.5.
