@@ -381,7 +381,8 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
         if not _exists(value):
             if value == "null" or "${" in value or re.fullmatch(r"""(".*"|'.*')""", value, re.DOTALL):
                 return f"{name}={value}"
-            is_text = name in texts or (name.rpartition(".")[2] in _NAMES_OF_PATHS and value[:1] not in ("[", "{"))
+            group, _, key = name.rpartition(".")
+            is_text = name in texts or (group and key in _PATHS and value[:1] not in ("[", "{"))
             if (sweeps and "," in value) or (not is_text and _is_read_by_hydra(word)):
                 return f"{name}={value}"
         return f"{name}={_quote(value)}"
@@ -389,8 +390,8 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
     return [quoted(word) for word in words]
 
 
-# Options of config groups that are paths.
-_NAMES_OF_PATHS = ("folder", "path", "root", "cache", "videos", "pictures", "annotations", "weights")
+# Options in config groups that are paths.
+_PATHS = ("folder", "path", "root", "cache", "videos", "pictures", "annotations", "weights")
 
 
 def _exists(value: str) -> bool:

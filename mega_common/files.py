@@ -49,11 +49,10 @@ def write_npz(path: str | Path, columns: dict[str, np.ndarray]) -> None:
 
 
 def write_json(path: str | Path, content: dict) -> None:
-    """Write indented JSON as a `whole_file`; keys keep their order."""
+    """Write indented JSON as a `whole_file`; keys keep their order, file names of any encoding are kept."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(
-        path, text.encode(errors="backslashreplace")
-    )  # of a file name that is not UTF-8: \\udc80, as JSON has it
+    # A byte of a name that is not UTF-8 becomes \\udc80 …, as JSON has it, so that the file stays UTF-8.
+    write_whole(path, text.encode(errors="backslashreplace"))
 
 
 # Reading arrays (.npz)
@@ -85,6 +84,16 @@ def read_array(path: Path) -> np.ndarray:
         raise
     except Exception as error:  # a broken header may raise anything
         raise unreadable(path, "npy", error) from error
+
+
+def as_text(column: np.ndarray) -> np.ndarray:
+    """An array of text, also of bytes (UTF-8), as Python 2 wrote it. Raises ValueError for other bytes."""
+    return np.char.decode(column, "utf-8") if column.dtype.kind == "S" else column.astype(str)
+
+
+def as_names(column: np.ndarray) -> np.ndarray:
+    """Paths as text with slashes, also if they were written as bytes, or on Windows. Raises ValueError as `as_text`."""
+    return np.char.replace(as_text(column), "\\", "/")
 
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

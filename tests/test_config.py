@@ -186,6 +186,7 @@ def test_a_path_is_what_the_shell_passed(tmp_path, exists) -> None:
         config = compose("train_mega", quote_texts(words, "train_mega"))
         assert (config.data.cache, config.data.folder, config.backbone.weights) == (name,) * 3
         assert config.data.batch_size == 3
+    assert compose("test_mega", quote_texts(["pictures=3"], "test_mega")).pictures == 3
 
 
 def test_the_home_folder_is_known_in_quotes_too(monkeypatch, capsys, tmp_path) -> None:
