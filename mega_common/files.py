@@ -51,7 +51,7 @@ def write_npz(path: str | Path, columns: dict[str, np.ndarray]) -> None:
 def write_json(path: str | Path, content: dict) -> None:
     """Write indented JSON as a `whole_file`; keys keep their order, file names of any encoding are kept."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    # A byte of a name that is not UTF-8 becomes \\udc80 …, as JSON has it, so that the file stays UTF-8.
+    # A byte of a name that is not UTF-8 becomes JSON's \udc80, so that the file stays UTF-8.
     write_whole(path, text.encode(errors="backslashreplace"))
 
 
