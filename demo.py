@@ -21,7 +21,7 @@
                            leaves it to the weights
     focal=null             focal length of the camera, px; null assumes 1000/224 of the picture's longer side
     export=glb             glb | obj
-    device=auto            auto | cpu | cuda | cuda:1 …
+    device=auto            auto | cpu | cuda | cuda:N | mps: auto is a GPU if there is one (mps: of a Mac)
     precision=fp32         fp32 | bf16 | auto: bf16 computes the products of backbone and transformer in bfloat16: about
                            twice as fast on CPUs that support it, far slower on others; about one token in a hundred
                            differs. auto takes bf16 where the device supports it. With fp32 the same picture gives the

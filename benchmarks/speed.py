@@ -27,7 +27,8 @@ weights of the same size); its times are scaled by the product measured here.
 from __future__ import annotations
 
 import argparse
-import resource
+import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -228,7 +229,7 @@ def measure(part: str, options: argparse.Namespace) -> None:
             times.append((middle - start, time.perf_counter() - middle))
         seconds, product = (median(column) for column in zip(*times[1:], strict=True))
         seconds /= count
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak = peak_gigabytes()
         line = f"{name:<28}{precision:>10}{seconds * 1e3:>9.1f}{product * 1e3:>10.0f}{seconds / product:>10.2f}"
         line += f"{peak:>9.2f}"
         if name in PUBLISHED:
@@ -237,6 +238,15 @@ def measure(part: str, options: argparse.Namespace) -> None:
             line += f"{published * 1e3:>14.0f}{published / seconds:>8.1f}x{published_peak or '':>10}"
         print(line, flush=True)
         del work  # its model, before the next one is built
+
+
+def peak_gigabytes() -> float:
+    """The most memory that this process has held; NaN on Windows, where Python does not say."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:
+        return math.nan
+    return getrusage(RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from mega.console import print_anything
 from mega.external_files import CONFIGS
 from mega.photos import InputError
 
@@ -82,7 +83,7 @@ class PredictionOptions:
     seed: Whole = 0  # … and seed of the stochastic mode
     decode: Decode | None = None  # mesh of the most likely codes or of the mean codes; null: as the weights say
     tta: TTA | None = None  # test-time augmentation; null: as the weights say
-    device: str = "auto"  # auto | cpu | cuda | cuda:1 …
+    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps, see `read_device`
     precision: Precision = Precision.fp32  # not auto: the numbers must not depend on the machine
     compile: bool = False  # torch.compile for backbone and transformer
 
@@ -277,6 +278,7 @@ def main(
     A wrong option and an error that the user can correct (ValueError, OSError) end the script with one sentence and
     exit status 1. Other errors are faults of ours and show a traceback, as all do with HYDRA_FULL_ERROR=1.
     With --multirun, each job has its own folder in `output`, all jobs are run, and the largest exit status counts.
+    Characters that the terminal's encoding lacks are printed as question marks.
 
     Args:
         config_name: name of a primary config in `configs/`.
@@ -302,6 +304,7 @@ def main(
                     status = 1
                 statuses.append(status)
 
+            print_anything()
             words = sys.argv[1:] if rewrite is None else rewrite(sys.argv[1:])
             sys.argv[1:] = quote_texts(words, config_name)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us

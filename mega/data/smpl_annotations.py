@@ -232,7 +232,7 @@ def _refuse_old_boxes(path: Path) -> None:
     with np.load(path, allow_pickle=False) as file:
         if not set(file.files) >= _OF_3DPW or "format_version" in file.files:
             return
-        sequences = np.unique(file["sequence"]).tolist()
+    sequences = np.unique(read_arrays(path, ("sequence",))["sequence"]).tolist()
     split = path.stem.removeprefix("3dpw_")
     chosen = f"'dataset.splits=[{split}]'"
     if split not in ("train", "validation", "test"):

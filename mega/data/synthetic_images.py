@@ -180,7 +180,8 @@ def read_rgb(path: Path) -> np.ndarray:
     """A picture of a data set as (H, W, 3) uint8, turned upright as its EXIF data says."""
     if not path.is_file():
         raise FileNotFoundError(f"The picture {path} is annotated but missing.")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    content = np.fromfile(path, np.uint8)  # OpenCV itself opens no file whose name Windows' code page lacks
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB) if len(content) else None
     if image is None:
         raise ValueError(f"{path} cannot be read as a picture; it may be incomplete. Make or download it again.")
     return image

@@ -26,6 +26,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
+from mega_common.weights_io import read_torch
+
 say = rank_zero_only(print)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -120,7 +122,7 @@ def load_run_weights(module: L.LightningModule, output: str | Path, which: str =
     paths = {"last": last} | {path.stem: path for path in sorted(folder.glob("best_*.ckpt"))}
     if which not in paths:
         raise ValueError(f"export_from={which} is not in {folder}: choose {' or '.join(paths)}")
-    module.load_state_dict(torch.load(paths[which], map_location="cpu", weights_only=True)["state_dict"])
+    module.load_state_dict(read_torch(paths[which])["state_dict"])
 
 
 def largest(trainer: L.Trainer, value: float) -> float:

@@ -459,7 +459,7 @@ def test_tokenizer_is_trained_measured_and_exported(run, project) -> None:
     broken.write_bytes(b"PK")
     with pytest.raises(pytest.fail.Exception, match=r"trained to the end, but 1 problem\(s\)") as said:
         run("train_mesh_vqvae.py", *options, "trainer.max_epochs=2")
-    assert "broken.npz: cannot be read as arrays (.npz): it is no .npz file" in str(said.value)
+    assert "broken.npz: cannot be read as arrays (.npz): it is a zip file" in str(said.value)
     broken.unlink()
     state = torch.load(project / "runs" / "mesh_vqvae_54" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] > 2
