@@ -32,7 +32,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from mega.external_files import CONFIGS
+from mega.external_files import CONFIGS, as_on_disk
 from mega.photos import InputError
 
 
@@ -351,7 +351,7 @@ def as_option(name: str, many: bool = False) -> Callable[[list[str]], list[str]]
 def file_as_testset(words: list[str]) -> list[str]:
     """For `main`: testset=FILE.npz is short for testset=file testset.path=FILE.npz."""
     found = [(word, re.match(r"testset=(.*\.npz)$", word)) for word in words]
-    parts = [["testset=file", f"testset.path={_quote(file[1])}"] if file else [word] for word, file in found]
+    parts = [["testset=file", f"testset.path={file[1]}"] if file else [word] for word, file in found]
     return [word for part in parts for word in part]
 
 
@@ -359,7 +359,8 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
     """The words of a command line, with the values quoted that Hydra would not take for the text that they are.
 
     Without quotes, Hydra reads 007 as a number and refuses spaces, commas and brackets. Quoted are names of files and
-    folders that exist, values of options of type text, and what Hydra cannot read. `~` is replaced by the home folder.
+    folders that exist, values of options of type text, and what Hydra cannot read. `~` is replaced by the home folder,
+    and accents are written as on the disk, see `as_on_disk`.
     """
     hints = typing.get_type_hints(OPTIONS[config_name], include_extras=True)
     texts = {name for name, hint in hints.items() if "text" in _kinds(hint)}
@@ -370,10 +371,13 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
         if word.startswith("-") or not equals or not re.fullmatch(r"[+~]*[\w./@]+", name):
             return word
         value = str(Path(value).expanduser()) if re.match(r"~[/\\]|~$", value) else value
-        if not _exists(value):
+        if value and not value.isascii():
+            value = str(as_on_disk(value))
+        is_text = name in texts or (name.rpartition(".")[2] in _NAMES_OF_PATHS and value[:1] not in ("[", "{"))
+        # In a folder that holds a file `3`, samples=3 is still a number.
+        if not _exists(value) or (not is_text and re.fullmatch(r"[+-]?[\d._]+(e[+-]?\d+)?|true|false", value, re.I)):
             if value == "null" or "${" in value or re.fullmatch(r"""(".*"|'.*')""", value, re.DOTALL):
                 return f"{name}={value}"
-            is_text = name in texts or (name.rpartition(".")[2] in _NAMES_OF_PATHS and value[:1] not in ("[", "{"))
             if (sweeps and "," in value) or (not is_text and _is_read_by_hydra(word)):
                 return f"{name}={value}"
         return f"{name}={_quote(value)}"

@@ -248,7 +248,10 @@ def test_a_misspelt_name_in_the_boxes_file_is_reported(run, photos, tmp_path, mo
     boxes = tmp_path / "boxes.json"
     boxes.write_text('{"A.jpg": [[0, 0, 9, 9]]}')
     assert run(f"boxes={boxes}")[0] == 0
-    assert messages == [f"{boxes} has boxes for pictures that are not in the input: A.jpg."]
+    assert messages == [
+        f"{boxes} has boxes for pictures that are not in the input: A.jpg.",
+        f"{boxes} has no boxes for 1 of 1 pictures; one person is expected in each of them: {photos / 'a.jpg'}.",
+    ]
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", "\xff"])
