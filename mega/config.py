@@ -373,7 +373,8 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
         value = str(Path(value).expanduser()) if re.match(r"~[/\\]|~$", value) else value
         if value and not value.isascii():
             value = str(as_on_disk(value))
-        is_text = name in texts or (name.rpartition(".")[2] in _NAMES_OF_PATHS and value[:1] not in ("[", "{"))
+        group, _, last = name.rpartition(".")
+        is_text = name in texts or (group and last in _NAMES_OF_PATHS and value[:1] not in ("[", "{"))
         # In a folder that holds a file `3`, samples=3 is still a number.
         if not _exists(value) or (not is_text and re.fullmatch(r"[+-]?[\d._]+(e[+-]?\d+)?|true|false", value, re.I)):
             if value == "null" or "${" in value or re.fullmatch(r"""(".*"|'.*')""", value, re.DOTALL):
@@ -386,7 +387,7 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
 
 
 # Options of config groups that are paths.
-_NAMES_OF_PATHS = ("folder", "path", "root", "cache", "videos", "pictures", "annotations", "weights")
+_NAMES_OF_PATHS = ("folder", "path", "root", "cache", "videos", "pictures", "labels", "annotations", "weights")
 
 
 def _exists(value: str) -> bool:

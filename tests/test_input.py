@@ -165,6 +165,8 @@ def test_files_named_like_a_value_do_not_change_options(monkeypatch, tmp_path):
     config = compose("demo", quote_texts(words, "demo"))
     assert (config.samples, config.temperature, config.focal, config.compile) == (3, 0.5, 100, True)
     assert (config.input, config.detector.threshold) == ("3", 0.5)
+    config = compose("test_mega", quote_texts(["pictures=3", "limit=3"], "test_mega"))
+    assert (config.pictures, config.limit) == (3, 3)
 
 
 # Boxes ------------------------------------------------------------------------------------------------------------
