@@ -340,8 +340,8 @@ def as_option(name: str, many: bool = False) -> Callable[[list[str]], list[str]]
     """For `main`: words without = and names of files mean name=WORD, or with `many` name=[WORD, …]."""
 
     def rewrite(words: list[str]) -> list[str]:
-        bare = [word for word in words if not word.startswith("-") and ("=" not in word or Path(word).exists())]
-        quoted = [_quote(word) for word in bare]
+        bare = [word for word in words if word[:1] != "-" and ("=" not in word or as_on_disk(word).exists())]
+        quoted = [_quote(str(as_on_disk(word))) for word in bare]
         short = [f"{name}=[{','.join(quoted)}]"] if many and bare else [f"{name}={word}" for word in bare]
         return short + [word for word in words if word not in bare]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mega.config import compose, quote_texts
+from mega.config import as_option, compose, file_as_testset, quote_texts
 from mega.detectors import GivenBoxes
 from mega.external_files import locate
 from mega.photos import InputError, find_pictures, read_picture
@@ -150,11 +150,19 @@ def test_accents_are_found_however_they_are_written(files, monkeypatch, on_disk,
     assert find_pictures(f"{folder}/{typed('Fotos_José')}/{typed('Fê')}*.jpg") == [there]
     assert locate(f"{folder}/{typed('Fotos_José')}/new.json") == there.with_name("new.json")
     monkeypatch.chdir(folder)
+    assert as_option("reports", many=True)([typed(name)]) == [f'reports=["{on_disk(name)}"]']
     words = [f"input={typed(name)}", f"output={typed('Fotos_José')}/Où", f"boxes={typed('nowhere_é')}"]
     config = compose("demo", quote_texts(words, "demo"))
     assert config.input == on_disk(name)
     assert config.output == f"{on_disk('Fotos_José')}/Où"
     assert config.boxes == typed("nowhere_é")
+
+
+def test_the_home_folder_is_known_in_a_test_set_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    words = quote_texts(file_as_testset(["testset=~/a, b.npz"]), "test_mega")
+    assert compose("test_mega", words).testset.path == str(tmp_path / "a, b.npz")
 
 
 def test_files_named_like_a_value_do_not_change_options(monkeypatch, tmp_path):
