@@ -2,7 +2,7 @@
 
     python demo.py                                     demo_data/ -> demo_out/
     python demo.py input=photos output=results         a folder; also a file or a pattern: 'input=photos/*.jpg'
-    python demo.py boxes=boxes.json                    {"name.jpg": [[x0, y0, x1, y1], …], …}, px
+    python demo.py boxes=boxes.json                    where the people are, see below
     python demo.py detector=torchvision                find the people (fetches the detector's weights once)
     python demo.py mode=stochastic samples=25          several meshes per person, and the uncertainty of each vertex
     python demo.py experiment=mega_hrnet               the published model, from your files (tools/check_setup.py)
@@ -12,6 +12,8 @@
     boxes=null             JSON file; null reads boxes.json in the input folder if it exists
     detector=boxes         boxes | whole_image | torchvision. In a picture without boxes one person is expected; the box
                            is tightened around the predicted mesh before the final prediction
+    detector.threshold=0.5                             smallest score of a person (detector=torchvision: 0.7)
+    detector.annotations=null                          file of COCO instances, for the names of images in COCO results
     mode=deterministic     deterministic | stochastic, which adds samples and their uncertainty
     samples=25 steps=5 temperature=1 seed=0            of the stochastic mode
     decode=null            argmax | soft: the mesh of the likeliest codes, as published, or of the mean codes; null
@@ -32,6 +34,19 @@
                            cvqmae.safetensors | the file of an image model
     tokenizer_weights=null                             another tokenizer than the one that belongs to the weights
     tighten_passes=2 max_side=1024                     passes of the tightening; longer side of drawn pictures, px
+
+The boxes file is one of these, in px of the upright picture:
+
+    {"a.jpg": [[x0, y0, x1, y1], …], "day 2/b.jpg": …} Names are paths from the input folder or from the file's folder;
+                           a name alone will do where only one picture has it. Capital letters count
+    COCO instances         {"images": [{"id", "file_name"}], "annotations": [{"image_id", "bbox": [x, y, w, h]}], …}:
+                           boxes of the category person that are not marked as crowds
+    COCO results           [{"image_id", "bbox": [x, y, w, h], "score", "category_id"}, …]. Numbers of images are those
+                           of detector.annotations, else of the only file of instances beside the results, else of the
+                           pictures' names (7.jpg, 000000000007.jpg)
+
+Names without a picture and pictures without boxes are reported, and so are files in the input folder that are not read:
+videos, HEIC without its decoder (pip install pillow-heif), subfolders (input='photos/**/*' reads those too).
 
 For NAME.jpg the following files are written to the output folder, all of them or none:
 
@@ -78,8 +93,8 @@ def demo(config: DictConfig) -> int:
     if len(paths) > 1 and output.resolve() in {path.parent.resolve() for path in paths}:
         raise InputError(f"The output folder {output} holds the input: results would be taken for input the next time.")
     detector = build(config.detector)
-    if config.boxes and isinstance(detector, GivenBoxes):
-        detector.warn_unmatched_boxes(paths)
+    if isinstance(detector, GivenBoxes):
+        detector.match(paths)
     options = (config.device, config.precision, config.compile, config.decode, config.tta)
     predictor = mega.load(config.weights, *options, tokenizer=config.tokenizer_weights)
     sampling = None

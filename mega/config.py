@@ -33,7 +33,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from mega.console import print_anything
-from mega.external_files import CONFIGS
+from mega.external_files import CONFIGS, as_on_disk
 from mega.photos import InputError
 
 
@@ -350,8 +350,8 @@ def as_option(name: str, many: bool = False) -> Callable[[list[str]], list[str]]
     """For `main`: words without = and names of files mean name=WORD, or with `many` name=[WORD, …]."""
 
     def rewrite(words: list[str]) -> list[str]:
-        bare = [word for word in words if not word.startswith("-") and ("=" not in word or Path(word).exists())]
-        quoted = [_quote(word) for word in bare]
+        bare = [word for word in words if word[:1] != "-" and ("=" not in word or as_on_disk(word).exists())]
+        quoted = [_quote(str(as_on_disk(word))) for word in bare]
         short = [f"{name}=[{','.join(quoted)}]"] if many and bare else [f"{name}={word}" for word in bare]
         return short + [word for word in words if word not in bare]
 
@@ -361,7 +361,7 @@ def as_option(name: str, many: bool = False) -> Callable[[list[str]], list[str]]
 def file_as_testset(words: list[str]) -> list[str]:
     """For `main`: testset=FILE.npz is short for testset=file testset.path=FILE.npz."""
     found = [(word, re.match(r"testset=(.*\.npz)$", word)) for word in words]
-    parts = [["testset=file", f"testset.path={_quote(file[1])}"] if file else [word] for word, file in found]
+    parts = [["testset=file", f"testset.path={file[1]}"] if file else [word] for word, file in found]
     return [word for part in parts for word in part]
 
 
@@ -369,7 +369,8 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
     """The words of a command line, with the values quoted that Hydra would not take for the text that they are.
 
     Without quotes, Hydra reads 007 as a number and refuses spaces, commas and brackets. Quoted are names of files and
-    folders that exist, values of options of type text, and what Hydra cannot read. `~` is replaced by the home folder.
+    folders that exist, values of options of type text, and what Hydra cannot read. `~` is replaced by the home folder,
+    and accents are written as on the disk, see `as_on_disk`.
     """
     hints = typing.get_type_hints(OPTIONS[config_name], include_extras=True)
     texts = {name for name, hint in hints.items() if "text" in _kinds(hint)}
@@ -380,11 +381,14 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
         if word.startswith("-") or not equals or not re.fullmatch(r"[+~]*[\w./@]+", name):
             return word
         value = str(Path(value).expanduser()) if re.match(r"~[/\\]|~$", value) else value
-        if not _exists(value):
+        if value and not value.isascii():
+            value = str(as_on_disk(value))
+        group, _, last = name.rpartition(".")
+        is_text = name in texts or (group and last in _PATHS and value[:1] not in ("[", "{"))
+        # In a folder that holds a file `3`, samples=3 is still a number.
+        if not _exists(value) or (not is_text and re.fullmatch(r"[+-]?[\d._]+(e[+-]?\d+)?|true|false", value, re.I)):
             if value == "null" or "${" in value or re.fullmatch(r"""(".*"|'.*')""", value, re.DOTALL):
                 return f"{name}={value}"
-            group, _, key = name.rpartition(".")
-            is_text = name in texts or (group and key in _PATHS and value[:1] not in ("[", "{"))
             if (sweeps and "," in value) or (not is_text and _is_read_by_hydra(word)):
                 return f"{name}={value}"
         return f"{name}={_quote(value)}"
@@ -393,7 +397,7 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
 
 
 # Options in config groups that are paths.
-_PATHS = ("folder", "path", "root", "cache", "videos", "pictures", "annotations", "weights")
+_PATHS = ("folder", "path", "root", "cache", "videos", "pictures", "labels", "annotations", "weights")
 
 
 def _exists(value: str) -> bool:

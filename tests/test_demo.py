@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,30 @@ def test_one_file_and_a_pattern(run, photos, tmp_path):
     assert written(tmp_path / "out") == results("a") | results("b")
 
 
+@pytest.mark.parametrize("name", ["2024", "Jose\u0301 日本 [1] a*b, 'q' = 100% #5 {x}=$HOME (1)", " ~ "])
+def test_any_name_will_do_for_every_file(run, photos, tmp_path, toy_weights, name, caplog):
+    (tmp_path / name).mkdir()
+    write_photo(tmp_path / name / f"{name}.jpg")
+    write_photo(tmp_path / name / "other.jpg")
+    (tmp_path / name / "clip.mp4").touch()
+    shutil.copytree(toy_weights, tmp_path / name / "weights")
+    composed = unicodedata.normalize("NFC", name)
+    (tmp_path / name / f"{name}.json").write_text(json.dumps({f"{composed}.jpg": [[1, 2, 30, 40]]}))
+    words = [f"output={composed}/{name}", f"boxes={composed}/{name}.json", f"weights={composed}/weights"]
+    status, _, err = run(f"input={composed}", *words)
+    assert status == 0, err
+    assert written(tmp_path / name / name) == results(name) | results("other")
+    np.testing.assert_array_equal(np.load(tmp_path / name / name / f"{name}.npz")["boxes"], [[1, 2, 30, 40]])
+    assert "clip.mp4 (a video" in caplog.text
+    assert "no boxes for 1 of 2 pictures" in caplog.text
+    status, _, err = run(f"input={composed}/{composed}.jpg", f"output={name}")
+    assert status == 0, err
+    assert results(name) < written(tmp_path / name)
+    caplog.clear()
+    assert run(f"input={composed}", f"output={tmp_path / 'again'}")[0] == 0
+    assert written(tmp_path / "again") == results(name) | results("other"), "results are not taken for input"
+
+
 def test_pictures_of_the_same_name_do_not_overwrite_each_other(run, photos, tmp_path):
     write_photo(photos / "a.jpg")
     write_photo(photos / "a.png", size=(64, 96))
@@ -248,7 +273,10 @@ def test_a_misspelt_name_in_the_boxes_file_is_reported(run, photos, tmp_path, mo
     boxes = tmp_path / "boxes.json"
     boxes.write_text('{"A.jpg": [[0, 0, 9, 9]]}')
     assert run(f"boxes={boxes}")[0] == 0
-    assert messages == [f"{boxes} has boxes for pictures that are not in the input: A.jpg."]
+    assert messages == [
+        f"{boxes} has boxes for pictures that are not in the input: A.jpg.",
+        f"{boxes} has no boxes for 1 of 1 pictures; one person is expected in each of them: {photos / 'a.jpg'}.",
+    ]
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", "\xff"])
