@@ -166,10 +166,11 @@ def open_picture(path: str | Path) -> Picture:
         stored = file.size
         coarsest = 8 if file.format in _JPEG else 1
         first = min(coarsest, power_of_two(max(stored) / _FIRST_SIDE))
-        # A TIFF file's size is that of the upright picture, and its orientation is gone once it is decoded.
+        # Pillow itself turns TIFF: its size is that of the upright picture, and its tags are gone once it is decoded.
+        tags = _tags(file)
         pixels, turn = _decode(file, first)
         size = stored[::-1] if turn.swap else stored
-        focal = exif_focal(_tags(file), size)
+        focal = exif_focal(tags, size)
 
     def decode(factor: int) -> np.ndarray:
         with _opened(path) as file:
