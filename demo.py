@@ -21,7 +21,9 @@
     tta=null               none | flip | shift | flip_shift: test-time augmentation, the mean prediction over the crop
                            and its mirror image (2 times the time), shifted crops (5 times), or both (10 times); null
                            leaves it to the weights
-    focal=null             focal length of the camera, px; null assumes 1000/224 of the picture's longer side
+    focal=null             null | default | focal length of the camera, px. null reads the picture's EXIF data (35 mm
+                           equivalent, with 36 mm for the longer side, or else the sensor's resolution); where they do
+                           not say it, and for default, 1000/224 of the picture's longer side is assumed, as published
     export=glb             glb | obj
     device=auto            auto | cpu | cuda | cuda:N | mps: auto is a GPU if there is one (mps: of a Mac)
     precision=fp32         fp32 | bf16 | auto: bf16 computes the products of backbone and transformer in bfloat16: about
@@ -78,7 +80,7 @@ from mega.config import build, main
 from mega.console import Stopwatch, format_table
 from mega.detectors import GivenBoxes
 from mega.export import draw_sheet, encode_results, make_output_folder, write_together
-from mega.photos import InputError, find_pictures, output_names, read_picture
+from mega.photos import InputError, find_pictures, open_picture, output_names
 from mega.predictor import Sampling
 
 STAGES = ("read", "detect", "predict", "draw", "write")
@@ -109,17 +111,18 @@ def demo(config: DictConfig) -> int:
             watch = Stopwatch()
             try:
                 with watch("read"):
-                    image = read_picture(path)
+                    image = open_picture(path)
                 with watch("detect"):
                     found = detector(path, image)
                     boxes = predictor.tighten(image, found.boxes, config.tighten_passes) if found.rough else found.boxes
                 with watch("predict"):
-                    people = predictor(image, boxes, sampling, config.focal)
+                    focal, source = choose_focal(config.focal, image.focal)
+                    people = predictor(image, boxes, sampling, focal)
                 with watch("draw"):
                     sheet = draw_sheet(image, people, config.max_side)
                 with watch("write"):
                     write_together(output, name, encode_results(name, people, sheet, config.export))
-                done.append((path.name, len(people), watch.seconds))
+                done.append((path.name, len(people), f"{people.focal:.0f} px, {source}", watch.seconds))
                 continue
             except InputError as error:
                 message = str(error) if str(path) in str(error) else f"{path}: {error}"
@@ -135,14 +138,24 @@ def demo(config: DictConfig) -> int:
     return 1 if failures else 0
 
 
-def timing_table(done: Sequence[tuple[str, int, Mapping[str, float]]]) -> str:
-    """One row per (picture, people, seconds by stage), and one for all; pictures without people count as one person."""
-    total = sum((Counter(seconds) for _, _, seconds in done), Counter())
+def choose_focal(option: float | str | None, from_exif: float | None) -> tuple[float | None, str]:
+    """The focal length of a picture, px, and where it is from; None is the published one."""
+    if option is None and from_exif is not None:
+        return from_exif, "EXIF"
+    return (None, "default") if option in (None, "default") else (option, "given")
+
+
+def timing_table(done: Sequence[tuple[str, int, str, Mapping[str, float]]]) -> str:
+    """One row per (picture, people, focal length, seconds by stage), and one for all.
+
+    Pictures without people count as one person.
+    """
+    total = sum((Counter(seconds) for *_, seconds in done), Counter())
     rows = []
-    for name, people, seconds in [*done, (f"all {len(done)}", sum(people for _, people, _ in done), total)]:
+    for name, people, focal, seconds in [*done, (f"all {len(done)}", sum(row[1] for row in done), "", total)]:
         spent = [1000 * seconds[stage] / max(people, 1) for stage in STAGES]
-        rows.append([name, str(people), *(f"{ms:.0f}" for ms in [*spent, sum(spent)])])
-    return format_table(["picture", "people", *STAGES, "total"], rows)
+        rows.append([name, str(people), focal, *(f"{ms:.0f}" for ms in [*spent, sum(spent)])])
+    return format_table(["picture", "people", "focal", *STAGES, "total"], rows)
 
 
 if __name__ == "__main__":

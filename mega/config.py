@@ -93,7 +93,8 @@ class DemoOptions(PredictionOptions):
     input: str = "demo_data"  # folder, file or glob pattern
     output: str = "demo_out"  # folder of the results
     boxes: str | None = None  # JSON file; null: boxes.json of the input folder, if there is one
-    focal: Positive | None = None  # focal length, px; null: 1000/224 of the longer side of the picture
+    # focal length, px; default: 1000/224 of the longer side of the picture; null: from the EXIF data if they have it
+    focal: Annotated[Any, Literal["default"] | Positive | None] = None
     export: Export = Export.glb  # format of the meshes
     tighten_passes: Whole = 2  # passes that tighten the box of a whole picture around the prediction
     max_side: Count = 1024  # longer side of drawn pictures, px

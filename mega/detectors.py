@@ -1,7 +1,7 @@
 """Person detectors: boxes given by the user, the whole picture, or torchvision's Faster R-CNN.
 
-They are called with a picture's path and pixels (h, w, 3) uint8 RGB and return `Found`, or raise InputError if the
-picture's boxes cannot be used.
+They are called with a picture's path and the picture, opened or as pixels (h, w, 3) uint8 RGB, and return `Found`, or
+raise InputError if the picture's boxes cannot be used.
 """
 
 import json
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mega.external_files import as_on_disk, locate
-from mega.photos import InputError, input_folder, shorten
+from mega.photos import InputError, Picture, input_folder, shorten
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Found(NamedTuple):
 class WholeImage:
     """One person somewhere in the picture."""
 
-    def __call__(self, path: Path, image: np.ndarray) -> Found:
+    def __call__(self, path: Path, image: np.ndarray | Picture) -> Found:
         height, width = image.shape[:2]
         return Found(np.array([[0, 0, width, height]], np.float64), rough=True)
 
@@ -106,7 +106,7 @@ class GivenBoxes(WholeImage):
             message = "%s has no boxes for %d of %d pictures; one person is expected in each of them: %s."
             log.warning(message, self.path, len(left), len(pictures), shorten(left))
 
-    def __call__(self, path: Path, image: np.ndarray) -> Found:
+    def __call__(self, path: Path, image: np.ndarray | Picture) -> Found:
         entry = self.of_picture[path]
         if entry is None:
             return super().__call__(path, image)
@@ -132,7 +132,7 @@ class TorchvisionDetector(WholeImage):
     def __init__(self, threshold: float = 0.7, max_side: int = 800):
         from torchvision.models import detection
 
-        self.threshold, self.model = threshold, None
+        self.threshold, self.max_side, self.model = threshold, max_side, None
         weights = detection.FasterRCNN_MobileNet_V3_Large_FPN_Weights.DEFAULT
         options = {"weights": weights, "progress": False, "max_size": max_side}
         try:
@@ -146,15 +146,16 @@ class TorchvisionDetector(WholeImage):
             )
 
     @torch.inference_mode()
-    def __call__(self, path: Path, image: np.ndarray) -> Found:
+    def __call__(self, path: Path, image: np.ndarray | Picture) -> Found:
         if self.model is None:
             return super().__call__(path, image)
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) / 255
+        level = Picture.of(image).at_least(self.max_side)
+        pixels = torch.from_numpy(np.ascontiguousarray(level.pixels)).permute(2, 0, 1) / 255
         found = self.model([pixels])[0]
         keep = (found["labels"] == PERSON) & (found["scores"] >= self.threshold)
         if not keep.any():
             log.warning("%s: the detector found nobody.", path)
-        return Found(found["boxes"][keep].double().numpy())
+        return Found(level.whole_boxes(found["boxes"][keep].double().numpy()))
 
 
 class Listed(NamedTuple):

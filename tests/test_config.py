@@ -22,7 +22,7 @@ _WRONG = [
     ("demo", "temperature=-1", r"temperature=-1 must be a number of at least 0\."),
     ("demo", "temperature=nan", r"temperature=nan must be a number of at least 0\."),
     ("demo", "temperature=inf", r"temperature=inf must be a number of at least 0\."),
-    ("demo", "focal=0", r"focal=0 must be a number above 0 or null\."),
+    ("demo", "focal=0", r"focal=0 must be default, a number above 0 or null\."),
     ("demo", "compile=maybe", r"compile=maybe must be true or false\."),
     ("demo", "detector=eyes", r"detector=eyes is not known; choose from boxes, torchvision, whole_image\."),
     ("demo", "samples=[", r"samples=\[ must be a whole number of at least 1\."),

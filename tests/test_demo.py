@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import runpy
 import shutil
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors.torch import load_file, save_file
 
 from mega import detectors
 from mega.checkpoints import MODEL_FILE, TOKENIZER_FILE, load_cvqmae, save_model
+from mega.photos import open_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -131,6 +133,40 @@ def test_given_focal_and_obj(run, photos, tmp_path):
     assert np.load(tmp_path / "out/a.npz")["focal"] == 123
 
 
+def camera_exif(millimetres: int) -> Image.Exif:
+    """EXIF data of a lens that is `millimetres` long on 35 mm film."""
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = millimetres
+    return exif
+
+
+def test_the_focal_length_of_the_camera_is_used_and_said(run, photos, tmp_path):
+    write_photo(photos / "none.jpg")
+    write_photo(photos / "phone.jpg", exif=camera_exif(27))
+    for option, focal, source in (("null", 72, "EXIF"), ("default", 428.6, "default"), ("90", 90, "given")):
+        status, out, err = run(f"focal={option}")
+        assert status == 0, err
+        assert np.load(tmp_path / "out/phone.npz")["focal"] == pytest.approx(focal, abs=0.1)
+        row = next(line for line in out.splitlines() if line.startswith("phone.jpg"))
+        assert f" {focal:.0f} px, {source} " in row
+    assert np.load(tmp_path / "out/none.npz")["focal"] == 90
+
+
+def test_a_focal_length_that_puts_people_into_the_camera_is_refused_and_the_others_are_done(run, photos, tmp_path):
+    write_photo(photos / "good.jpg", size=(60, 60))
+    write_photo(photos / "near.jpg", exif=camera_exif(8))
+    (photos / "boxes.json").write_text(json.dumps({"near.jpg": [[-500, -500, 600, 600]], "good.jpg": [[0, 0, 60, 60]]}))
+    status, _, err = run()
+    assert status == 1
+    assert written(tmp_path / "out") == results("good")
+    assert "1 of 2 pictures failed" in err
+    assert re.search(r"near.jpg: A focal length of 21.33 px puts people behind or inside the camera: give focal=", err)
+    assert run("focal=default")[0] == 0
+    status, _, err = run("focal=0.5")
+    assert status == 1
+    assert "2 of 2 pictures failed" in err
+
+
 def test_bfloat16_gives_nearly_the_same_people(run, photos, tmp_path):
     write_photo(photos / "a.jpg")
     people = {}
@@ -215,6 +251,27 @@ def test_torchvision_without_its_weights_says_so_and_takes_the_whole_picture(run
     assert written(tmp_path / "out") == results("a")
     assert "could not be fetched" in messages[0]
     assert "boxes=FILE" in messages[0]
+
+
+def test_torchvision_finds_people_in_a_reduced_picture(photos, monkeypatch):
+    from torchvision.models import detection
+
+    seen = []
+
+    class Network:
+        def eval(self):
+            return self
+
+        def __call__(self, pictures):
+            seen.extend(tuple(picture.shape) for picture in pictures)
+            found = torch.tensor([[9.5, 19.5, 29.5, 49.5]])
+            return [{"labels": torch.tensor([1]), "scores": torch.tensor([0.9]), "boxes": found}]
+
+    monkeypatch.setattr(detection, "fasterrcnn_mobilenet_v3_large_fpn", lambda **_: Network())
+    path = write_photo(photos / "a.jpg", size=(4000, 800))
+    detector = detectors.TorchvisionDetector(max_side=500)
+    np.testing.assert_array_equal(detector(path, open_picture(path)).boxes, [[79.5, 159.5, 239.5, 399.5]])
+    assert seen == [(3, 100, 500)]
 
 
 def test_bad_pictures_are_named_and_the_others_are_done(run, photos, tmp_path):
