@@ -85,7 +85,7 @@ def _lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        text = (folder / CONFIG).read_text("utf-8") if (folder / CONFIG).exists() else ""
+        text = (folder / CONFIG).read_text(encoding="utf-8") if (folder / CONFIG).exists() else ""
         found = re.match("# (process .*)", text)
         holder = found[1] if found else "a process that has just started"
         raise ValueError(
