@@ -1,6 +1,6 @@
 """Time and memory at the published size, with made-up weights and files, next to the published implementation.
 
-    python benchmarks/speed.py --template FILE [--only tokenizer items transformer prediction] [--repeats 5]
+    python benchmarks/speed.py --template FILE [--only tokenizer items transformer prediction pictures] [--repeats 5]
                                [--batch 1 16] [--precision bf16 fp32]
 
     tokenizer    the 54-token tokenizer on `--batch` meshes: encode, decode, and a training step with forward, backward
@@ -13,11 +13,13 @@
                  fp32: the share of tokens with the same code. The weights of the head are large enough to spread a
                  token's 512 logits like normal numbers with standard deviation 2, which makes the model about as
                  uncertain as a trained one (an entropy of 4 instead of 6.2 nats).
+    pictures     all that demo.py does for one person in a picture without boxes, with the shipped weights: a picture of
+                 demo_data/ as it is (0.3 megapixels), and as JPEG of up to 200 megapixels.
 
 The template, which `tokenizer` and `items` need, is any mesh with SMPL's topology; SMPL-H files as large as the real
 ones are made from it, and images from those in demo_data/.
 
-Each of the four runs in a process of its own, and peak memory is that of this process up to the row. Times are medians.
+Each of them runs in a process of its own, and peak memory is that of this process up to the row. Times are medians.
 So that they are comparable between machines and while other programs run, a 2048 x 2048 x 2048 float32 matrix product
 is timed in turn with the work: the column "products" is the ratio of the two. The published implementation was timed on
 a quiet machine on which the product takes 0.048 s (2026-11-22, 2 cores of an AMD EPYC, torch 2.14.1, float32, made-up
@@ -27,7 +29,8 @@ weights of the same size); its times are scaled by the product measured here.
 from __future__ import annotations
 
 import argparse
-import resource
+import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -43,16 +46,21 @@ import cv2
 import numpy as np
 import torch
 import trimesh
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
+import mega
 from mega.backbones import HRNetW48
 from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.config import build, compose
 from mega.data import SMPLImages
+from mega.detectors import WholeImage
+from mega.export import draw_sheet, encode_results
 from mega.geometry import rot6d_to_matrix
 from mega.model import CVQMAE, masked_cross_entropy
 from mega.optimize import optimize_for_inference
+from mega.photos import open_picture
 from mega.sampling import sample
 from mega_common.device import PRECISIONS
 from mesh_vq_vae import vertex_error
@@ -211,7 +219,37 @@ def prediction(options: argparse.Namespace) -> Iterator[Work]:
             print(f"agreement of bf16 with fp32, {share} of the tokens masked: {same:.1%}")
 
 
-PARTS = {"tokenizer": tokenizer, "items": items, "transformer": transformer, "prediction": prediction}
+def pictures(options: argparse.Namespace) -> Iterator[Work]:
+    predictor = mega.load("anny_lite", device="cpu")
+
+    def predict(path: Path) -> None:
+        picture = open_picture(path)
+        boxes = WholeImage()(path, picture).boxes
+        people = predictor(picture, predictor.tighten(picture, boxes, passes=2))
+        encode_results("person", people, draw_sheet(picture, people))
+
+    source = ROOT / "demo_data/synthetic_walking.jpg"
+    yield "picture of 0.3 megapixels", "fp32", partial(predict, source), 1
+    with tempfile.TemporaryDirectory() as folder:
+        for width, height in ((4032, 3024), (8064, 6048), (12000, 9000), (16320, 12240)):
+            path = Path(folder, f"{width}.jpg")
+            # In a process of its own, whose memory does not count.
+            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                process.submit(enlarge, source, path, (width, height)).result()
+            yield f"picture of {width * height / 1e6:.0f} megapixels", "fp32", partial(predict, path), 1
+
+
+def enlarge(source: Path, path: Path, size: tuple[int, int]) -> None:
+    Image.open(source).resize(size).save(path, quality=70)
+
+
+PARTS = {
+    "tokenizer": tokenizer,
+    "items": items,
+    "transformer": transformer,
+    "prediction": prediction,
+    "pictures": pictures,
+}
 
 
 def measure(part: str, options: argparse.Namespace) -> None:
@@ -228,7 +266,7 @@ def measure(part: str, options: argparse.Namespace) -> None:
             times.append((middle - start, time.perf_counter() - middle))
         seconds, product = (median(column) for column in zip(*times[1:], strict=True))
         seconds /= count
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak = peak_gigabytes()
         line = f"{name:<28}{precision:>10}{seconds * 1e3:>9.1f}{product * 1e3:>10.0f}{seconds / product:>10.2f}"
         line += f"{peak:>9.2f}"
         if name in PUBLISHED:
@@ -237,6 +275,15 @@ def measure(part: str, options: argparse.Namespace) -> None:
             line += f"{published * 1e3:>14.0f}{published / seconds:>8.1f}x{published_peak or '':>10}"
         print(line, flush=True)
         del work  # its model, before the next one is built
+
+
+def peak_gigabytes() -> float:
+    """The most memory that this process has held; NaN on Windows, where Python does not say."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:
+        return math.nan
+    return getrusage(RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ def load(
     Args:
         name_or_path: "anny_lite", a name in PUBLISHED_SETUPS, a folder with `tokenizer.safetensors` and
             `cvqmae.safetensors`, or the file of an image model, ours or released.
-        device: "auto", "cpu", "cuda", "cuda:1", …
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps", see `read_device`
         precision: "fp32", "bf16", or "auto" for bf16 on devices that have it.
         compile: use torch.compile; takes minutes before the first prediction.
         decode, tta: see `Predictor`; None leaves them to the weights.
@@ -115,8 +115,8 @@ def load(
         ValueError: if a file is damaged or does not fit, or an option is wrong.
     """
     model_file, tokenizer_file = find_weights(name_or_path, root)
-    model, config = load_cvqmae(model_file)
     device = read_device(device)
+    model, config = load_cvqmae(model_file)
     precision = choose_precision(precision, device)
     decode = decode or config.get("decode", "argmax")
     tta = tta or stored_tta(config)
@@ -146,13 +146,13 @@ def find_weights(name_or_path: str | Path, root: str | Path = ".") -> tuple[Path
 
 def load_prior(path: str | Path, tokenizer_path: str | Path, device: str = "auto") -> tuple[VQMAE, MeshVQVAE]:
     """Load a prior over bodies and its tokenizer from their files, ours or released. Raises as `load`."""
+    device = read_device(device)
     model, _ = load_vqmae(path)
     tokenizer = load_tokenizer(tokenizer_path)
     try:
         check_pair(model, tokenizer)
     except ValueError as error:
         raise ValueError(f"{path} and {tokenizer_path}: {error}") from error
-    device = read_device(device)
     return model.to(device), tokenizer.to(device)
 
 

@@ -32,7 +32,8 @@ from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from mega.external_files import CONFIGS
+from mega.console import print_anything
+from mega.external_files import CONFIGS, as_on_disk
 from mega.photos import InputError
 
 
@@ -56,6 +57,7 @@ Positive = Annotated[float, Limit("above 0", lambda value: value > 0)]
 Mode = StrEnum("Mode", ["deterministic", "stochastic"])
 TrainingMode = StrEnum("TrainingMode", ["train", "test", "export"])
 ImageTrainingMode = StrEnum("ImageTrainingMode", ["train", "export"])  # test_mega.py measures image models
+Resume = StrEnum("Resume", ["auto", "force"])
 Decode = StrEnum("Decode", ["argmax", "soft"])
 TTA = StrEnum("TTA", ["none", "flip", "shift", "flip_shift"])
 Rule = StrEnum("Rule", ["default", "published"])
@@ -81,7 +83,7 @@ class PredictionOptions:
     seed: Whole = 0  # … and seed of the stochastic mode
     decode: Decode | None = None  # mesh of the most likely codes or of the mean codes; null: as the weights say
     tta: TTA | None = None  # test-time augmentation; null: as the weights say
-    device: str = "auto"  # auto | cpu | cuda | cuda:1 …
+    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps, see `read_device`
     precision: Precision = Precision.fp32  # not auto: the numbers must not depend on the machine
     compile: bool = False  # torch.compile for backbone and transformer
 
@@ -91,7 +93,8 @@ class DemoOptions(PredictionOptions):
     input: str = "demo_data"  # folder, file or glob pattern
     output: str = "demo_out"  # folder of the results
     boxes: str | None = None  # JSON file; null: boxes.json of the input folder, if there is one
-    focal: Positive | None = None  # focal length, px; null: 1000/224 of the longer side of the picture
+    # focal length, px; default: 1000/224 of the longer side of the picture; null: from the EXIF data if they have it
+    focal: Annotated[Any, Literal["default"] | Positive | None] = None
     export: Export = Export.glb  # format of the meshes
     tighten_passes: Whole = 2  # passes that tighten the box of a whole picture around the prediction
     max_side: Count = 1024  # longer side of drawn pictures, px
@@ -135,6 +138,7 @@ class TrainingOptions:
         MISSING  # {NAME: metric}: the lowest value's weights are kept as checkpoints/best_NAME.ckpt
     )
     mode: TrainingMode = TrainingMode.train  # train continues the last run in `output`
+    resume: Resume = Resume.auto  # force: also with other options than the run was started with
     export_from: str = "last"  # weights of the run that mode=export writes: last | best_NAME
     export_dtype: Dtype = Dtype.float16  # of the weights that mode=export writes
     seed: Whole = 0
@@ -275,6 +279,7 @@ def main(
     A wrong option and an error that the user can correct (ValueError, OSError) end the script with one sentence and
     exit status 1. Other errors are faults of ours and show a traceback, as all do with HYDRA_FULL_ERROR=1.
     With --multirun, each job has its own folder in `output`, all jobs are run, and the largest exit status counts.
+    Characters that the terminal's encoding lacks are printed as question marks.
 
     Args:
         config_name: name of a primary config in `configs/`.
@@ -300,6 +305,7 @@ def main(
                     status = 1
                 statuses.append(status)
 
+            print_anything()
             words = sys.argv[1:] if rewrite is None else rewrite(sys.argv[1:])
             sys.argv[1:] = quote_texts(words, config_name)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves its errors to us
@@ -320,12 +326,17 @@ def main(
 
 
 def sweep_folder() -> str:
-    """The name of the folder for the results of a job of --multirun: its number and options; empty for a single run."""
+    """The name of the folder for the results of a job of --multirun: its number and the options that vary.
+
+    Empty for a single run.
+    """
     settings = HydraConfig.get()
     if settings.mode != RunMode.MULTIRUN:
         return ""
-    options = re.sub(r"[^\w=.,+-]", "_", ",".join(settings.overrides.task))
-    return f"{settings.job.num}_{options}"[:100]
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    varied = {each.key_or_group for each in OverridesParser.create().parse_overrides(words) if each.is_sweep_override()}
+    options = [word for word in settings.overrides.task if word.partition("=")[0].lstrip("+") in varied]
+    return re.sub(r"[^\w=.,+-]", "_", f"{settings.job.num}_{','.join(options)}")[:100]
 
 
 def compose(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
@@ -340,8 +351,8 @@ def as_option(name: str, many: bool = False) -> Callable[[list[str]], list[str]]
     """For `main`: words without = and names of files mean name=WORD, or with `many` name=[WORD, …]."""
 
     def rewrite(words: list[str]) -> list[str]:
-        bare = [word for word in words if not word.startswith("-") and ("=" not in word or Path(word).exists())]
-        quoted = [_quote(word) for word in bare]
+        bare = [word for word in words if word[:1] != "-" and ("=" not in word or as_on_disk(word).exists())]
+        quoted = [_quote(str(as_on_disk(word))) for word in bare]
         short = [f"{name}=[{','.join(quoted)}]"] if many and bare else [f"{name}={word}" for word in bare]
         return short + [word for word in words if word not in bare]
 
@@ -351,7 +362,7 @@ def as_option(name: str, many: bool = False) -> Callable[[list[str]], list[str]]
 def file_as_testset(words: list[str]) -> list[str]:
     """For `main`: testset=FILE.npz is short for testset=file testset.path=FILE.npz."""
     found = [(word, re.match(r"testset=(.*\.npz)$", word)) for word in words]
-    parts = [["testset=file", f"testset.path={_quote(file[1])}"] if file else [word] for word, file in found]
+    parts = [["testset=file", f"testset.path={file[1]}"] if file else [word] for word, file in found]
     return [word for part in parts for word in part]
 
 
@@ -359,7 +370,8 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
     """The words of a command line, with the values quoted that Hydra would not take for the text that they are.
 
     Without quotes, Hydra reads 007 as a number and refuses spaces, commas and brackets. Quoted are names of files and
-    folders that exist, values of options of type text, and what Hydra cannot read. `~` is replaced by the home folder.
+    folders that exist, values of options of type text, and what Hydra cannot read. `~` is replaced by the home folder,
+    and accents are written as on the disk, see `as_on_disk`.
     """
     hints = typing.get_type_hints(OPTIONS[config_name], include_extras=True)
     texts = {name for name, hint in hints.items() if "text" in _kinds(hint)}
@@ -370,10 +382,14 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
         if word.startswith("-") or not equals or not re.fullmatch(r"[+~]*[\w./@]+", name):
             return word
         value = str(Path(value).expanduser()) if re.match(r"~[/\\]|~$", value) else value
-        if not _exists(value):
+        if value and not value.isascii():
+            value = str(as_on_disk(value))
+        group, _, last = name.rpartition(".")
+        is_text = name in texts or (group and last in _PATHS and value[:1] not in ("[", "{"))
+        # In a folder that holds a file `3`, samples=3 is still a number.
+        if not _exists(value) or (not is_text and re.fullmatch(r"[+-]?[\d._]+(e[+-]?\d+)?|true|false", value, re.I)):
             if value == "null" or "${" in value or re.fullmatch(r"""(".*"|'.*')""", value, re.DOTALL):
                 return f"{name}={value}"
-            is_text = name in texts or (name.rpartition(".")[2] in _NAMES_OF_PATHS and value[:1] not in ("[", "{"))
             if (sweeps and "," in value) or (not is_text and _is_read_by_hydra(word)):
                 return f"{name}={value}"
         return f"{name}={_quote(value)}"
@@ -381,8 +397,8 @@ def quote_texts(words: Sequence[str], config_name: str) -> list[str]:
     return [quoted(word) for word in words]
 
 
-# Options of config groups that are paths.
-_NAMES_OF_PATHS = ("folder", "path", "root", "cache", "videos", "pictures", "annotations", "weights")
+# Options in config groups that are paths.
+_PATHS = ("folder", "path", "root", "cache", "videos", "pictures", "labels", "annotations", "weights")
 
 
 def _exists(value: str) -> bool:

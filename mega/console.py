@@ -1,10 +1,21 @@
 """Tables and times on the console, for every script."""
 
+import io
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+
+def print_anything() -> None:
+    """Print a question mark for what the encoding of the standard output lacks (ASCII: ─, ×, é), instead of failing.
+
+    The standard error does not fail: Python escapes such characters there.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 class Stopwatch:

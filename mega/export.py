@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mega.photos import InputError
+from mega.photos import InputError, Picture
 from mega.predictor import People
 from mega.rendering import draw_people, draw_side_view, draw_uncertainty, panel, people_openness
 from mega.rendering.shading import palette_colors
@@ -93,7 +93,7 @@ def encode_mesh(vertices: np.ndarray, faces: np.ndarray, color: np.ndarray, mesh
     return mesh.export(file_type="glb", include_normals=True)
 
 
-def draw_sheet(image: np.ndarray, people: People, max_side: int = 1024) -> np.ndarray:
+def draw_sheet(image: np.ndarray | Picture, people: People, max_side: int = 1024) -> np.ndarray:
     """Input, meshes in place, from the side and, with samples, uncertainty, in one picture (h, w, 3) uint8 RGB.
 
     Args:
@@ -114,13 +114,14 @@ def draw_sheet(image: np.ndarray, people: People, max_side: int = 1024) -> np.nd
     return panel([cells])
 
 
-def scale_to_draw(image: np.ndarray, people: People, max_side: int) -> tuple[np.ndarray, float, np.ndarray]:
+def scale_to_draw(image: np.ndarray | Picture, people: People, max_side: int) -> tuple[np.ndarray, float, np.ndarray]:
     """The picture at the size of the drawing, with its focal length px and principal point (2,) px."""
     longer = max(image.shape[:2])
     scale = float(np.clip(longer, min(MIN_DRAWN_SIDE, max_side), max_side)) / longer
+    pixels = Picture.of(image).at_least(min(longer, max_side)).pixels
     if scale == 1:
-        return image, people.focal, people.principal_point
+        return pixels, people.focal, people.principal_point
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    picture = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     # Pixel centres are at whole numbers, so the fixed point of the scaling is the corner at -0.5.
     return picture, people.focal * scale, (people.principal_point + 0.5) * scale - 0.5

@@ -6,6 +6,8 @@ every error about a missing file take it from there.
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,9 +28,27 @@ CONFIGS = _bundled("configs", "configs")
 SHIPPED_WEIGHTS = _bundled("weights/anny_lite", "checkpoint/anny_lite")
 
 
+def as_on_disk(path: str | Path) -> Path:
+    """A path with its accents as they are on the disk; the path itself where nothing has such a name.
+
+    Unicode has é as one character (NFC) and as e with an accent (NFD). macOS takes both for the same name and often
+    writes the second; other systems take them for two names, and keyboards give the first.
+    """
+    path = Path(path)
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    parent = as_on_disk(path.parent)
+    composed = unicodedata.normalize("NFC", path.name)
+    try:
+        names = [name for name in os.listdir(parent) if unicodedata.normalize("NFC", name) == composed]
+    except OSError:
+        names = []
+    return parent / (names[0] if len(names) == 1 else path.name)
+
+
 def locate(path: str | Path) -> Path:
     """A path as it is given, from the current folder; if nothing is there, the same path from the project's folder."""
-    path = Path(path).expanduser()
+    path = as_on_disk(Path(path).expanduser())
     inside = PROJECT / path
     return inside if not path.exists() and inside.exists() else path
 

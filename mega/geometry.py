@@ -130,18 +130,18 @@ def square_crop(image: np.ndarray, box: np.ndarray, size: int, margin: float = 1
         raise ValueError(f"Expected a picture (H, W, 3) of uint8, got {image.shape} of {image.dtype}.")
     square = square_box(box, margin)
     shrinks_by = (square[2] - square[0]) / size / 2
-    if shrinks_by > _BLUR_ABOVE:
-        # Blur only the part that the crop shows and the filter reaches: the crop is the same.
-        sigma = (shrinks_by - 1) / 2
+    sigma = (shrinks_by - 1) / 2 if shrinks_by > _BLUR_ABOVE else 0.0
+    if sigma or not image.flags.c_contiguous:  # of a view of a picture, OpenCV would copy all
+        # Work on the part that the crop shows and the filter reaches: the crop is the same.
         radius = int(4 * sigma + 0.5)
         limit = np.array(image.shape[1::-1])
         start = np.clip(np.floor(square[:2]).astype(int) - radius - 2, 0, limit)
         stop = np.clip(np.ceil(square[2:]).astype(int) + radius + 3, 0, limit)
-        image = image[start[1] : stop[1], start[0] : stop[0]].astype(np.float64)
+        image = image[start[1] : stop[1], start[0] : stop[0]]
         square = square - np.tile(start, 2)
-        if image.size:
-            kernel = (2 * radius + 1, 2 * radius + 1)
-            image = cv2.GaussianBlur(image, kernel, sigma, borderType=cv2.BORDER_REPLICATE)
+    if sigma and image.size:
+        kernel = (2 * radius + 1, 2 * radius + 1)
+        image = cv2.GaussianBlur(image.astype(np.float64), kernel, sigma, borderType=cv2.BORDER_REPLICATE)
     if not image.size:
         return np.zeros((size, size, 3), np.float32)
     return warp_crop(image, crop_matrix(square, size), size).astype(np.float32)

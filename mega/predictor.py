@@ -4,6 +4,7 @@ predictor = mega.load("anny_lite")
 people = predictor(image, boxes)
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,14 @@ from mega.geometry import (
 )
 from mega.model import CVQMAE
 from mega.optimize import optimize_for_inference
+from mega.photos import FILM_WIDTH, InputError, Picture, power_of_two
 from mega.sampling import Prediction, sample
 from mega.test_time_augmentation import check_tta, predict_mesh
 from mesh_vq_vae import MeshVQVAE
+
+# Larger squares are cut from a reduced picture: the crop is nearly the same, and its time and memory are bounded.
+_LARGEST_SQUARE = 8  # sides of the crop
+_NEAREST, _FARTHEST = 0.1, 1e5  # m; single precision keeps centimetres up to here
 
 
 @dataclass(frozen=True)
@@ -102,21 +108,28 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(
-        self, image: np.ndarray, boxes: np.ndarray, sampling: Sampling | None = None, focal: float | None = None
+        self,
+        image: np.ndarray | Picture,
+        boxes: np.ndarray,
+        sampling: Sampling | None = None,
+        focal: float | None = None,
     ) -> People:
         """Predict the people in a picture.
 
         Args:
-            image: (h, w, 3) uint8 RGB.
+            image: (h, w, 3) uint8 RGB, or a file from `mega.photos.open_picture`.
             boxes: (P, 4) = (x0, y0, x1, y1) px.
             sampling: draw samples as well. The draws of each person start from the seed, so they do not depend on who
                 else is in the picture.
             focal: px; None assumes the published 1000 px on a crop of 224 px, scaled to the picture.
+
+        Raises InputError if the given focal length would put people behind or inside the camera, or kilometres away.
         """
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         prediction = self.predict(self.crops(image, boxes))
         image_size = torch.tensor(image.shape[1::-1], dtype=torch.float32)
-        focal = float(default_focal(image_size)) if focal is None else float(focal)
+        given = focal is not None
+        focal = float(focal) if given else float(default_focal(image_size))
         squares = np.array([square_box(box, self.crop.margin) for box in boxes], np.float32).reshape(-1, 4)
         translation = crop_camera_to_full(prediction.cam.cpu(), torch.from_numpy(squares), image_size, focal)
         translation = translation.to(self.device)
@@ -135,8 +148,12 @@ class Predictor:
             samples = canonical @ prediction.rotation[:, None].mT + translation[:, None, None]
             uncertainty = standard_deviation(samples).cpu().numpy()
             samples = samples.cpu().numpy()
+        vertices = vertices.cpu().numpy()
+        if given and len(boxes):
+            bodies = vertices if samples is None else np.concatenate([vertices[:, None], samples], axis=1)
+            check_focal(focal, bodies[..., 2].reshape(len(boxes), -1), translation[:, 2].cpu().numpy(), image.shape)
         return People(
-            vertices=vertices.cpu().numpy(),
+            vertices=vertices,
             faces=self.faces,
             boxes=boxes.astype(np.float32),
             tokens=prediction.tokens.cpu().numpy(),
@@ -153,18 +170,23 @@ class Predictor:
         """The deterministic prediction for crops (B, 3, S, S) RGB in [0, 255]."""
         return predict_mesh(self.model, self.tokenizer, crops.to(self.device), self.decode, self.tta)
 
-    def crops(self, image: np.ndarray, boxes: np.ndarray) -> Tensor:
+    def crops(self, image: np.ndarray | Picture, boxes: np.ndarray) -> Tensor:
         """Square crops (P, 3, S, S) float32 RGB in [0, 255] of the boxes (P, 4) in a picture (h, w, 3)."""
+        picture = Picture.of(image)
         crops = np.empty((len(boxes), self.crop.size, self.crop.size, 3), np.float32)
         for p, box in enumerate(boxes):
-            crops[p] = square_crop(image, box, self.crop.size, self.crop.margin)
+            left, _, right, _ = square_box(box, self.crop.margin)
+            factor = 2 * (right - left) / (_LARGEST_SQUARE * self.crop.size)
+            level = picture.reduced(power_of_two(min(factor, *picture.shape[:2])))
+            crops[p] = square_crop(level.pixels, level.boxes(box), self.crop.size, self.crop.margin)
         return torch.from_numpy(crops).permute(0, 3, 1, 2)
 
-    def tighten(self, image: np.ndarray, boxes: np.ndarray, passes: int = 1) -> np.ndarray:
+    def tighten(self, image: np.ndarray | Picture, boxes: np.ndarray, passes: int = 1) -> np.ndarray:
         """Replace rough boxes (P, 4) by boxes tight around the meshes predicted in them, `passes` times.
 
         A tight box may reach beyond the edge of the picture where the body does, as in training.
         """
+        image = Picture.of(image)
         height, width = image.shape[:2]
         for _ in range(passes):
             people = self(image, boxes)
@@ -176,6 +198,29 @@ class Predictor:
             plausible = visible & ((tight[:, 2:] - tight[:, :2]).max(axis=1) <= 2 * max(width, height))
             boxes = np.where(plausible[:, None], tight, boxes)  # a wild prediction keeps the box that it came from
         return boxes
+
+
+def check_focal(focal: float, depths: np.ndarray, origins: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise InputError if a focal length px cannot be that of a picture of `shape` (h, w, 3) px.
+
+    Args:
+        depths: (P, V) m, of all vertices.
+        origins: (P,) m, depth of the bodies' origins. They are proportional to the focal length.
+    """
+    if depths.min() >= _NEAREST and depths.max() <= _FARTHEST:
+        return
+    height, width = shape[:2]
+    longer = max(height, width)
+    # The depth of a vertex is focal / scale + its distance to the origin, which does not depend on the focal length.
+    required = ((_NEAREST + origins - depths.min(axis=1)) * focal / origins).max()
+    low, phone, high = (mm / FILM_WIDTH * longer for mm in (13, 26, 200))
+    low = max(low, required)
+    where = "behind or inside the camera" if depths.min() < _NEAREST else f"more than {_FARTHEST:.0f} m away"
+    raise InputError(
+        f"A focal length of {focal:.4g} px puts people {where}: give focal= a value from {math.ceil(low)} to "
+        f"{math.floor(max(high, 2 * low))} (px of this picture of {width}×{height}; the main camera of a phone has "
+        f"about {phone:.0f}), or focal=default."
+    )
 
 
 def check_pair(model: torch.nn.Module, tokenizer: MeshVQVAE) -> None:

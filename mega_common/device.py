@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
+from torch.nn import functional
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -17,22 +18,49 @@ log = logging.getLogger(__name__)
 
 
 def read_device(name: str) -> torch.device:
-    """The device that an option names: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:N or mps.
+    """The device that an option names: auto, cpu, cuda, cuda:N or mps.
 
-    auto and cuda are the GPU of this process where torchrun has started one process per GPU (LOCAL_RANK).
+    auto is CUDA if there is a GPU; on a Mac its GPU (mps) if it computes as the CPU does, else a line says so; else the
+    CPU. auto and cuda are the GPU of this process where torchrun has started one process per GPU (LOCAL_RANK).
 
     Raises ValueError if the name is not known or the device cannot be used here.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", str(name)):
         raise ValueError(f"device={name} is not known; choose from auto, cpu, cuda, cuda:N, mps.")
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if _mps_works() else "cpu"
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
         raise ValueError(f"device={name} cannot be used here: {str(error).splitlines()[0].split('. ')[0]}") from None
     return device
+
+
+@cache
+def _mps_works() -> bool:
+    """Whether the GPU of a Mac runs what our networks consist of, with the CPU's results."""
+    if not torch.backends.mps.is_available():
+        return False
+    try:
+        on_cpu, on_mps = _sample_of_operations("cpu"), _sample_of_operations("mps").cpu()
+        fault = "" if torch.allclose(on_cpu, on_mps, atol=1e-3) else "other results than on the CPU"
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        fault = str(error).splitlines()[0]
+    if fault:
+        log.warning("device=auto is cpu here, since the Mac's GPU (mps) cannot be used: %s.", fault.rstrip("."))
+    return not fault
+
+
+def _sample_of_operations(device: str) -> torch.Tensor:
+    """A convolution, attention and a choice of codes, on numbers that are the same on every device."""
+    x, kernel = (torch.linspace(-2, 2, n).sin().to(device) for n in (8 * 16 * 16, 8 * 8 * 9))
+    x = functional.conv2d(x.view(1, 8, 16, 16), kernel.view(8, 8, 3, 3), stride=2, padding=1)
+    x = functional.layer_norm(x.flatten(2).mT, (8,))  # (1, 64, 8)
+    x = functional.scaled_dot_product_attention(x, x, x)
+    noise = torch.empty(64, device=device).exponential_(generator=torch.Generator(device).manual_seed(0))
+    order = (0 * noise).sum() + x.sum(-1)
+    return torch.cat([x.flatten(), x.gather(1, x.argmax(1, keepdim=True)).flatten(), order.sort(dim=1)[0].flatten()])
 
 
 def choose_precision(asked: str, device: str | torch.device, say: Callable[[str], object] = log.warning) -> str:

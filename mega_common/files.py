@@ -15,6 +15,8 @@ import numpy as np
 from numpy._core.multiarray import _reconstruct, scalar
 from numpy._core.numeric import _frombuffer
 
+from mega_common.file_kinds import unreadable
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
@@ -47,8 +49,10 @@ def write_npz(path: str | Path, columns: dict[str, np.ndarray]) -> None:
 
 
 def write_json(path: str | Path, content: dict) -> None:
-    """Write indented JSON as a `whole_file`; keys keep their order."""
-    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write indented JSON as a `whole_file`; keys keep their order, file names of any encoding are kept."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # A byte of a name that is not UTF-8 becomes JSON's \udc80, so that the file stays UTF-8.
+    write_whole(path, text.encode(errors="backslashreplace"))
 
 
 # Reading arrays (.npz)
@@ -62,13 +66,34 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
     """
     try:
         with np.load(path, allow_pickle=False) as file:
+            if not any(name.endswith(".npy") for name in file.zip.namelist()):
+                raise ValueError("it is a zip file without arrays")
             return {name: _read_array(file, name) for name in file.files if names is None or name in names}
     except FileNotFoundError:
         raise
     except Exception as error:  # a broken archive may raise anything
-        # numpy takes any other file for a pickle and advises to load it unsafely.
-        reason = "it is no .npz file, or incomplete." if "allow_pickle" in str(error) else error
-        raise ValueError(f"{path} cannot be read as arrays (.npz): {reason}") from error
+        raise unreadable(path, "npz", error) from error
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array of a `.npy` file. Raises FileNotFoundError, or ValueError that says what is wrong with the file."""
+    try:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a broken header may raise anything
+        raise unreadable(path, "npy", error) from error
+
+
+def as_text(column: np.ndarray) -> np.ndarray:
+    """An array of text, also of bytes (UTF-8), as Python 2 wrote it. Raises ValueError for other bytes."""
+    return np.char.decode(column, "utf-8") if column.dtype.kind == "S" else column.astype(str)
+
+
+def as_names(column: np.ndarray) -> np.ndarray:
+    """Paths as text with slashes, also if they were written as bytes, or on Windows. Raises ValueError as `as_text`."""
+    return np.char.replace(as_text(column), "\\", "/")
 
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -103,11 +128,9 @@ def load_pickle(path: Path) -> dict:
         try:
             content = _unpickle(file)
         except ValueError as error:
-            raise ValueError(
-                f"{path} cannot be read as a pickle of arrays: {error}. Fetch it anew from its source."
-            ) from error
+            raise unreadable(path, "pickle", error) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dict of arrays.")
+        raise unreadable(path, "pickle", f"it holds a {type(content).__name__}, expected a dict of arrays")
     return content
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mega_common.file_kinds import file_kind, unreadable
 from mega_common.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -43,9 +45,12 @@ def read_weights(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict
             metadata = file.metadata() or {}
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from error
+        raise unreadable(path, "safetensors", error) from error
     if metadata.get("format") != format or "config" not in metadata:
-        raise ValueError(f"{path} holds no {format} with its config (format: {metadata.get('format', 'not given')}).")
+        raise ValueError(
+            f"{path} holds no {format} with its config (format: {metadata.get('format', 'not given')}); "
+            f"it holds {content_in_words(tensors)}."
+        )
     try:
         return tensors, json.loads(metadata["config"])
     except json.JSONDecodeError as error:
@@ -81,21 +86,62 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     Keys may begin with `module.`, from data-parallel training. Nothing in the file is executed: it may hold tensors,
     plain Python and numpy numbers (losses) only. Raises FileNotFoundError, or ValueError that says what is wrong.
     """
+    content = read_torch(path)
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(
+            f"{path} is not a released checkpoint: it has no entry 'model' with a state dict, but "
+            f"{content_in_words(content)}."
+        )
+    return {k.removeprefix("module."): v for k, v in state.items()}
+
+
+def read_torch(path: str | Path) -> object:
+    """What a file written by `torch.save` holds: tensors, plain Python and numpy numbers only; nothing is executed.
+
+    Raises FileNotFoundError, or ValueError that says what is wrong.
+    """
     path = Path(path)
     _check_is_file(path)
     scalar = np._core.multiarray.scalar  # the class of a pickled numpy number; old files say `numpy.core`
     kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "bool")]
     try:
-        with torch.serialization.safe_globals([scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        numbers = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+        with torch.serialization.safe_globals(numbers), warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-        if "Unsupported global" in str(error):
-            raise ValueError(f"{path} holds objects other than tensors and numbers, and was not opened.") from error
-        raise ValueError(f"{path} is damaged, cut short, or no file of weights (torch.save).") from error
-    state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(f"{path} is not a released checkpoint: it has no entry 'model' with a state dict.")
-    return {k.removeprefix("module."): v for k, v in state.items()}
+        found = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)", str(error))
+        if found and file_kind(path).name == "torch":
+            raise ValueError(
+                f"{path} holds objects other than tensors and numbers ({found[1]}), and was not opened: it is of "
+                "another model or program."
+            ) from error
+        raise unreadable(path, "torch", "it is damaged or cut short: fetch the file again") from error
+
+
+# What the names of tensors show, most particular first.
+_MODELS = {
+    r"(module\.)?vq_vae\.": "a tokenizer (MeshVQVAE)",
+    r"(module\.)?decoder\.cond_emb": "an image model (CVQMAE)",
+    r"(module\.)?encoder\.pos_embedding": "a prior over bodies (VQMAE)",
+    r"(\w+\.)*stage4\.": "HRNet",
+    r"(\w+\.)*layer4\.": "ResNet",
+    r"(\w+\.)*blocks\.\d+\.attn": "a vision transformer",
+    r"v_template|shapedirs": "a body model",
+}
+
+
+def content_in_words(content: object) -> str:
+    """What a file of weights holds, for messages: the model if it is known, else the first names."""
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    if "pytorch-lightning_version" in content:
+        return "a training state (.ckpt), from which mode=export makes weights"
+    inner = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
+    for pattern, name in _MODELS.items():
+        if any(re.match(pattern, str(key)) for key in inner):
+            return f"the weights of {name}"
+    return f"{', '.join(map(str, [*content][:3])) or 'nothing'}{', …' if len(content) > 3 else ''}"
 
 
 def to_dtype(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -135,7 +181,10 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], path: str | Pat
     """
     own = model.state_dict()
     if found := differences(own, state):
-        raise ValueError(f"The weights in {path} do not fit this {type(model).__name__}: {found}.")
+        raise ValueError(
+            f"The weights in {path} do not fit this {type(model).__name__}: {found}. "
+            f"The file holds {content_in_words(dict(state))}."
+        )
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=True)
 
 

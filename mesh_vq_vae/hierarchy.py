@@ -22,6 +22,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from mega_common.files import read_array
+
 # (stride, pool radius, unpool radius) of each step, in hops.
 Step = tuple[int, int, int]
 SMPL_STEPS: tuple[Step, ...] = ((1, 1, 1), (2, 2, 2)) * 4
@@ -72,10 +74,7 @@ def read_hierarchy(folder: str | Path) -> Hierarchy:
     """
     matrices = {}
     for path in sorted(Path(folder).glob("_*pool*.npy")):
-        try:
-            matrix = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read as a connection matrix: {error}") from error
+        matrix = read_array(path)
         if matrix.ndim != 2 or matrix.shape[1] % 2 != 1 or not np.issubdtype(matrix.dtype, np.integer):
             raise ValueError(
                 f"{path} is not a connection matrix: expected integers of shape (points, 1 + 2 * widest row), "

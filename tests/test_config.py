@@ -22,7 +22,7 @@ _WRONG = [
     ("demo", "temperature=-1", r"temperature=-1 must be a number of at least 0\."),
     ("demo", "temperature=nan", r"temperature=nan must be a number of at least 0\."),
     ("demo", "temperature=inf", r"temperature=inf must be a number of at least 0\."),
-    ("demo", "focal=0", r"focal=0 must be a number above 0 or null\."),
+    ("demo", "focal=0", r"focal=0 must be default, a number above 0 or null\."),
     ("demo", "compile=maybe", r"compile=maybe must be true or false\."),
     ("demo", "detector=eyes", r"detector=eyes is not known; choose from boxes, torchvision, whole_image\."),
     ("demo", "samples=[", r"samples=\[ must be a whole number of at least 1\."),
@@ -186,6 +186,7 @@ def test_a_path_is_what_the_shell_passed(tmp_path, exists) -> None:
         config = compose("train_mega", quote_texts(words, "train_mega"))
         assert (config.data.cache, config.data.folder, config.backbone.weights) == (name,) * 3
         assert config.data.batch_size == 3
+    assert compose("test_mega", quote_texts(["pictures=3"], "test_mega")).pictures == 3
 
 
 def test_the_home_folder_is_known_in_quotes_too(monkeypatch, capsys, tmp_path) -> None:
@@ -214,4 +215,4 @@ def test_each_job_of_a_sweep_has_a_folder_and_all_are_run(monkeypatch, capsys, t
 
     words = ("--multirun", "mode=stochastic", "samples=2,3,4", f"hydra.sweep.dir={tmp_path}")
     assert started(monkeypatch, capsys, "demo", *words, task=task) == (1, "the second job fails\n")
-    assert outputs == [f"demo_out/{i}_mode=stochastic,samples={i + 2}" for i in range(3)]
+    assert outputs == [f"demo_out/{i}_samples={i + 2}" for i in range(3)]

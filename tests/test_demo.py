@@ -2,21 +2,24 @@
 
 import json
 import os
+import re
 import resource
 import runpy
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors.torch import load_file, save_file
 
 from mega import detectors
 from mega.checkpoints import MODEL_FILE, TOKENIZER_FILE, load_cvqmae, save_model
+from mega.photos import open_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -130,6 +133,40 @@ def test_given_focal_and_obj(run, photos, tmp_path):
     assert np.load(tmp_path / "out/a.npz")["focal"] == 123
 
 
+def camera_exif(millimetres: int) -> Image.Exif:
+    """EXIF data of a lens that is `millimetres` long on 35 mm film."""
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = millimetres
+    return exif
+
+
+def test_the_focal_length_of_the_camera_is_used_and_said(run, photos, tmp_path):
+    write_photo(photos / "none.jpg")
+    write_photo(photos / "phone.jpg", exif=camera_exif(27))
+    for option, focal, source in (("null", 72, "EXIF"), ("default", 428.6, "default"), ("90", 90, "given")):
+        status, out, err = run(f"focal={option}")
+        assert status == 0, err
+        assert np.load(tmp_path / "out/phone.npz")["focal"] == pytest.approx(focal, abs=0.1)
+        row = next(line for line in out.splitlines() if line.startswith("phone.jpg"))
+        assert f" {focal:.0f} px, {source} " in row
+    assert np.load(tmp_path / "out/none.npz")["focal"] == 90
+
+
+def test_a_focal_length_that_puts_people_into_the_camera_is_refused_and_the_others_are_done(run, photos, tmp_path):
+    write_photo(photos / "good.jpg", size=(60, 60))
+    write_photo(photos / "near.jpg", exif=camera_exif(8))
+    (photos / "boxes.json").write_text(json.dumps({"near.jpg": [[-500, -500, 600, 600]], "good.jpg": [[0, 0, 60, 60]]}))
+    status, _, err = run()
+    assert status == 1
+    assert written(tmp_path / "out") == results("good")
+    assert "1 of 2 pictures failed" in err
+    assert re.search(r"near.jpg: A focal length of 21.33 px puts people behind or inside the camera: give focal=", err)
+    assert run("focal=default")[0] == 0
+    status, _, err = run("focal=0.5")
+    assert status == 1
+    assert "2 of 2 pictures failed" in err
+
+
 def test_bfloat16_gives_nearly_the_same_people(run, photos, tmp_path):
     write_photo(photos / "a.jpg")
     people = {}
@@ -158,6 +195,30 @@ def test_one_file_and_a_pattern(run, photos, tmp_path):
     assert written(tmp_path / "out") == results("a")
     assert run(f"input={photos}/*.jpg")[0] == 0
     assert written(tmp_path / "out") == results("a") | results("b")
+
+
+@pytest.mark.parametrize("name", ["2024", "Jose\u0301 日本 [1] a*b, 'q' = 100% #5 {x}=$HOME (1)", " ~ "])
+def test_any_name_will_do_for_every_file(run, photos, tmp_path, toy_weights, name, caplog):
+    (tmp_path / name).mkdir()
+    write_photo(tmp_path / name / f"{name}.jpg")
+    write_photo(tmp_path / name / "other.jpg")
+    (tmp_path / name / "clip.mp4").touch()
+    shutil.copytree(toy_weights, tmp_path / name / "weights")
+    composed = unicodedata.normalize("NFC", name)
+    (tmp_path / name / f"{name}.json").write_text(json.dumps({f"{composed}.jpg": [[1, 2, 30, 40]]}))
+    words = [f"output={composed}/{name}", f"boxes={composed}/{name}.json", f"weights={composed}/weights"]
+    status, _, err = run(f"input={composed}", *words)
+    assert status == 0, err
+    assert written(tmp_path / name / name) == results(name) | results("other")
+    np.testing.assert_array_equal(np.load(tmp_path / name / name / f"{name}.npz")["boxes"], [[1, 2, 30, 40]])
+    assert "clip.mp4 (a video" in caplog.text
+    assert "no boxes for 1 of 2 pictures" in caplog.text
+    status, _, err = run(f"input={composed}/{composed}.jpg", f"output={name}")
+    assert status == 0, err
+    assert results(name) < written(tmp_path / name)
+    caplog.clear()
+    assert run(f"input={composed}", f"output={tmp_path / 'again'}")[0] == 0
+    assert written(tmp_path / "again") == results(name) | results("other"), "results are not taken for input"
 
 
 def test_pictures_of_the_same_name_do_not_overwrite_each_other(run, photos, tmp_path):
@@ -190,6 +251,27 @@ def test_torchvision_without_its_weights_says_so_and_takes_the_whole_picture(run
     assert written(tmp_path / "out") == results("a")
     assert "could not be fetched" in messages[0]
     assert "boxes=FILE" in messages[0]
+
+
+def test_torchvision_finds_people_in_a_reduced_picture(photos, monkeypatch):
+    from torchvision.models import detection
+
+    seen = []
+
+    class Network:
+        def eval(self):
+            return self
+
+        def __call__(self, pictures):
+            seen.extend(tuple(picture.shape) for picture in pictures)
+            found = torch.tensor([[9.5, 19.5, 29.5, 49.5]])
+            return [{"labels": torch.tensor([1]), "scores": torch.tensor([0.9]), "boxes": found}]
+
+    monkeypatch.setattr(detection, "fasterrcnn_mobilenet_v3_large_fpn", lambda **_: Network())
+    path = write_photo(photos / "a.jpg", size=(4000, 800))
+    detector = detectors.TorchvisionDetector(max_side=500)
+    np.testing.assert_array_equal(detector(path, open_picture(path)).boxes, [[79.5, 159.5, 239.5, 399.5]])
+    assert seen == [(3, 100, 500)]
 
 
 def test_bad_pictures_are_named_and_the_others_are_done(run, photos, tmp_path):
@@ -248,7 +330,10 @@ def test_a_misspelt_name_in_the_boxes_file_is_reported(run, photos, tmp_path, mo
     boxes = tmp_path / "boxes.json"
     boxes.write_text('{"A.jpg": [[0, 0, 9, 9]]}')
     assert run(f"boxes={boxes}")[0] == 0
-    assert messages == [f"{boxes} has boxes for pictures that are not in the input: A.jpg."]
+    assert messages == [
+        f"{boxes} has boxes for pictures that are not in the input: A.jpg.",
+        f"{boxes} has no boxes for 1 of 1 pictures; one person is expected in each of them: {photos / 'a.jpg'}.",
+    ]
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", "\xff"])

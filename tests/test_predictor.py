@@ -2,8 +2,11 @@
 
 import dataclasses
 import io
+import struct
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import cv2
@@ -11,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from PIL import Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 import mega
+from mega import photos
 from mega.checkpoints import PUBLISHED_SETUPS
 from mega.export import draw_sheet, encode_mesh, scale_to_draw, write_together
-from mega.geometry import standard_deviation
-from mega.photos import InputError, find_pictures, output_names, read_picture
+from mega.geometry import square_crop, standard_deviation
+from mega.photos import InputError, exif_focal, find_pictures, open_picture, output_names, read_picture
 from mega.predictor import Predictor, Sampling
 from mega.sampling import Prediction, select_codes
 from mega.test_time_augmentation import predict_mesh
@@ -312,6 +316,187 @@ def test_exif_orientation_is_honoured(tmp_path, orientation):
     exif[0x0112] = orientation
     stored.save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), np.asarray(upright))
+
+
+def smooth(width, height):
+    noise = np.random.default_rng(1).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+LARGE = (1331, 973)  # not multiples of 8, and more than 8 crops of 64 px
+LARGE_BOXES = np.array([[0.0, 0, *LARGE], [-200, 500, 500, 1200], [900, -50, 1500, 500], [100, 150, 260, 400]])
+
+
+@pytest.fixture(scope="module")
+def large(predictor):
+    """A picture, its crops from all pixels, and where these are not at the sharp edges to black."""
+    upright = smooth(*LARGE)
+    exact, white = (
+        np.stack([square_crop(pixels, box, 64, predictor.crop.margin) for box in LARGE_BOXES])
+        for pixels in (upright, np.full_like(upright, 255))
+    )
+    inside = np.stack([cv2.erode(each, np.ones((5, 5))) == 255 for each in white])
+    return upright, exact, inside
+
+
+def write_rotated(path, upright, orientation):
+    """A file that an EXIF orientation turns into `upright`, and nothing else in it."""
+    turned = {1: [], 2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}[orientation]
+    stored = Image.fromarray(upright)
+    for operation in turned:
+        stored = stored.transpose(Image.Transpose(operation))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored.save(path, exif=exif, quality=95, subsampling=0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_crops_and_drawing_of_a_large_file_are_those_of_its_pixels(
+    tmp_path, predictor, people, large, orientation, monkeypatch
+):
+    upright, exact, inside = large
+    write_rotated(tmp_path / "a.jpg", upright, orientation)
+    picture = open_picture(tmp_path / "a.jpg")
+    assert picture.shape == upright.shape
+    for source in (picture, upright):
+        crops = predictor.crops(source, LARGE_BOXES).permute(0, 2, 3, 1).numpy()
+        for crop, expected, here in zip(crops, exact, inside, strict=True):
+            assert here.mean() > 0.2
+            assert np.abs(crop - expected)[here].mean() < 0.8  # 2 if shifted by half a pixel of the reduced picture
+        drawn, _, _ = scale_to_draw(source, people, 300)
+        expected = cv2.resize(upright, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(drawn.astype(int) - expected).mean() < 2  # 15 if it were turned wrongly
+    # All pixels, and crops from them, also where the file has so many that Pillow would need too much memory
+    pixels, crops = read_picture(tmp_path / "a.jpg"), predictor.crops(picture, LARGE_BOXES[3:])
+    np.testing.assert_allclose(pixels.astype(int), upright, atol=12)
+    monkeypatch.setattr(photos, "_MANY_PIXELS", 1000)
+    picture = open_picture(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(picture.reduced(1).pixels, pixels)
+    np.testing.assert_array_equal(predictor.crops(picture, LARGE_BOXES[3:]), crops)
+
+
+def test_crops_of_up_to_eight_times_their_size_are_cut_from_all_pixels(predictor):
+    upright = smooth(*LARGE)
+    box = np.array([300, 500, 300 + 64 * 7.1, 850])
+    np.testing.assert_array_equal(
+        predictor.crops(upright, box[None])[0].permute(1, 2, 0), square_crop(upright, box, 64, predictor.crop.margin)
+    )
+
+
+def test_a_large_file_is_decoded_only_as_finely_as_needed(tmp_path, predictor, people, monkeypatch):
+    factors = []
+    decode = photos._decode
+    monkeypatch.setattr(photos, "_decode", lambda file, factor: factors.append(factor) or decode(file, factor))
+    Image.fromarray(smooth(8064, 6048)).save(tmp_path / "a.jpg", quality=60)
+    picture = open_picture(tmp_path / "a.jpg")
+    whole = np.array([[0.0, 0, 8064, 6048]])
+    first = predictor.crops(picture, whole)
+    scale_to_draw(picture, people, 1024)
+    assert set(factors) <= {4, 8}
+    # Later on all pixels are needed, and what was done before does not change what comes after.
+    predictor.crops(picture, np.array([[0.0, 0, 300, 400]]))
+    assert factors[-1] == 1
+    torch.testing.assert_close(predictor.crops(picture, whole), first, atol=0, rtol=0)
+    torch.testing.assert_close(predictor.crops(open_picture(tmp_path / "a.jpg"), whole), first, atol=0, rtol=0)
+
+
+def test_memory_does_not_grow_with_the_picture(predictor, people):
+    peaks = []
+    for side in (2000, 6000):
+        pixels = np.zeros((side, side, 3), np.uint8)
+        tracemalloc.start()
+        predictor.crops(pixels, np.array([[0.0, 0, side, side]]))
+        scale_to_draw(pixels, people, 512)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0] + 3 * 6000 * 512 * 3  # and the strips in which it is reduced
+
+
+def png_header(width, height):
+    """The beginning of a PNG file, without pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\1\0IDAT"
+
+
+@pytest.mark.filterwarnings("error")
+def test_only_far_too_many_pixels_are_refused_and_pillow_is_quiet(tmp_path):
+    limit = Image.MAX_IMAGE_PIXELS
+    (tmp_path / "bomb.png").write_bytes(png_header(30_000, 30_000))
+    with pytest.raises(InputError, match="has more than 300 million pixels; scale it down first"):
+        open_picture(tmp_path / "bomb.png")
+    (tmp_path / "camera.png").write_bytes(png_header(16_320, 12_240))
+    with pytest.raises(InputError, match=r"camera\.png is damaged"):
+        open_picture(tmp_path / "camera.png")
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_damaged_exif_data_is_no_exif_data(tmp_path, exif):
+    Image.fromarray(smooth(40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    picture = open_picture(tmp_path / "a.jpg")
+    assert (picture.shape, picture.focal) == ((30, 40, 3), None)
+
+
+TAG = ExifTags.Base
+SENSOR = {TAG.FocalLength: 4.2, TAG.FocalPlaneXResolution: 4000 / 5.6, TAG.FocalPlaneResolutionUnit: 4}
+
+
+@pytest.mark.parametrize(
+    ("tags", "size", "focal"),
+    [
+        ({TAG.FocalLengthIn35mmFilm: 26}, (4000, 3000), 26 / 36 * 4000),
+        ({TAG.FocalLengthIn35mmFilm: 26}, (3000, 4000), 26 / 36 * 4000),  # upright
+        ({TAG.FocalLengthIn35mmFilm: 26}, (640, 540), 462.2),
+        ({TAG.FocalLengthIn35mmFilm: 26} | SENSOR, (800, 600), 26 / 36 * 800),  # the equivalent goes first
+        ({TAG.FocalLengthIn35mmFilm: 26, TAG.ExifImageWidth: 4000, TAG.ExifImageHeight: 3000}, (800, 600), 577.8),
+        ({TAG.FocalLengthIn35mmFilm: 26, TAG.ExifImageWidth: 4000, TAG.ExifImageHeight: 3000}, (600, 800), 577.8),
+        # cut to a square, and to a strip; its pixels are the camera's
+        ({TAG.FocalLengthIn35mmFilm: 26, TAG.ExifImageWidth: 4000, TAG.ExifImageHeight: 3000}, (900, 900), 2888.9),
+        ({TAG.FocalLengthIn35mmFilm: 26, TAG.ExifImageWidth: 4000, TAG.ExifImageHeight: 3000}, (4000, 90), 2888.9),
+        # the size of a thumbnail is no cut
+        ({TAG.FocalLengthIn35mmFilm: 26, TAG.ExifImageWidth: 160, TAG.ExifImageHeight: 160}, (800, 600), 577.8),
+        (SENSOR, (4000, 3000), 3000),
+        (SENSOR | {TAG.FocalLengthIn35mmFilm: 0}, (4000, 3000), 3000),  # 0: not known
+        (SENSOR | {TAG.ExifImageWidth: 4000, TAG.ExifImageHeight: 3000}, (800, 600), 600),  # resized
+        (SENSOR | {TAG.DigitalZoomRatio: 2}, (4000, 3000), 6000),
+        (SENSOR | {TAG.DigitalZoomRatio: 0}, (4000, 3000), 3000),  # 0: not used
+        ({**SENSOR, TAG.FocalPlaneXResolution: 40000 / 5.6, TAG.FocalPlaneResolutionUnit: 3}, (4000, 3000), 3000),
+        ({TAG.FocalLength: 50, TAG.FocalPlaneXResolution: 2540}, (4000, 3000), 5000),  # inches if it does not say
+        ({TAG.FocalLength: 4.2}, (4000, 3000), None),
+        ({TAG.FocalLength: 4.2, TAG.FocalPlaneXResolution: 700, TAG.FocalPlaneResolutionUnit: 1}, (4000, 3000), None),
+        ({TAG.FocalLengthIn35mmFilm: 1}, (4000, 3000), None),
+        ({TAG.FocalLengthIn35mmFilm: 65535}, (4000, 3000), None),
+        ({TAG.FocalLengthIn35mmFilm: "26 mm"}, (4000, 3000), None),
+        ({TAG.FocalLengthIn35mmFilm: (26, 26)}, (4000, 3000), None),
+        ({TAG.FocalLength: float("nan"), TAG.FocalPlaneXResolution: 100}, (4000, 3000), None),
+        ({}, (4000, 3000), None),
+    ],
+)
+def test_focal_length_of_the_camera(tags, size, focal):
+    assert exif_focal(tags, size) == (focal and pytest.approx(focal, abs=0.1))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+def test_focal_length_is_read_from_files(tmp_path, name):
+    exif = TiffImagePlugin.ImageFileDirectory_v2() if name == "a.tif" else Image.Exif()
+    exif[TAG.Orientation] = 6
+    for details, focal in (({TAG.FocalLength: 4.25}, None), ({TAG.FocalLengthIn35mmFilm: 27}, pytest.approx(48))):
+        exif[ExifTags.IFD.Exif] = details
+        Image.fromarray(smooth(64, 48)).save(tmp_path / name, **{"tiffinfo" if name == "a.tif" else "exif": exif})
+        picture = open_picture(tmp_path / name)
+        assert (picture.shape, picture.focal) == ((64, 48, 3), focal)
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling(samples=2, steps=2)])
+@pytest.mark.parametrize(("focal", "words"), [(1.0, "behind or inside the camera"), (1e12, "more than 100000 m away")])
+def test_a_focal_length_that_cannot_be_is_refused(predictor, image, sampling, focal, words):
+    with pytest.raises(InputError, match=words) as refused:
+        predictor(image, BOXES, sampling, focal)
+    low, high = (float(word) for word in str(refused.value).split("from ")[1].split(" (")[0].split(" to "))
+    for plausible in (low, high):
+        assert predictor(image, BOXES, sampling, plausible).vertices[..., 2].min() > 0.09
+    assert len(predictor(image, BOXES[:0], sampling, focal)) == 0
 
 
 @pytest.mark.parametrize("size", [(16, 16), (3000, 16), (16, 3000)])

@@ -48,7 +48,7 @@ def test_a_file_cut_short_is_named(model: VQMAE, tmp_path: Path, share: float) -
     torch.save({"model": model.state_dict()}, tmp_path / "whole")
     data = (tmp_path / "whole").read_bytes()
     (tmp_path / "short").write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ValueError, match=r"short is damaged, cut short"):
+    with pytest.raises(ValueError, match=r"short cannot be read .*: it is (empty|a zip file .* cut short)"):
         load_into(model, tmp_path / "short")
 
 
@@ -56,7 +56,7 @@ def test_other_files_are_refused(model: VQMAE, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="gone"):
         load_into(model, tmp_path / "gone")
     (tmp_path / "text").write_text("no weights at all")
-    with pytest.raises(ValueError, match="text is damaged, cut short, or no file of weights"):
+    with pytest.raises(ValueError, match=r"text cannot be read .* that begins with 'no weights at all'"):
         load_into(model, tmp_path / "text")
     torch.save(model.state_dict(), tmp_path / "bare")
     with pytest.raises(ValueError, match="bare is not a released checkpoint"):
@@ -166,7 +166,7 @@ def test_other_forms_cut_short_are_named(model: VQMAE, tmp_path: Path, share: fl
     for name, read in (("ours", lambda path: read_weights(path, "VQMAE")), ("old", read_released)):
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: int(share * len(data))])
-        with pytest.raises(ValueError, match=f"{name} is "):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as weights "):
             read(tmp_path / name)
 
 

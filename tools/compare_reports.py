@@ -30,6 +30,7 @@ from mega.config import as_option, main
 from mega.console import format_number, format_table
 from mega.evaluation.report import SUMMARY, format_interval
 from mega.evaluation.statistics import PER_SAMPLE, Results, bootstrap_interval, paired_difference
+from mega_common.file_kinds import unreadable
 
 FEWEST = 20  # with fewer people a bootstrap interval is too narrow to call anything better
 NOTE = (
@@ -106,11 +107,11 @@ def read_report(folder: str | Path, name: str) -> Report:
     if not path.is_file():
         return Report(name, folder, people, errors, None, {})
     try:
-        about = json.loads(path.read_text())["about"]
+        about = json.loads(path.read_text(encoding="utf-8"))["about"]
         data = {key: about["data"][key] for key in ("path", "hash")}
         protocols = {name: protocol["words"] for name, protocol in about["protocols"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a {SUMMARY} of test_mega.py, or is damaged: {error!r}") from error
+        raise unreadable(path, "json", f"it is no {SUMMARY} of test_mega.py, or damaged: {error!r}") from error
     return Report(name, folder, people, errors, data, protocols)
 
 

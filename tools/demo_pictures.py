@@ -45,7 +45,7 @@ def make_demo_pictures(folder: Path) -> None:
         cv2.imwrite(str(file), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         if n_people > 1:
             boxes[file.name] = [row["box"].round(1).tolist() for row in rows]
-    (folder / "boxes.json").write_text(json.dumps(boxes) + "\n")
+    (folder / "boxes.json").write_text(json.dumps(boxes) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

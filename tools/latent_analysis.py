@@ -10,7 +10,7 @@
     pair=0                 the pair of bodies in the pictures
     output=outputs/latents for latent.json, interpolation.png, tokens.png, exchange.png, and latents.jpg with all three
     weights=FILE           the tokenizer
-    device=auto seed=0     auto | cpu | cuda; seed of the random bodies
+    device=auto seed=0     auto | cpu | cuda | cuda:N | mps; seed of the random bodies
 
 interpolation.png: meshes between two bodies, by interpolating, quantizing and decoding latents; below, by interpolating
 vertices, which shortens limbs. tokens.png: the template, each vertex coloured by the token that moves it most, by the

@@ -17,17 +17,15 @@ and it may lack each of these entirely, which then keep their initial values (in
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 
 from mega.backbones.convnets import HRNetW48, ResNet50
 from mega.backbones.vit import ViT
 from mega.external_files import IMAGENET, describe, require
-from mega_common.weights_io import load_strictly
+from mega_common.weights_io import content_in_words, load_strictly, read_torch
 
 _HEADS = {
     HRNetW48: ("final_layer.",),
@@ -104,11 +102,8 @@ def load_pretrained(backbone: HRNetW48 | ResNet50 | ViT, path: str | Path) -> No
 
 def _read(path: Path) -> dict[str, Tensor]:
     require(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, cut short, or holds more than weights.") from error
+    content = read_torch(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(f"{path} is no state dict of a backbone.")
+        raise ValueError(f"{path} is no state dict of a backbone: it holds {content_in_words(content)}.")
     return state

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mega.bodies.body import BodyModel
 from mega.external_files import require
-from mega_common.files import read_arrays
+from mega_common.files import read_array, read_arrays
 
 log = logging.getLogger(__name__)
 
@@ -161,12 +161,7 @@ def read_regressor(path: Path, rows: int) -> Tensor:
     Raises FileNotFoundError, or ValueError if something is wrong with the file.
     """
     require(path)
-    try:
-        regressor = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a joint regressor: {error}.") from error
-    if not isinstance(regressor, np.ndarray):
-        raise ValueError(f"{path} is an archive of arrays (.npz), expected one array ({rows}, {N_VERTICES}).")
+    regressor = read_array(path)
     if regressor.shape[:1] == (N_VERTICES,):
         raise ValueError(f"{path} is transposed: its shape is {regressor.shape}, expected ({rows}, {N_VERTICES}).")
     if rows == 24 and regressor.shape == (N_JOINTS, N_VERTICES):

@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader, Dataset, StackDataset, Subset, default_
 from mega.bodies import SMPLHBody
 from mega.bodies.smplh import GENDERS
 from mega.data.loading import EpochData, training_loader
-from mega.data.motions import MotionDataset, Motions, motion_files
+from mega.data.motions import (
+    DEFAULT_FPS,
+    FRAMES_PER_SECOND,
+    MotionDataset,
+    Motions,
+    check_frame_options,
+    motion_files,
+)
 from mega.data.random_bodies import TokenDataset, cached_tokens
 from mega.data.smpl_annotations import first_existing
 from mesh_vq_vae import MeshVQVAE
@@ -37,7 +44,9 @@ class MotionMeshData(EpochData):
         folder: folder of the animations (`motion_files`); None for none, to test on an annotation file.
         cache: folder for the packed motions and for tokens.
         batch_size: bodies per step and process.
-        frames_per_file, every: the frames of a training epoch, see `MotionDataset`.
+        frames_per_file, frames_per_second: the frames of a training epoch, see `MotionDataset`. The frames of
+            validation and test are always thinned to 30 per second, so that they do not depend on the files' rates.
+        default_fps: frames per second of motion files that do not give it.
         shares: fractions of the motion files for "val" and "test"; the splits are disjoint.
         train_annotations: for fine-tuning: half of each training batch are bodies of the first of these files that
             exists, in a new random order every epoch; the motions determine the length of an epoch.
@@ -57,7 +66,8 @@ class MotionMeshData(EpochData):
         cache: str | Path | None,
         batch_size: int,
         frames_per_file: int | None = None,
-        every: int | None = None,
+        frames_per_second: float | None = None,
+        default_fps: float = DEFAULT_FPS,
         shares: Mapping[str, float] | None = None,
         train_annotations: Sequence[str | Path] | None = None,
         val_annotations: Sequence[str | Path] | None = None,
@@ -69,10 +79,13 @@ class MotionMeshData(EpochData):
         super().__init__(batch_size, seed)
         if train_annotations and batch_size % 2:
             raise ValueError(f"data.batch_size={batch_size} must be even: half are of data.train_annotations.")
+        check_frame_options(frames_per_file, frames_per_second)
         if folder is not None:
             motion_files(folder)
         self.body, self.folder, self.cache = body, folder, cache
-        self.frames_per_file, self.every = frames_per_file, every
+        self.frames_per_file, self.frames_per_second = frames_per_file, frames_per_second
+        self._of_epoch = {"frames_per_file": frames_per_file, "frames_per_second": frames_per_second}
+        self.default_fps = default_fps
         self.shares = {"val": 0.02, "test": 0.02} | dict(shares or {})
         self.annotations = {"train": train_annotations, "val": val_annotations, "test": test_annotations}
         self.n_frames = {"val": val_frames, "test": test_frames}
@@ -83,7 +96,7 @@ class MotionMeshData(EpochData):
         """Every motion that can be used."""
         if self.folder is None:
             raise ValueError("data.folder=null: without motions, only a test on data.test_annotations is possible.")
-        motions = Motions.load(self.folder, Path(self.cache) / "motions")
+        motions = Motions.load(self.folder, Path(self.cache) / "motions", self.default_fps)
         self._require_bodies(motions)
         return motions
 
@@ -116,16 +129,25 @@ class MotionMeshData(EpochData):
             self.body.gender(GENDERS[gender])
 
     def frames(self, split: str, **options) -> MotionDataset:
-        """The frames of a split; `options` as for `MotionDataset`, for training all frames by default."""
+        """The frames of a split; `options` as for `MotionDataset`, by default 30 per second."""
         path = None if split == "train" else self.annotation_file(split)
         motions = self.motions.split(split, self.shares) if path is None else self.annotated(path)
         return MotionDataset(motions, limit=self.n_frames.get(split), **options)
 
     def prepare_data(self) -> None:
-        """Read the motions once, in one process, and report files that cannot be used."""
-        if self.folder is not None and self.motions.problems:
-            listed = "\n  ".join(self.motions.problems)
-            log.warning("%d motion file(s) cannot be used and are left out:\n  %s", len(self.motions.problems), listed)
+        """Read the motions once, in one process, and report what they are and which files cannot be used."""
+        if self.folder is not None:
+            for note in self.motions.notes:
+                log.info("%s", note)
+            if problems := self.motions.problems:
+                log.warning(
+                    "%d motion file(s) cannot be used and are left out:\n  %s", len(problems), "\n  ".join(problems)
+                )
+        if self.folder is not None and self.trainer.training:
+            rule = f"{self.frames_per_second or FRAMES_PER_SECOND:g} per second of each motion"
+            if self.frames_per_file is not None:
+                rule = f"{self.frames_per_file} random ones of each motion, whatever its frame rate"
+            log.info("an epoch has %d frames: %s", len(self.frames("train", **self._of_epoch)), rule)
         if self.trainer.training and (path := self.annotation_file("train")):
             log.info("half of each batch from the %d bodies of %s", len(self.annotated(path)), path)
         split, name = ("val", "validation") if self.trainer.training else ("test", "test")
@@ -137,8 +159,7 @@ class MotionMeshData(EpochData):
             log.info("validation on %d frames of motions that are held out%s", len(self.frames("val")), missing)
 
     def train_dataset(self) -> Dataset:
-        options = {"frames_per_file": self.frames_per_file, "every": self.every}
-        return self.frames("train", **options, epoch=self.trainer.current_epoch, seed=self.seed)
+        return self.frames("train", **self._of_epoch, epoch=self.trainer.current_epoch, seed=self.seed)
 
     def fixed_dataset(self, split: str) -> Dataset:
         return self.frames(split)
@@ -166,8 +187,9 @@ class MotionTokenData(MotionMeshData):
         tokenizer: makes the tokens.
         cache_tokens: compute the tokens of every training frame once and store them (two million frames are 0.2 GB, in
             files of 65,536 frames, so that an interrupted computation can resume). This pays off if an epoch uses a
-            large part of the frames (`every`). With one frame per file, 500 epochs use fewer frames than there are, so
-            False computes the tokens of each batch when needed. Tokens of validation and test are always stored.
+            large part of the frames (`frames_per_second`). With one frame per file, 500 epochs use fewer frames than
+            there are, so False computes the tokens of each batch when needed. Tokens of validation and test are always
+            stored.
         options: as for `MotionMeshData`.
     """
 
@@ -205,7 +227,8 @@ class MotionTokenData(MotionMeshData):
     def _cached(self, split: str) -> TokenDataset:
         """The tokens of all frames of a split."""
         if split not in self._tokens:
-            frames, shards = self.frames(split), []
+            options = {"frames_per_second": np.inf} if split == "train" else {}  # epochs choose among all frames
+            frames, shards = self.frames(split, **options), []
             for number, start in enumerate(range(0, len(frames), _SHARD)):
                 stop = min(start + _SHARD, len(frames))
                 path = Path(self.cache) / f"motions_{split}_{number:03}.npz"

@@ -1,7 +1,8 @@
 """Motion files: their check, their poses packed into one memory-mapped file, and single frames as a data set.
 
-A motion file is `<any folders>/*.npz` with `poses` (T, >= 66) axis-angle, root first (72 numbers per frame in SMPL, 165
-in SMPL-X), `betas` (>= 10) and `gender`. Files with `shape` in their path are not motions.
+A motion file is `<any folders>/*.npz` with `poses` (T, >= 66) axis-angle, root first (72 numbers per frame in SMPL, 156
+in SMPL-H, 165 in SMPL-X), `betas`, `gender` and perhaps its frame rate (`RATE_FIELDS`). Of the betas, the first 10 are
+used, since the bodies here have 10; missing ones are 0. Files with `shape` in their path are not motions.
 
 BEDLAM has about 2,300 motions with one to two million frames: 63 float32 numbers each are about 0.5 GB, which all
 processes of a training share, and a random frame is one read of 252 bytes. Opening the motion files themselves would
@@ -12,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +27,20 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from mega.bodies.smplh import GENDERS, N_BETAS, SMPL_JOINTS, gender_name
-from mega.data.smpl_annotations import SMPLAnnotations
+from mega.data.smpl_annotations import SMPLAnnotations, stored_rotated
 from mega.external_files import FILES, describe, require
-from mega_common.files import read_arrays, whole_file, write_json
+from mega_common.files import as_text, read_arrays, whole_file, write_json
 
 _N_POSE = 3 * len(SMPL_JOINTS)
 _POSE = slice(3, 3 + _N_POSE)  # of a frame: after the root
+#: Names of the frame rate in motion files: AMASS (SMPL-H), AMASS (SMPL-X) and BEDLAM, others.
+RATE_FIELDS = ("mocap_framerate", "mocap_frame_rate", "fps")
+_RATES = (1, 1000)  # frames per second; any other number is an error of the file
+DEFAULT_FPS = 30.0  # of files without a rate: that of BEDLAM's animations
+FRAMES_PER_SECOND = 30.0  # of an epoch
 _INDEX = "index.json"
+_FORMAT = 2  # of the packed motions: what is read of a motion file, and how; others are packed anew
+_NAMED = 5  # files listed in a message
 _UNUSED = ("openpose", "gtkps", "pose_world", "trans_cam", "cam_int", "cam_ext")  # fields that training does not read
 _NEVER = [-1, -1]  # a stamp that no file has, so that the file is read again the next time
 
@@ -45,6 +55,8 @@ class Motion:
         frames: T; 0 if the file cannot be used.
         betas: 10 numbers.
         gender: index into GENDERS.
+        fps: frames per second; None if the file does not give it.
+        n_betas: number of betas in the file.
         problem: why the file cannot be used; empty if it can.
         row: index of the first frame in the packed poses.
     """
@@ -54,8 +66,31 @@ class Motion:
     frames: int
     betas: list[float]
     gender: int
+    fps: float | None = None
+    n_betas: int = N_BETAS
     problem: str = ""
     row: int = 0
+
+
+def find_motions(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths of the motion files in a folder, and of the `.npz` files that are none by their name (`shape`), sorted.
+
+    The paths are relative to the folder, with slashes. Linked folders are searched too.
+
+    Raises OSError if a folder cannot be read.
+    """
+    found, seen = [], set()
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+        seen.add(os.path.realpath(parent))  # a link may lead back
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) not in seen]
+        below = Path(parent).relative_to(folder)
+        found += [below / name for name in names if name.lower().endswith(".npz")]
+    paths = [path.as_posix() for path in sorted(found)]
+    return [path for path in paths if "shape" not in path], [path for path in paths if "shape" in path]
 
 
 def motion_files(folder: str | Path) -> dict[str, list[int]]:
@@ -67,41 +102,46 @@ def motion_files(folder: str | Path) -> dict[str, list[int]]:
     if not folder.is_dir():
         source = next(describe(file) for file in FILES if file.path == "datasets/bedlam_animations")
         raise FileNotFoundError(f"{folder} is missing: {source}. (python tools/check_setup.py lists every file.)")
+    names, others = find_motions(folder)
+    if not names:
+        left_out = f" ({len(others)} have it: {_some(others)})" if others else ""
+        raise ValueError(
+            f"{folder} holds no motions: no *.npz files, at any depth, without `shape` in their path{left_out}."
+        )
     stamps = {}
-    for path in sorted(folder.rglob("*.npz")):
-        name = path.relative_to(folder).as_posix()
-        if "shape" not in name:
-            try:
-                stamps[name] = [path.stat().st_size, path.stat().st_mtime_ns]
-            except OSError:  # a dangling link: `read_motion` reports it
-                stamps[name] = _NEVER
-    if not stamps:
-        raise ValueError(f"{folder} holds no motions: no *.npz files, at any depth, without `shape` in their path.")
+    for name in names:
+        try:
+            stat = (folder / name).stat()
+            stamps[name] = [stat.st_size, stat.st_mtime_ns]
+        except OSError:  # a dangling link: `read_motion` reports it
+            stamps[name] = _NEVER
     return stamps
 
 
-def read_motion(path: str | Path, check_unused: bool = False) -> tuple[np.ndarray, np.ndarray, int]:
-    """(poses (T, 63) float32 without the root, betas (10,), index into GENDERS) of a motion file.
+def read_motion(path: str | Path, check_unused: bool = False) -> tuple[np.ndarray, np.ndarray, int, float | None]:
+    """(poses (T, 63) float32 without the root, all betas, index into GENDERS, frames per second or None) of a file.
 
     Args:
         check_unused: check what is not read as well: root, hands, and the translation `trans` (T, 3).
 
     Raises ValueError with everything that is wrong with the file, OSError if it cannot be opened.
     """
+    names = ("poses", "betas", "gender", *RATE_FIELDS, *(["trans"] if check_unused else []))
     try:
-        arrays = read_arrays(Path(path), ("poses", "betas", "gender", *(["trans"] if check_unused else [])))
+        arrays = read_arrays(Path(path), names)
     except ValueError as error:
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
         raise ValueError(str(error).removeprefix(f"{path} ")) from error
-    poses, betas, gender = (arrays.get(name) for name in ("poses", "betas", "gender"))
+    rates = {name: arrays.pop(name) for name in RATE_FIELDS if name in arrays}
     wrong = [f"lacks {name}" for name in ("poses", "betas", "gender") if name not in arrays]
+    poses, betas, gender = (arrays.get(name) for name in ("poses", "betas", "gender"))
     frames = len(poses) if poses is not None and poses.ndim else 0
     if poses is not None and not frames:
         wrong.append("poses holds no frames")
     # The least shape of each array, of which only the last axis may be longer, and what of this axis must be finite.
     expected = {"poses": ((frames, _POSE.stop), slice(None) if check_unused else _POSE)}
-    expected |= {"betas": ((N_BETAS,), slice(N_BETAS)), "trans": ((frames, 3), slice(None))}
+    expected |= {"betas": ((1,), slice(N_BETAS)), "trans": ((frames, 3), slice(None))}
     for name, array in arrays.items():
         if name == "gender":
             continue
@@ -115,14 +155,46 @@ def read_motion(path: str | Path, check_unused: bool = False) -> tuple[np.ndarra
             wrong.append(f"{name} is not finite in {len(bad)} rows, the first is {bad[0]}")
     if gender is not None:
         try:
-            if gender.size != 1:
-                raise ValueError(f"gender has shape {gender.shape}, expected one word")
-            gender = GENDERS.index(gender_name(gender.reshape(-1).astype(str)[0]))
+            gender = GENDERS.index(gender_name(_single(gender, "gender", "word")))
         except ValueError as error:
             wrong.append(str(error).rstrip("."))
+    fps = None
+    try:
+        fps = _frame_rate(rates)
+    except ValueError as error:
+        wrong.append(str(error))
     if wrong:
         raise ValueError("; ".join(wrong))
-    return poses[:, _POSE].astype(np.float32), betas[:N_BETAS].astype(np.float32), gender
+    return poses[:, _POSE].astype(np.float32), betas.astype(np.float32), gender, fps
+
+
+def _single(array: np.ndarray, name: str, kind: str) -> str:
+    """The text of an array of one element. Raises ValueError if it has more or fewer."""
+    if array.size != 1:
+        raise ValueError(f"{name} has shape {array.shape}, expected one {kind}")
+    return str(as_text(array).item())
+
+
+def _frame_rate(rates: Mapping[str, np.ndarray]) -> float | None:
+    """The frame rate that a file's fields agree on; None without fields. Raises ValueError if it makes no sense."""
+    fps = None
+    for name, array in rates.items():
+        text = _single(array, name, "number")
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not _RATES[0] <= value <= _RATES[1]:  # NaN neither
+            raise ValueError(f"{name} is {text}, expected {_RATES[0]} to {_RATES[1]} frames per second")
+        if fps not in (None, value):
+            raise ValueError(f"{' and '.join(rates)} differ: {fps:g} and {value:g} frames per second")
+        fps = value
+    return fps
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of the names."""
+    return ", ".join([*names[:_NAMED], *(["…"] if len(names) > _NAMED else [])])
 
 
 def check_bedlam(animations: str | None, annotations: Sequence[str] = (), report: str | None = None) -> int:
@@ -143,26 +215,26 @@ def check_bedlam(animations: str | None, annotations: Sequence[str] = (), report
         folder = Path(place)
         if not folder.is_dir():
             require(folder)
-        files = sorted(folder.rglob("*.npz")) if folder.is_dir() else [folder]
-        if not files:
+        files, others = sorted(folder.rglob("*.npz")) if folder.is_dir() else [folder], []
+        if place is animations and folder.is_dir():
+            names, left_out = find_motions(folder)
+            files, others = ([folder / name for name in group] for group in (names, left_out))
+            results |= {str(file): "not a motion, its path holds `shape`" for file in others}
+        if not files + others:
             raise FileNotFoundError(f"There are no .npz files in {folder}.")
-        totals, others, wrong = Counter(), [], []
+        totals, wrong = Counter(), []
         for file in tqdm(files, desc=place, unit="file"):
-            if place is animations and "shape" in file.relative_to(folder).as_posix():
-                results[str(file)] = "not a motion, its path holds `shape`"
-                others.append(file)
-                continue
             try:
                 counts = _count_frames(file) if place is animations else _count_people(file)
             except (OSError, ValueError) as error:
                 results[str(file)] = "wrong: " + str(error).removeprefix(f"{file}: ").removeprefix(f"{file} ")
                 wrong.append(file)
             else:
-                results[str(file)] = _as_text(counts)
+                results[str(file)] = _listed(counts)
                 totals += counts
-        fine = len(files) - len(others) - len(wrong)
-        print(f"{place}: {len(files)} files, {fine} fine, {len(others)} not motions, {len(wrong)} wrong")
-        print(_as_text(totals), *(f"  {file}: {results[str(file)]}" for file in others + wrong), sep="\n")
+        fine, n_files = len(files) - len(wrong), len(files) + len(others)
+        print(f"{place}: {n_files} files, {fine} fine, {len(others)} not motions, {len(wrong)} wrong")
+        print(_listed(totals), *(f"  {file}: {results[str(file)]}" for file in others + wrong), sep="\n")
         n_wrong += len(wrong)
     if report is not None:
         write_json(report, {"wrong": n_wrong, "files": results})
@@ -170,18 +242,19 @@ def check_bedlam(animations: str | None, annotations: Sequence[str] = (), report
 
 
 def _count_frames(file: Path) -> Counter:
-    poses, _, gender = read_motion(file, check_unused=True)
-    return Counter({"frames": len(poses), GENDERS[gender]: 1})
+    poses, betas, gender, fps = read_motion(file, check_unused=True)
+    rate = "without a frame rate" if fps is None else f"at {fps:g} frames per second"
+    return Counter({"frames": len(poses), GENDERS[gender]: 1, f"with {len(betas)} betas": 1, rate: 1})
 
 
 def _count_people(file: Path) -> Counter:
     people = SMPLAnnotations.load(file, also=_UNUSED)
-    rotated = sum("closeup" in name for name in people.imgname.tolist())
+    rotated = sum(map(partial(stored_rotated, file.parent), people.imgname.tolist()))
     counts = Counter({"people": len(people), "in pictures stored rotated (closeup)": rotated})
     return counts + Counter(people.gender.tolist())
 
 
-def _as_text(counts: Counter) -> str:
+def _listed(counts: Counter) -> str:
     return "  " + ", ".join(f"{n} {what}" for what, n in counts.items())
 
 
@@ -192,10 +265,21 @@ class Motions:
         motions: M of them, each with at least one frame.
         poses: (rows, 63) float32.
         problems: one line per file that cannot be used.
+        notes: lines on what was assumed and left out.
+        default_fps: frames per second of motions that do not give it.
     """
 
-    def __init__(self, motions: list[Motion], poses: np.ndarray, problems: Sequence[str] = ()):
-        self.motions, self.poses, self.problems = motions, poses, list(problems)
+    def __init__(
+        self,
+        motions: list[Motion],
+        poses: np.ndarray,
+        problems: Sequence[str] = (),
+        notes: Sequence[str] = (),
+        default_fps: float = DEFAULT_FPS,
+    ):
+        self.motions, self.poses, self.problems, self.notes = motions, poses, list(problems), list(notes)
+        self.default_fps = default_fps
+        self.fps = np.array([default_fps if m.fps is None else m.fps for m in motions])  # (M,)
         self.frames = np.array([m.frames for m in motions])  # (M,)
         self.row = np.array([m.row for m in motions])  # (M,)
         self.betas = np.array([m.betas for m in motions], np.float32)  # (M, 10)
@@ -205,11 +289,14 @@ class Motions:
         return len(self.motions)
 
     @classmethod
-    def load(cls, folder: str | Path, cache: str | Path) -> Motions:
+    def load(cls, folder: str | Path, cache: str | Path, default_fps: float = DEFAULT_FPS) -> Motions:
         """All motions of a folder. Their poses are packed into the folder `cache`; only new and changed files are read.
 
-        Raises FileNotFoundError if there is no such folder, ValueError if none of its files can be used.
+        Raises FileNotFoundError if there is no such folder, ValueError if none of its files can be used or if
+        `default_fps` makes no sense.
         """
+        if not _RATES[0] <= default_fps <= _RATES[1]:
+            raise ValueError(f"data.default_fps={default_fps}: give {_RATES[0]} to {_RATES[1]} frames per second.")
         folder, cache = Path(folder), Path(cache)
         stamps = motion_files(folder)
         motions, poses = _read_cache(cache)
@@ -228,7 +315,8 @@ class Motions:
                     motions.append(replace(motion, row=row))
                     row += motion.frames
             # The index comes last, since it names the file of its poses.
-            write_json(cache / _INDEX, {"poses": packed.name, "motions": [asdict(motion) for motion in motions]})
+            index = {"format": _FORMAT, "poses": packed.name, "motions": [asdict(motion) for motion in motions]}
+            write_json(cache / _INDEX, index)
             for old in cache.glob("poses_*.f32"):
                 if old != packed:
                     old.unlink()
@@ -236,7 +324,8 @@ class Motions:
         problems = [f"{folder / motion.path}: {motion.problem}" for motion in motions if motion.problem]
         if len(problems) == len(motions):
             raise ValueError("\n".join([f"None of the {len(motions)} files in {folder} can be used:", *problems[:5]]))
-        return cls([motion for motion in motions if not motion.problem], poses, problems)
+        used = [motion for motion in motions if not motion.problem]
+        return cls(used, poses, problems, _notes(folder, used, default_fps), default_fps)
 
     @classmethod
     def of_annotations(cls, path: str | Path) -> Motions:
@@ -267,13 +356,44 @@ class Motions:
                 f"None of the {len(self)} motions falls into the {name} split, with a share of "
                 f"{bounds[1] - bounds[0]:g}: change data.shares, or give more motions."
             )
-        return Motions(chosen, self.poses)
+        return Motions(chosen, self.poses, default_fps=self.default_fps)
+
+
+def _notes(folder: Path, motions: Sequence[Motion], default_fps: float) -> list[str]:
+    """What a user should know of the motions of a folder, in a few lines; `check_bedlam` lists every file."""
+    rates = Counter(motion.fps for motion in motions if motion.fps is not None)
+    without = [motion.path for motion in motions if motion.fps is None]
+    surplus = Counter(motion.n_betas for motion in motions if motion.n_betas > N_BETAS)
+    short = [motion.path for motion in motions if motion.n_betas < N_BETAS]
+    left_out = find_motions(folder)[1]
+    lines = [f"{len(motions)} motions in {folder}; frames per second (files): {_numbers(rates) or 'not given'}"]
+    if without:
+        lines += [
+            f"{len(without)} of them do not give their frame rate ({', '.join(RATE_FIELDS)}): "
+            f"data.default_fps={default_fps:g} is assumed: {_some(without)}"
+        ]
+    if surplus:
+        lines += [f"betas (files): {_numbers(surplus)}; the first {N_BETAS} are used, as many as the body has"]
+    if short:
+        lines += [f"{len(short)} of them have fewer than {N_BETAS} betas, the others are taken as 0: {_some(short)}"]
+    if left_out:
+        lines += [
+            f"{len(left_out)} .npz files are left out because their path holds `shape`: {_some(left_out)} "
+            f"(all: python tools/prepare_data.py bedlam_check dataset.animations={folder})"
+        ]
+    return lines
+
+
+def _numbers(counts: Counter) -> str:
+    return ", ".join(f"{number:g} ({counts[number]})" for number in sorted(counts))
 
 
 def _read_cache(cache: Path) -> tuple[list[Motion], np.ndarray]:
     """The motions that were packed before, and their poses; none if there is no usable cache."""
     try:
         index = json.loads((cache / _INDEX).read_bytes())
+        if index["format"] != _FORMAT:
+            raise ValueError("packed by another version")
         motions = [Motion(**motion) for motion in index["motions"]]
         rows = sum(motion.frames for motion in motions)
         poses = np.memmap(cache / index["poses"], np.float32, "r") if rows else np.empty(0, np.float32)
@@ -284,11 +404,12 @@ def _read_cache(cache: Path) -> tuple[list[Motion], np.ndarray]:
 
 def _read_or_refuse(folder: Path, name: str, stamp: list[int]) -> tuple[Motion, np.ndarray]:
     try:
-        poses, betas, gender = read_motion(folder / name)
+        poses, betas, gender, fps = read_motion(folder / name)
     except (ValueError, OSError) as error:
         stamp = _NEVER if isinstance(error, OSError) else stamp  # the disk's fault: try again the next time
         return Motion(name, stamp, 0, [0.0] * N_BETAS, 0, problem=str(error)), np.empty((0, _N_POSE), np.float32)
-    return Motion(name, stamp, len(poses), betas.tolist(), gender), poses
+    used = np.pad(betas[:N_BETAS], (0, max(0, N_BETAS - len(betas))))
+    return Motion(name, stamp, len(poses), used.tolist(), gender, fps, len(betas)), poses
 
 
 class MotionDataset(Dataset):
@@ -298,42 +419,39 @@ class MotionDataset(Dataset):
 
     Args:
         frames_per_file: number of random frames of each motion (published: 1), drawn anew every epoch: each is a
-            function of (seed, epoch, path). None takes one frame in `every` instead.
-        every: take one frame in this many of each motion, and at least one. After `every` epochs all frames have been
-            used; every epoch has the same number of frames.
+            function of the seed, the epoch and the file. Every frame can be drawn, whatever the motion's frame rate.
+        frames_per_second: without `frames_per_file`, motions are thinned to this rate, and each gives at least one
+            frame; a motion with fewer frames per second gives all it has, and infinity takes all frames of all motions.
+            None: 30. Each epoch takes the next frame of each interval, so that over the epochs all frames are used;
+            every epoch has the same number of frames.
         limit: maximum number of frames, spread evenly over all.
 
-    Raises ValueError if `frames_per_file` or `every` is not 1 or more, or both are given.
+    Raises ValueError if `frames_per_file` is not 1 or more, `frames_per_second` not above 0, or both are given.
     """
 
     def __init__(
         self,
         motions: Motions,
         frames_per_file: int | None = None,
-        every: int | None = None,
+        frames_per_second: float | None = None,
         epoch: int = 0,
         limit: int | None = None,
         seed: int = 0,
     ):
-        if frames_per_file is not None and every is not None:
-            raise ValueError(
-                f"data.frames_per_file={frames_per_file} and data.every={every} exclude each other: set one to null."
-            )
-        for name, value in (("frames_per_file", frames_per_file), ("every", every)):
-            if value is not None and value < 1:
-                raise ValueError(f"data.{name}={value}: give 1 or more.")
+        check_frame_options(frames_per_file, frames_per_second)
         self.motions = motions
         if frames_per_file is not None:
             motion = np.repeat(np.arange(len(motions)), frames_per_file)
             drawn = [_hash(f"{seed}, {epoch}, {n}, {m.path}") for m in motions.motions for n in range(frames_per_file)]
             frame = (np.array(drawn) * motions.frames[motion]).astype(np.int64)
         else:
-            every = every or 1
-            counts = np.maximum(1, motions.frames // every)
+            step = np.maximum(1, motions.fps / (frames_per_second or FRAMES_PER_SECOND))  # frames, not always whole
+            counts = np.maximum(1, _whole(motions.frames / step))
             motion = np.repeat(np.arange(len(motions)), counts)
             nth = np.arange(len(motion)) - np.repeat(counts.cumsum() - counts, counts)
-            # Only motions shorter than `every` need the modulus.
-            frame = (epoch % every + every * nth) % motions.frames[motion]
+            first, end = _whole(nth * step[motion]), _whole((nth + 1) * step[motion])
+            # Only motions shorter than a step need the minimum.
+            frame = first + epoch % (np.minimum(end, motions.frames[motion]) - first)
         if limit is not None and limit < len(motion):
             kept = np.linspace(0, len(motion) - 1, limit).round().astype(np.int64)
             motion, frame = motion[kept], frame[kept]
@@ -368,6 +486,24 @@ class MotionDataset(Dataset):
         return digest.hexdigest()[:16]
 
 
+def check_frame_options(frames_per_file: int | None, frames_per_second: float | None) -> None:
+    """Raise ValueError for options that `MotionDataset` cannot use."""
+    if frames_per_file is not None and frames_per_second is not None:
+        raise ValueError(
+            f"data.frames_per_file={frames_per_file} and data.frames_per_second={frames_per_second} exclude each "
+            "other: set one to null."
+        )
+    if frames_per_file is not None and frames_per_file < 1:
+        raise ValueError(f"data.frames_per_file={frames_per_file}: give 1 or more.")
+    if frames_per_second is not None and not frames_per_second > 0:  # NaN neither
+        raise ValueError(f"data.frames_per_second={frames_per_second}: give a number above 0.")
+
+
+def _whole(numbers: np.ndarray) -> np.ndarray:
+    """The numbers rounded down, apart from rounding errors."""
+    return np.floor(numbers + 1e-6).astype(np.int64)
+
+
 def _hash(text: str) -> float:
-    """A number in [0, 1) from a hash of the text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+    """A number in [0, 1) from a hash of the text, which may be a file name of any encoding."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48

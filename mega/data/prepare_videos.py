@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mega.external_files import require
-from mega_common.files import read_arrays, write_json, write_whole
+from mega_common.files import as_names, read_arrays, write_json, write_whole
 
 
 def extract_pictures(
@@ -52,7 +52,7 @@ def extract_pictures(
         raise FileNotFoundError(
             f"The folder of the videos {videos} is missing: unpack them there or set dataset.videos."
         )
-    names = list(dict.fromkeys(imgname.reshape(-1).astype(str).tolist()))
+    names = list(dict.fromkeys(as_names(imgname.reshape(-1)).tolist()))
     target = Path(pictures or Path(labels).parent)
     missing = [name for name in names if not (target / name).is_file()]
     wanted: dict[Path, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))  # video -> frame -> names

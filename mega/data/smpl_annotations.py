@@ -10,6 +10,7 @@ scale: box = 200 * scale px                        scale stored inverted: box = 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,7 +22,7 @@ import numpy as np
 from mega.bodies.smplh import gender_name
 from mega.data.synthetic_images import read_rgb
 from mega.external_files import require
-from mega_common.files import read_arrays
+from mega_common.files import as_names, as_text, read_arrays
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class SMPLAnnotations:
 
     Attributes:
         row: (P,) index in the file.
-        imgname: (P,) path of the picture, relative to a folder that the user chooses.
+        imgname: (P,) path of the picture with slashes, relative to a folder that the user chooses.
         center: (P, 2) px.
         scale: (P,) the box is a square of 200 * scale px, whatever the convention of the file.
         pose: (P, 22, 3) axis-angle of SMPL's joints, root first.
@@ -125,7 +126,7 @@ class SMPLAnnotations:
                 genders.append("")
         table = cls(
             row=np.arange(file.people),
-            imgname=file.read("imgname", dtype=str),
+            imgname=as_names(file.read("imgname", dtype=str)),
             center=file.read("center", row=(2,)),
             scale=1 / scale if is_test else scale,
             pose=pose.reshape(-1, N_POSED, 3),
@@ -164,10 +165,18 @@ def first_existing(paths: Sequence[str | Path]) -> Path | None:
 def read_smpl_picture(root: Path, imgname: str) -> np.ndarray:
     """A picture (H, W, 3) uint8 RGB below `root`.
 
-    Pictures with `closeup` in `imgname` are stored rotated and are turned clockwise; names in `root` do not count.
+    Those that are `stored_rotated` are turned clockwise.
     """
     image = read_rgb(root / imgname)
-    return cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE) if "closeup" in imgname else image
+    return cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE) if stored_rotated(root, imgname) else image
+
+
+def stored_rotated(root: Path, imgname: str) -> bool:
+    """Whether a picture is stored rotated by 90 degrees: `closeup` is in `imgname`; folders on the way do not count.
+
+    Of an absolute `imgname`, what it has in common with the path of `root` is such a way.
+    """
+    return "closeup" in (os.path.relpath(imgname, root) if os.path.isabs(imgname) else imgname)
 
 
 class _Fields:
@@ -192,7 +201,8 @@ class _Fields:
             self.faults.append(f"lacks the field {' or '.join(names)}")
             return placeholder
         try:
-            column = self.columns[name].astype(dtype)
+            column = self.columns[name]
+            column = as_text(column) if dtype is str else column.astype(dtype)
         except ValueError as error:
             self.faults.append(f"the field {name} holds no {'text' if dtype is str else 'numbers'}: {error}")
             return placeholder
@@ -222,7 +232,7 @@ def _refuse_old_boxes(path: Path) -> None:
     with np.load(path, allow_pickle=False) as file:
         if not set(file.files) >= _OF_3DPW or "format_version" in file.files:
             return
-        sequences = np.unique(file["sequence"]).tolist()
+    sequences = np.unique(read_arrays(path, ("sequence",))["sequence"]).tolist()
     split = path.stem.removeprefix("3dpw_")
     chosen = f"'dataset.splits=[{split}]'"
     if split not in ("train", "validation", "test"):

@@ -135,6 +135,11 @@ class SMPLImages(Dataset):
                     problem = (f"{self.path}, row {self.annotations.row[row]}", last)
         raise BadPictureError(f"{self.path}: none of its {len(self)} pictures can be used, the last: {last}")
 
+    def canonical_meshes(self, body: SMPLHBody, batch: dict) -> Tensor:
+        """True canonical meshes (B, V, 3) of a batch of items, on its device."""
+        with torch.no_grad():
+            return body(batch["pose"], batch["betas"], batch["gender"])
+
     def person(self, index: int) -> dict[str, Tensor | int]:
         """The item of this row, never of another one.
 

@@ -19,7 +19,7 @@ from mega.bodies import MIRRORED_KEYPOINTS, BodyModel
 from mega.data.loading import Augmentation, EpochData
 from mega.data.random_bodies import cached_tokens
 from mega.geometry import crop_matrix, square_box, square_crop, warp_crop
-from mega_common.files import as_numbers, read_arrays
+from mega_common.files import as_names, as_numbers, as_text, read_arrays
 from mesh_vq_vae import MeshVQVAE
 
 _CHUNK = 64  # bodies turned into tokens at a time
@@ -62,7 +62,7 @@ class SyntheticAnnotations:
         columns = read_arrays(path, types)
         if missing := [name for name in types if name not in columns]:
             raise ValueError(f"{path} lacks the fields {missing}. Was it made by another version of make_synthetic.py?")
-        body, imgname = str(columns.pop("body")), columns.pop("imgname")
+        body, imgname = str(as_text(columns.pop("body"))), columns.pop("imgname")
         if imgname.ndim != 1:
             raise ValueError(f"{path}: the field imgname has shape {imgname.shape}, expected one name per person.")
         for name, column in columns.items():
@@ -71,7 +71,7 @@ class SyntheticAnnotations:
             if len(bad := np.argwhere(~np.isfinite(column))):
                 raise ValueError(f"{path}: the field {name} is not finite in row {bad[0, 0]}.")
             columns[name] = column[:limit].astype(np.float32)
-        return cls(body, imgname[:limit], **columns)
+        return cls(body, as_names(imgname[:limit]), **columns)
 
 
 class SyntheticImages(Dataset):
@@ -180,7 +180,8 @@ def read_rgb(path: Path) -> np.ndarray:
     """A picture of a data set as (H, W, 3) uint8, turned upright as its EXIF data says."""
     if not path.is_file():
         raise FileNotFoundError(f"The picture {path} is annotated but missing.")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    content = np.fromfile(path, np.uint8)  # OpenCV itself opens no file whose name Windows' code page lacks
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB) if len(content) else None
     if image is None:
         raise ValueError(f"{path} cannot be read as a picture; it may be incomplete. Make or download it again.")
     return image

@@ -35,7 +35,7 @@ from mega.metrics import Protocol, best_of, keypoint2d_error, mesh_errors, root_
 from mega.model import CVQMAE
 from mega.predictor import Predictor, Sampling
 from mega.sampling import Prediction, sample
-from mega_common.files import whole_file, write_whole
+from mega_common.files import read_arrays, whole_file, write_whole
 
 #: Best and mean are reported for the first so many samples of one draw.
 SAMPLE_COUNTS = (1, 5, 10, 25)
@@ -159,8 +159,9 @@ class Evaluator:
 
 
 def process() -> tuple[int, int]:
-    """Rank of this process and number of processes, from the variables of torchrun or SLURM."""
-    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+    """Rank of this process and number of processes, from the variables of torchrun or srun."""
+    # SLURM_NTASKS counts the tasks of a whole job, and is also set in a shell in which the script runs alone.
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
         if rank in os.environ and size in os.environ:
             return int(os.environ[rank]), int(os.environ[size])
     return 0, 1
@@ -180,7 +181,7 @@ class Groups:
         settings = {name: about[name] for name in ("weights", "data", "options", "pictures", "protocols")}
         text = json.dumps({"group": GROUP, **settings}, indent=2, sort_keys=True, default=vars)
         path = folder / "settings.json"
-        if path.is_file() and (before := path.read_text()) != text:
+        if path.is_file() and (before := path.read_text(encoding="utf-8")) != text:
             kept, now = json.loads(before), json.loads(text)
             changed = sorted(key for key in kept.keys() | now.keys() if kept.get(key) != now.get(key))
             raise ValueError(
@@ -220,7 +221,7 @@ class Groups:
 
     def save(self, group: int, errors: dict[str, Tensor]) -> None:
         """Keep the errors of a group, see `Evaluator`; of errors by vertex only the sum over people."""
-        kept = {name: e.double().sum(0) if name.startswith("vertex_") else e for name, e in errors.items()}
+        kept = {name: e.cpu().double().sum(0) if name.startswith("vertex_") else e for name, e in errors.items()}
         with whole_file(self.path(group)) as file:
             np.savez(file, **{name: values.cpu().numpy() for name, values in kept.items()})
 
@@ -236,7 +237,7 @@ class Groups:
 
     def results(self, protocol: Protocol) -> Results:
         """All groups together; `protocol` is the one of the joints."""
-        groups = [dict(np.load(self.path(group), allow_pickle=False)) for group in range(len(self))]
+        groups = [read_arrays(self.path(group)) for group in range(len(self))]
         found = {name: [group[name] for group in groups] for name in groups[0]}
         return Results(
             images=self.people.imgname,

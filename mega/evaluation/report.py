@@ -59,13 +59,13 @@ def write_report(
     }
     protocols = {name: {"words": describe(p), **dataclasses.asdict(p)} for name, p in about["protocols"].items()}
     content = json.dumps({"about": {**about, "protocols": protocols}, **summary})
-    write_whole(folder / PER_SAMPLE, results.to_csv().encode())
+    write_whole(folder / PER_SAMPLE, results.to_csv().encode(errors="backslashreplace"))
     write_json(folder / SUMMARY, json.loads(content, parse_constant=lambda _: None))  # null for NaN, which JSON lacks
     pictures = draw_report(results, summary, faces, template, examples)
     for name, (data, _) in pictures.items():
         write_whole(folder / name, data)
     captions = {name: caption for name, (_, caption) in pictures.items()}
-    write_whole(folder / REPORT, _report_text(summary, about, captions).encode())
+    write_whole(folder / REPORT, _report_text(summary, about, captions).encode(errors="backslashreplace"))
 
 
 def describe(protocol: Protocol) -> str:

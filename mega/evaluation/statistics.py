@@ -27,6 +27,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
+from mega_common.file_kinds import unreadable
+
 METRICS = ("PVE", "MPJPE", "PA-MPJPE", "PA-PVE")
 PER_SAMPLE = "per_sample.csv"
 _RESAMPLES, _BINS = 2000, 10
@@ -77,10 +79,13 @@ class Results:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no {path}: test_mega.py writes it to its output folder")
-        with path.open(newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                header, *rows = list(csv.reader(file)) or [[]]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise unreadable(path, "csv", error) from error
         if header[:2] != ["image", "person"] or not rows:
-            raise ValueError(f"{path} is not a {PER_SAMPLE} of test_mega.py, or has no rows")
+            raise unreadable(path, "csv", f"it is no {PER_SAMPLE} of test_mega.py, or has no rows")
         try:
             images, persons, *values = zip(*rows, strict=True)
             columns = [np.array(column, float) for column in values]

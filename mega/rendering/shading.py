@@ -8,7 +8,7 @@ World axes are the camera's: x right, y down, z forward; so the sky is at -y and
 
 import numpy as np
 
-from mega.rendering.raycast import embree_scene
+from mega.rendering.raycast import embree_scene, has_embree
 
 # Calm colours, easy to distinguish from each other and from most photographs; sRGB in [0, 1].
 PALETTE = (
@@ -69,7 +69,11 @@ def openness(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     Args:
         vertices: (V, 3) m.
         faces: (F, 3), oriented outwards.
+
+    Without `embreex` everything is open.
     """
+    if not has_embree():
+        return np.ones(len(vertices), np.float32)
     normals = vertex_normals(vertices, faces)
     # The same directions for every vertex, so that neighbours differ smoothly and no noise appears: a Fibonacci spiral.
     k = np.arange(_SHADE_RAYS) + 0.5

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from mega.bodies import AnnyBody
 from mega.synthetic.scene import SceneMaker, SceneSettings
-from mega_common.files import write_npz, write_whole
+from mega_common.files import read_arrays, write_npz, write_whole
 
 CHUNK = 50  # images
 _JPEG_QUALITY = (60, 95)
@@ -56,7 +56,7 @@ def build_split(
     scene = replace(scene, fill=tuple(scene.fill))  # hashable
     recipe = json.dumps({"version": VERSION, "seed": seed, "n_pictures": n_images, **asdict(scene)}, indent=2)
     recipe_file, annotations = folder / "recipe.json", folder / "annotations.npz"
-    if recipe_file.exists() and json.loads(recipe_file.read_text()) != json.loads(recipe):
+    if recipe_file.exists() and json.loads(recipe_file.read_text(encoding="utf-8")) != json.loads(recipe):
         if not overwrite:
             raise FileExistsError(
                 f"{recipe_file} describes a data set made with another seed, size or setting: choose another folder, "
@@ -78,7 +78,7 @@ def build_split(
         for n_made in _make_chunks(missing, seed, scene, processes):
             progress.update(n_made)
 
-    tables = [dict(np.load(file)) for file in chunks]
+    tables = [read_arrays(file) for file in chunks]
     body = {"body": tables[0].pop("body")}
     write_npz(annotations, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]} | body)
     shutil.rmtree(folder / "chunks")
@@ -125,8 +125,8 @@ def _make_chunk(file: Path, images: range, seed: int, scene: SceneSettings) -> i
         image, found = maker.make(people[2 * i : 2 * i + n_people], rng)
         name = f"images/{index:06d}.jpg"
         quality = int(rng.integers(*_JPEG_QUALITY))
-        if not cv2.imwrite(str(folder / name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]):
-            raise OSError(f"{folder / name} could not be written")
+        encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        (folder / name).write_bytes(encoded)  # cv2.imwrite fails where Windows' code page lacks a character
         rows += [{"imgname": name, **row} for row in found]
     columns = {field: np.array([row[field] for row in rows]) for field in rows[0]}
     write_npz(file, columns | {"body": np.array(maker.body.name)})

@@ -31,9 +31,9 @@ def _load_photographs() -> list[np.ndarray]:
     photographs = []
     for name in _PHOTOGRAPHS:
         path = Path(skimage.data.__file__).with_name(name)
-        photo = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        if photo is None:
+        if not path.is_file():
             raise FileNotFoundError(f"scikit-image's photograph {path} is missing: reinstall scikit-image")
+        photo = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
         scale = _LONGER_SIDE / max(photo.shape)
         photographs.append(cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
     return photographs

@@ -136,8 +136,8 @@ def _advice(module: L.LightningModule) -> str:
         )
     return (
         "The weights are still finite, and the last checkpoint is from before this step. If the batch holds values "
-        "that are not finite or absurd, correct or remove its items. If not, resume with a lower learning rate, "
-        "trainer.gradient_clip_val=1 or trainer.precision=32-true."
+        "that are not finite or absurd, correct or remove its items. If not, resume with resume=force and a lower "
+        "learning rate, trainer.gradient_clip_val=1 or trainer.precision=32-true."
     )
 
 

@@ -26,13 +26,15 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
+from mega_common.weights_io import read_torch
+
 say = rank_zero_only(print)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 # What a cluster sends before it ends a job: SIGTERM; before the time limit SIGUSR1, if users ask for it, or SIGUSR2,
-# which submitit asks for.
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# which submitit asks for. Windows has SIGTERM only.
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 _SAVE = 1  # below the numbers of these signals
 
 
@@ -120,7 +122,7 @@ def load_run_weights(module: L.LightningModule, output: str | Path, which: str =
     paths = {"last": last} | {path.stem: path for path in sorted(folder.glob("best_*.ckpt"))}
     if which not in paths:
         raise ValueError(f"export_from={which} is not in {folder}: choose {' or '.join(paths)}")
-    module.load_state_dict(torch.load(paths[which], map_location="cpu", weights_only=True)["state_dict"])
+    module.load_state_dict(read_torch(paths[which])["state_dict"])
 
 
 def largest(trainer: L.Trainer, value: float) -> float:
@@ -151,6 +153,7 @@ class Checkpoints(L.Callback):
         self.folder, self.seconds, self.requeue = Path(folder), 60 * minutes, requeue
         self.monitor = dict(monitor or {})
         self.best: dict[str, float] = {}
+        self.trained = False  # whether there was a batch to train on
         self._saved_at = time.monotonic()
         self._signal = 0
         self._handlers: dict[int, Any] = {}
@@ -175,6 +178,7 @@ class Checkpoints(L.Callback):
         self._signal = number
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.trained = True
         LightningInternals(trainer).set_logged_steps(trainer.global_step)
         if batch_idx % trainer.accumulate_grad_batches != 0:
             return  # the gradients of the batches before would be lost
@@ -213,12 +217,12 @@ class Checkpoints(L.Callback):
         name = signal.Signals(number).name
         say(f"{name}: saved step {trainer.global_step} in {self.folder}; the same command resumes")
         job, previous_handler = os.environ.get("SLURM_JOB_ID"), self._handlers.get(number)
-        if number == signal.SIGUSR1 and job and self.requeue and trainer.is_global_zero:
+        if name == "SIGUSR1" and job and self.requeue and trainer.is_global_zero:
             try:
                 subprocess.run(["scontrol", "requeue", job], check=True)
             except (OSError, subprocess.CalledProcessError) as error:
                 say(f"SLURM could not be asked to run job {job} again ({error}): submit it again")
-        if number == signal.SIGUSR2 and callable(previous_handler):
+        if name == "SIGUSR2" and callable(previous_handler):
             previous_handler(number, None)  # submitit's own, which submits the job again
         raise SystemExit(128 + number)
 
@@ -235,3 +239,21 @@ class SeedEveryBatch(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         key = f"{self.seed}, {trainer.current_epoch}, {batch_idx}".encode()
         torch.manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1)
+
+
+class ConfiguredOptimizer(L.Callback):
+    """Gives optimizers and learning rates the options of the config after a resume, which restores the stored ones."""
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        self._options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        for group, options in zip(groups, self._options, strict=True):
+            group.update(options)
+        for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):  # of the type LambdaLR
+            schedule.base_lrs = [group["initial_lr"] for group in schedule.optimizer.param_groups]
+            rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            for group, (rate, factor) in zip(schedule.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor(schedule.last_epoch)

@@ -107,12 +107,12 @@ def test_regressors(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"other\.npy has shape \(19, 6890\), expected \(17, 6890\)"):
         read_regressor(tmp_path / "other.npy", 17)
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(ValueError, match="cannot be read as a joint regressor"):
+    with pytest.raises(ValueError, match="cannot be read as an array"):
         read_regressor(tmp_path / "objects.npy", 17)
     with (tmp_path / "archive.npy").open("wb") as file:
         np.savez(file, J_regressor=np.zeros((24, 6890)))
     with pytest.raises(
-        ValueError, match=r"archive\.npy is an archive of arrays \(\.npz\), expected one array \(24, 6890\)"
+        ValueError, match=r"archive\.npy cannot be read as an array \(\.npy\): it is arrays of numpy \(\.npz\)"
     ):
         read_regressor(tmp_path / "archive.npy", 24)
     (tmp_path / "empty.npy").touch()

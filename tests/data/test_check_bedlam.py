@@ -47,13 +47,13 @@ def write(path: Path, columns: dict, **changes: object) -> None:
 def test_animations_are_counted_by_gender_and_other_files_listed(tmp_path: Path, check) -> None:
     folder = tmp_path / "datasets" / "bedlam_animations"
     write(folder / "anna" / "0001" / "motion_seq.npz", MOTION)
-    write(folder / "bert" / "0002" / "motion_seq.npz", MOTION, gender=np.array("m"), betas=np.zeros(10))
+    write(folder / "bert" / "0002" / "motion_seq.npz", MOTION, gender=np.array("m"), betas=np.zeros(10), fps=30)
     write(folder / "deep" / "a" / "b" / "motion_seq.npz", MOTION, gender=np.array("male"), poses=np.zeros((7, 72)))
     write(folder / "anna" / "shape.npz", {"betas": np.zeros(11)})
     code, printed, _ = check()
     assert code == 0
     assert "4 files, 3 fine, 1 not motions, 0 wrong" in printed
-    assert "21 frames, 1 neutral, 2 male" in printed
+    assert "21 frames, 1 neutral, 2 with 11 betas, 2 without a frame rate, 2 male, 1 with 10 betas, 1 at 30 " in printed
     assert "anna/shape.npz: not a motion, its path holds `shape`" in printed
 
 
@@ -62,7 +62,8 @@ BAD_MOTIONS = {
     "empty": ({"poses": np.zeros((0, 165)), "trans": None}, "poses holds no frames"),
     "nan": ({"poses": np.where(np.arange(7)[:, None] == 4, np.nan, np.zeros((7, 165)))}, "in 1 rows, the first is 4"),
     "none": ({"poses": None, "trans": None}, "lacks poses"),
-    "betas": ({"betas": np.zeros(9)}, "betas has shape (9,)"),
+    "betas": ({"betas": np.zeros(0)}, "betas has shape (0,)"),
+    "rate": ({"mocap_frame_rate": 0}, "mocap_frame_rate is 0, expected 1 to 1000 frames per second"),
     "betas_of_frames": ({"betas": np.zeros((7, 10))}, "betas has shape (7, 10)"),
     "two_genders": ({"gender": np.array(["m", "f"])}, "gender has shape (2,), expected one word"),
     "gender": ({"gender": np.array("x")}, "The gender 'x' is none of"),

@@ -1,6 +1,7 @@
 """Motions: reading and packing the user's files, splits, frames, and the two published trainings on them."""
 
 import json
+import os
 import re
 import runpy
 import sys
@@ -14,12 +15,21 @@ from hydra.utils import instantiate
 
 from mega.bodies.smplh import GENDERS, SMPLHBody
 from mega.data import MotionDataset, MotionMeshData, Motions, MotionTokenData
-from mega.data.motions import motion_files, read_motion
+from mega.data.motions import DEFAULT_FPS, motion_files, read_motion
 from mega.model import VQMAE
-from tests.helpers.fake_files import ROOT, composed, needs_template, write_animations, write_body, write_released
+from tests.helpers.fake_files import (
+    ROOT,
+    TEMPLATE,
+    composed,
+    needs_template,
+    write_animations,
+    write_body,
+    write_released,
+)
 from tests.slow.kill_trainings import differences
 from tools.check_setup import check_setup
 
+INPUTS = TEMPLATE.parents[1] / "inputs" / "motions"
 GOOD = {"poses": np.zeros((3, 72)), "betas": np.zeros(10), "gender": "neutral"}
 SHARES = {"val": 0.2, "test": 0.2}
 # What makes the published setups small enough for tests.
@@ -64,7 +74,17 @@ def test_frames_are_those_of_the_files(animations, motions) -> None:
         ({"poses": np.zeros((3, 63))}, r"shape \(3, 63\) of float64, expected numbers \(3, 66\)"),
         ({"poses": np.zeros((0, 72))}, "poses holds no frames"),
         ({"poses": np.full((3, 72), np.nan)}, "poses is not finite"),
-        ({"betas": np.zeros(9)}, r"betas has shape \(9,\)"),
+        ({"betas": np.zeros(0)}, r"betas has shape \(0,\)"),
+        ({"betas": np.zeros((3, 10))}, r"betas has shape \(3, 10\)"),
+        ({"betas": np.array(["1"] * 10)}, r"betas has shape \(10,\) of <U1"),
+        ({"mocap_framerate": 0}, "mocap_framerate is 0, expected 1 to 1000 frames per second"),
+        ({"mocap_frame_rate": -30.0}, "mocap_frame_rate is -30.0, expected 1 to 1000"),
+        ({"fps": np.nan}, "fps is nan, expected 1 to 1000"),
+        ({"fps": np.array([np.inf])}, "fps is inf, expected 1 to 1000"),
+        ({"mocap_framerate": 1e6}, r"mocap_framerate is 1000000\.0, expected 1 to 1000"),
+        ({"mocap_framerate": "30 Hz"}, "mocap_framerate is 30 Hz, expected 1 to 1000"),
+        ({"mocap_framerate": np.zeros(3)}, r"mocap_framerate has shape \(3,\), expected one number"),
+        ({"fps": 30, "mocap_framerate": 120.0}, "mocap_framerate and fps differ: 120 and 30 frames per second"),
         ({"betas": None}, "lacks betas"),
         ({"gender": np.array(["m", "f"])}, "expected one word"),
         ({"poses": np.array([{}])}, "the field poses holds objects other than numbers and text"),
@@ -90,10 +110,123 @@ def test_shape_files_are_not_motions_whatever_the_folder_is_called(tmp_path) -> 
     assert list(motion_files(folder)) == ["a.npz"]
 
 
+def write_motion(path: Path, seconds: float = 10, rate: float = 30, **fields) -> None:
+    """A motion as in AMASS, of which each frame holds its time in seconds; `fields` replace or add others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times = np.arange(round(seconds * rate)) / rate
+    poses = np.repeat(times[:, None], 156, axis=1)
+    np.savez(path, **{"poses": poses, "betas": np.arange(16) / 10, "gender": "male", "trans": poses[:, :3]} | fields)
+
+
+@pytest.mark.parametrize("name", ["mocap_framerate", "mocap_frame_rate", "fps"])
+@pytest.mark.parametrize(
+    "form", [np.array, lambda r: np.array([r]), lambda r: np.array(str(r).encode()), lambda r: np.array(r, object)]
+)
+def test_ten_seconds_are_as_many_frames_at_any_rate(tmp_path, name, form) -> None:
+    """Whatever form the rate has in the file: a number, an array of one, bytes, an object."""
+    for rate in (30, 120.0, 250):
+        write_motion(tmp_path / f"{rate:03.0f}.npz", rate=rate, **{name: form(rate)})
+    motions = Motions.load(tmp_path, tmp_path / "cache")
+    assert motions.fps.tolist() == [30, 120, 250]
+    for options, count in (({}, 300), ({"frames_per_second": 3}, 30), ({"frames_per_second": 7.5}, 75)):
+        frames = MotionDataset(motions, **options)
+        assert np.bincount(frames.motion).tolist() == [count] * 3
+        times = np.array([frames[i]["pose"][0, 0] for i in range(len(frames))]).reshape(3, count)
+        # At most one frame of the slowest motion apart.
+        np.testing.assert_allclose(times, np.tile(np.arange(count) * 10 / count, (3, 1)), atol=1 / 30 + 1e-6)
+    assert np.bincount(MotionDataset(motions, frames_per_second=np.inf).motion).tolist() == [300, 1200, 2500]
+    assert np.bincount(MotionDataset(motions, frames_per_second=60).motion).tolist() == [300, 600, 600]
+
+
+@pytest.mark.skipif(not INPUTS.is_dir(), reason=f"no {INPUTS}")
+def test_given_motions_of_ten_seconds_are_as_many_frames(tmp_path) -> None:
+    frames = MotionDataset(Motions.load(INPUTS, tmp_path))
+    assert np.bincount(frames.motion).tolist() == [300] * 3
+
+
+def test_every_frame_of_a_fast_motion_is_seen_over_the_epochs(tmp_path) -> None:
+    write_motion(tmp_path / "a.npz", rate=250, fps=250)
+    motions = Motions.load(tmp_path, tmp_path / "cache")
+    epochs = [MotionDataset(motions, frames_per_second=30, epoch=e).frame for e in range(9)]
+    assert {len(frame) for frame in epochs} == {300}
+    assert set(np.concatenate(epochs)) == set(range(2500))
+    # The published rule draws among all of them.
+    drawn = [MotionDataset(motions, frames_per_file=1, epoch=e).frame.item() for e in range(400)]
+    assert len(set(drawn)) > 300
+
+
+def test_what_is_assumed_and_left_out_is_said_once(tmp_path) -> None:
+    folder = tmp_path / "motions"
+    for i, n in enumerate((10, 11, 16, 300, 4)):
+        write_motion(folder / f"{i}.npz", betas=np.arange(n) + 1.0, fps=(30, 120)[i % 2])
+    for i in range(7):
+        write_motion(folder / "slow" / f"{i}.npz", rate=25)
+        write_motion(folder / f"person_{i}" / "shape.npz")
+    motions = Motions.load(folder, tmp_path / "cache", default_fps=25)
+    slow = ", ".join(f"slow/{i}.npz" for i in range(5))
+    shapes = ", ".join(f"person_{i}/shape.npz" for i in range(5))
+    assert motions.notes == [
+        f"12 motions in {folder}; frames per second (files): 30 (3), 120 (2)",
+        "7 of them do not give their frame rate (mocap_framerate, mocap_frame_rate, fps): data.default_fps=25 is "
+        f"assumed: {slow}, …",
+        "betas (files): 11 (1), 16 (8), 300 (1); the first 10 are used, as many as the body has",
+        "1 of them have fewer than 10 betas, the others are taken as 0: 4.npz",
+        f"7 .npz files are left out because their path holds `shape`: {shapes}, … (all: python tools/prepare_data.py "
+        f"bedlam_check dataset.animations={folder})",
+    ]
+    assert not motions.problems
+    assert motions.fps.tolist() == [30, 120, 30, 120, 30] + [25] * 7
+    for betas, n in zip(motions.betas, (10, 10, 10, 10, 4), strict=False):
+        assert betas.tolist() == [*range(1, n + 1), *[0] * (10 - n)]
+    # The default is not packed: another one counts at once.
+    assert Motions.load(folder, tmp_path / "cache").fps.tolist() == [30, 120, 30, 120] + [30] * 8
+    for rate in (0, np.nan, 1e6):
+        with pytest.raises(ValueError, match=rf"data\.default_fps={rate}: give 1 to 1000"):
+            Motions.load(folder, tmp_path / "cache", default_fps=rate)
+
+
+def test_motions_packed_by_another_rule_are_packed_anew(tmp_path) -> None:
+    folder, cache = tmp_path / "motions", tmp_path / "cache"
+    write_motion(folder / "a.npz", rate=120, mocap_framerate=120.0)
+    before = Motions.load(folder, cache)
+    index = json.loads((cache / "index.json").read_text())
+    for change in ({}, {"format": 1}):  # without a format: the version that read no rates
+        old = {"poses": index["poses"], "motions": [dict(index["motions"][0])]} | change
+        del old["motions"][0]["fps"]
+        (cache / "index.json").write_text(json.dumps(old))
+        assert Motions.load(folder, cache).fps.tolist() == [120]
+    # Nor does a cache of tokens fit any longer if the rate in a file changes.
+    write_motion(folder / "a.npz", rate=120, mocap_framerate=240.0)
+    after = Motions.load(folder, cache)
+    assert after.fps.tolist() == [240]
+    items = [MotionDataset(motions, limit=20) for motions in (before, after)]
+    assert len({frames.fingerprint(slice(None)) for frames in items}) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_linked_folders_and_names_of_any_kind_are_found(tmp_path) -> None:
+    folder = tmp_path / "motions"
+    write_motion(tmp_path / "elsewhere" / "deep" / "b.npz", fps=30)
+    write_motion(folder / "a.npz", fps=30)
+    (folder / "a.npz").rename(folder / "A.NPZ")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    odd = os.fsdecode(b"Fotos_Jos\xe9.npz")  # a name that is not UTF-8
+    write_motion(folder / odd, fps=30)
+    for _ in range(2):
+        motions = Motions.load(folder, tmp_path / "cache")
+        assert [motion.path for motion in motions.motions] == ["A.NPZ", odd, "link/deep/b.npz"]
+        assert len(motions.split("train", {"val": 0, "test": 0})) == 3
+        assert not motions.problems
+
+
 def test_the_source_of_missing_motions_is_reported(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere is missing: BEDLAM's animations, from https://bedlam"):
         motion_files(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no motions"):
+        motion_files(tmp_path)
+    np.savez(tmp_path / "shape.npz", **GOOD)
+    with pytest.raises(ValueError, match=r"without `shape` in their path \(1 have it: shape\.npz\)"):
         motion_files(tmp_path)
     (tmp_path / "a.npz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"None of the 1 files in .* can be used:\n.*a\.npz: cannot be read"):
@@ -158,19 +291,22 @@ def test_a_motion_is_in_one_split_whatever_other_files_there_are(animations, mot
 
 
 def test_every_frame_is_seen_over_the_epochs(motions) -> None:
-    epochs = [MotionDataset(motions, every=5, epoch=e) for e in range(5)]
+    epochs = [MotionDataset(motions, frames_per_second=6, epoch=e) for e in range(5)]
     assert len({len(frames) for frames in epochs}) == 1
     seen = np.concatenate([frames.place for frames in epochs])
     assert len(set(seen.tolist())) == len(seen)
     counts = motions.frames // 5 * 5
     assert len(seen) == counts.sum()  # all but the rest of each motion's division
-    # Places are those of the data set of all frames; a motion shorter than `every` still gives a frame.
-    everything, some = MotionDataset(motions), MotionDataset(motions, every=1000, epoch=777)
+    # Places are those of the data set of all frames; a motion that is too short still gives a frame.
+    everything, some = MotionDataset(motions), MotionDataset(motions, frames_per_second=0.03, epoch=777)
     assert len(some) == len(motions)
     for i, place in enumerate(some.place):
         assert torch.equal(some[i]["pose"], everything[int(place)]["pose"])
-    with pytest.raises(ValueError, match=r"data\.frames_per_file=1 and data\.every=5 exclude each other"):
-        MotionDataset(motions, frames_per_file=1, every=5)
+    with pytest.raises(ValueError, match=r"data\.frames_per_file=1 and data\.frames_per_second=5 exclude each other"):
+        MotionDataset(motions, frames_per_file=1, frames_per_second=5)
+    for rate in (0, -1, np.nan):
+        with pytest.raises(ValueError, match=rf"data\.frames_per_second={rate}: give a number above 0"):
+            MotionDataset(motions, frames_per_second=rate)
     with pytest.raises(ValueError, match=r"data\.frames_per_file=0: give 1 or more"):
         MotionDataset(motions, frames_per_file=0)
     limited = MotionDataset(motions, limit=3)
@@ -262,10 +398,11 @@ def test_cached_tokens_equal_those_computed_for_each_batch(project, monkeypatch)
     body = SMPLHBody(project / "body_models")
     tokenizer = instantiate(config.tokenizer)(body=body).eval()
     folder, cache = project / "datasets" / "bedlam_animations", project / "tokens"
-    options = {"folder": folder, "cache": cache, "batch_size": 8, "every": 7, "shares": SHARES}
+    options = {"folder": folder, "cache": cache, "batch_size": 8, "shares": SHARES}
+    options |= {"default_fps": 120, "frames_per_second": 16}
     cached, fresh = (MotionTokenData(body, tokenizer, cache_tokens=c, **options) for c in (True, False))
     cached.trainer = fresh.trainer = fake_trainer()
-    items = [MotionDataset(cached.motions)[i] for i in range(0, 240, 30)]
+    items = [MotionDataset(cached.motions, frames_per_second=np.inf)[i] for i in range(0, 240, 30)]
     bodies = MotionMeshData.on_after_batch_transfer(fresh, torch.utils.data.default_collate(items), 0)["vertices"]
     with torch.no_grad():  # untrained codes would all be far off
         tokenizer.codebook.copy_(tokenizer.encode_latents(bodies).flatten(0, 1).repeat(2, 1)[: len(tokenizer.codebook)])
@@ -322,7 +459,7 @@ def test_tokenizer_is_trained_measured_and_exported(run, project) -> None:
     broken.write_bytes(b"PK")
     with pytest.raises(pytest.fail.Exception, match=r"trained to the end, but 1 problem\(s\)") as said:
         run("train_mesh_vqvae.py", *options, "trainer.max_epochs=2")
-    assert "broken.npz: cannot be read as arrays (.npz): it is no .npz file" in str(said.value)
+    assert "broken.npz: cannot be read as arrays (.npz): it is a zip file" in str(said.value)
     broken.unlink()
     state = torch.load(project / "runs" / "mesh_vqvae_54" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] > 2
@@ -348,6 +485,9 @@ def test_tokenizer_is_trained_measured_and_exported(run, project) -> None:
 def test_prior_is_trained_measured_and_exported(run, project) -> None:
     options = ("experiment=mega_pretrained", *SMALL_TOKENIZER, *SMALL_PRIOR, *FEW, "data.batch_size=4")
     said = run("pretrain_mega.py", *options, "trainer.max_epochs=2")
+    assert re.search(r"an epoch has \d+ frames: 4 random ones of each motion, whatever its frame rate", said)
+    assert "12 of them do not give their frame rate" in said
+    assert "1 .npz files are left out because their path holds `shape`: person_0/shape.npz" in said
     assert "validation on 4 frames of motions that are held out (datasets/3dpw/3dpw_validation.npz and " in said
     assert (project / "runs" / "mega_pretrained" / "checkpoints" / "best_cross_entropy.ckpt").is_file()
     # The tokens of a frame that is drawn once are not worth a cache.
@@ -370,7 +510,8 @@ def test_prior_is_trained_measured_and_exported(run, project) -> None:
 )
 def test_defaults_are_the_published_ones(script, experiment) -> None:
     config = composed(script, f"experiment={experiment}")
-    assert (config.data.batch_size, config.data.frames_per_file, config.data.every) == (16, 1, None)
+    assert (config.data.batch_size, config.data.frames_per_file, config.data.frames_per_second) == (16, 1, None)
+    assert config.data.default_fps == DEFAULT_FPS
     assert config.data.val_annotations == ["datasets/3dpw/3dpw_validation.npz", "datasets/3DPW/3DPW_validation.npz"]
     if script == "train_mesh_vqvae":
         training = config.training

@@ -60,7 +60,8 @@ def test_h36m_pictures_are_the_frames_in_their_names(tmp_path: Path, prepare) ->
 def test_both_namings_of_h36m_are_read(tmp_path: Path, prepare) -> None:
     names = ["Images/S1/Directions_1.54138969/000004.jpg", "Images/S11/WalkDog.60457274/000001.jpg"]
     names += ["S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000007.jpg"]
-    folder = write_labels(tmp_path / "datasets" / "h36m_train" / "h36m_train.npz", np.array(names, object))
+    written = np.array([names[0], *(name.replace("/", "\\").encode() for name in names[1:])], object)
+    folder = write_labels(tmp_path / "datasets" / "h36m_train" / "h36m_train.npz", written)
     write_video(folder / "videos" / "S1" / "Videos" / "Directions 1.54138969.mp4", 10)
     write_video(folder / "videos" / "S11" / "Videos" / "WalkDog.60457274.mp4", 5)
     code, printed, _ = prepare("h36m")

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mega.bodies import SMPLHBody
+from mega.data.motions import check_bedlam
 from mega.data.smpl_annotations import SMPLAnnotations, read_smpl_picture
 from mega.data.smpl_images import SMPLImages
 from mega.data.synthetic_images import read_rgb
@@ -193,6 +194,64 @@ def test_only_the_name_in_the_file_says_that_a_picture_is_stored_rotated(
     cv2.imwrite(str(path), stored)
     upright = np.rot90(stored, -1) if "closeup" in name else stored
     np.testing.assert_array_equal(read_smpl_picture(tmp_path / folder, name), upright[..., ::-1])
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_the_folder_of_a_data_set_rotates_no_picture(tmp_path, monkeypatch, capsys, absolute: bool) -> None:
+    """Neither in training nor in a test, nor in the check of BEDLAM's files; not of absolute names either."""
+    body = SMPLHBody.__new__(SMPLHBody)  # nothing of it is needed to read pictures
+    monkeypatch.setattr(testsets, "keypoint_regressor", lambda body: None)
+    monkeypatch.setattr(SMPLHBody, "h36m_regressor", np.zeros(17), raising=False)
+    monkeypatch.setattr(SMPLHBody, "keypoint_regressor", np.zeros(24), raising=False)
+    picture = np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)
+    crops = {}
+    for project in ("plain", "closeup_project"):
+        folder = tmp_path / project / "labels"
+        pictures = tmp_path / project / "images"
+        pictures.mkdir(parents=True)
+        folder.mkdir()
+        place = pictures if absolute else Path("../images")
+        for name, files in (("two", ("1.png", "closeup_1.png")), ("three", ("1.png", "2.png", "closeup/1.png"))):
+            for file in files:
+                (pictures / file).parent.mkdir(exist_ok=True)
+                cv2.imwrite(str(pictures / file), picture)
+            rows = {key: np.repeat(value[:1], len(files), axis=0) for key, value in columns().items()}
+            rows |= {"center": np.full((len(files), 2), 40.0), "scale": np.full(len(files), 0.4)}
+            np.savez(folder / f"{name}.npz", **rows | {"imgname": np.array([str(place / file) for file in files])})
+        training = SMPLImages(folder / "two.npz", crop_size=32, training=True)
+        test = people_of_file(body, Crop(32, 1.0), folder / "three.npz").items
+        crops[project] = np.array([items[i]["image"].numpy() for items in (training, test) for i in range(len(items))])
+        check_bedlam(None, [str(folder)])
+        assert "2 in pictures stored rotated (closeup)" in capsys.readouterr().out
+    plain = crops["plain"]
+    np.testing.assert_array_equal(crops["closeup_project"], plain)
+    for i, turned in enumerate((False, True, False, False, True)):
+        np.testing.assert_allclose(plain[i], np.rot90(plain[0], -1, (1, 2)) if turned else plain[0], atol=1e-3)
+
+
+def as_bytes(names: list[str]) -> np.ndarray:
+    return np.array([name.encode() for name in names])
+
+
+@pytest.mark.parametrize("form", [np.array, as_bytes, lambda names: as_bytes(names).astype(object)])
+def test_names_from_windows_and_bytes_are_read(tmp_path: Path, form) -> None:
+    names = ["bilder\\Straße\\a.jpg", "bilder/closeup/b.jpg", "bilder\\closeup\\c.jpg"]
+    table = columns() | {"gender": form(["male", "f", "neutral"])}
+    slashed = np.array([name.replace("\\", "/") for name in names])
+    path = write(tmp_path / "coco.npz", table | {"imgname": slashed, "scale": np.full(PEOPLE, 0.2)}, tmp_path)
+    plain = SMPLImages(path, crop_size=32)
+    write(path, table | {"imgname": form(names), "scale": np.full(PEOPLE, 0.2)})
+    windows = SMPLImages(path, crop_size=32)
+    assert windows.annotations.imgname.tolist() == slashed.tolist()
+    assert windows.annotations.gender.tolist() == ["male", "female", "neutral"]
+    for i in range(PEOPLE):
+        np.testing.assert_array_equal(windows[i]["image"], plain[i]["image"])
+
+
+def test_names_of_unknown_bytes_are_reported(tmp_path: Path) -> None:
+    path = write(tmp_path / "coco.npz", columns() | {"imgname": np.array([b"Jos\xe9.jpg"] * PEOPLE)})
+    with pytest.raises(ValueError, match=r"coco\.npz: the field imgname holds no text: 'utf-8' codec can't decode"):
+        SMPLAnnotations.load(path)
 
 
 @pytest.mark.skipif(not INPUTS.is_dir(), reason=f"no {INPUTS}")

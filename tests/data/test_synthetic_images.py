@@ -188,6 +188,18 @@ def test_limit(folder: Path) -> None:
     assert len(dataset) == len(list(dataset)) == 2
 
 
+def test_names_from_windows_and_bytes_are_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "images").symlink_to(folder / "train" / "images")
+    with np.load(folder / "train" / "annotations.npz") as file:
+        table = dict(file)
+    names = np.array([name.replace("/", "\\").encode() for name in table["imgname"].tolist()])
+    np.savez(tmp_path / "train" / "annotations.npz", **table | {"imgname": names, "body": np.array(b"anny")})
+    ours, theirs = SyntheticImages(tmp_path, "train"), SyntheticImages(folder, "train")
+    assert ours.annotations.body == "anny"
+    assert torch.equal(ours[1]["image"], theirs[1]["image"])
+
+
 def test_wrong_tokens_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="tokens for 3"):
         SyntheticImages(folder, "train").set_tokens(np.zeros((3, 7), np.int64))

@@ -15,7 +15,10 @@ REFUSED = {
     "no report": (lambda at: (at / "b").mkdir(), "there is no b/per_sample.csv"),
     "no folder": (lambda at: None, "b is not there"),
     "damaged csv": (lambda at: damage(write(at / "b", columns(errors())) / PER_SAMPLE), "b/per_sample.csv is damaged"),
-    "damaged json": (lambda at: damage(write(at / "b", columns(errors())) / "summary.json"), "b/summary.json is not"),
+    "damaged json": (
+        lambda at: damage(write(at / "b", columns(errors())) / "summary.json"),
+        "summary.json cannot be read",
+    ),
     "twice": (lambda at: write(at / "b", columns(errors()), rows=np.array([0, 1, 1])), "more than once"),
     "nothing shared": (lambda at: write(at / "b", columns(errors(), "mega"), protocols=(MEGA,)), "share no column"),
 }

@@ -15,6 +15,7 @@ import pytest
 
 import test_mega
 from mega.config import file_as_testset
+from mega.evaluation import evaluate as evaluation
 from mega.evaluation import plots
 from mega.evaluation.evaluate import GROUP
 from mega.evaluation.statistics import Results
@@ -255,3 +256,14 @@ def test_from_raw_files_to_a_report(tmp_path, monkeypatch, capsys) -> None:
             assert np.isfinite(results.columns[f"deterministic/{protocol}/PA-MPJPE"]).all()
         text = Path(f"report_{data}/report.md").read_text()
         assert all(protocol in text for protocol in protocols)
+
+
+def test_variables_of_a_slurm_shell_are_no_processes(monkeypatch):
+    """In a shell of `salloc -n 4`, or in a job file without srun, the script runs alone."""
+    for name in ("RANK", "WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert evaluation.process() == (0, 1)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")  # set by srun
+    assert evaluation.process() == (0, 4)

@@ -130,7 +130,7 @@ def test_matrices_of_another_mesh_are_refused(sphere, tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path}: the connection matrices are not of one mesh: "):
         read_hierarchy(tmp_path)
     (tmp_path / "_pool1.npy").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"_pool1\.npy cannot be read as a connection matrix"):
+    with pytest.raises(ValueError, match=r"_pool1\.npy cannot be read as an array"):
         read_hierarchy(tmp_path)
 
 

@@ -1,4 +1,9 @@
-"""The ray caster against geometry worked out by hand; overlays by what they must keep and must show."""
+"""The ray caster against geometry worked out by hand; overlays by what they must keep and must show.
+
+Each test is run with Embree, and without it.
+"""
+
+import sys
 
 import numpy as np
 import pytest
@@ -6,9 +11,25 @@ import trimesh
 
 from mega.rendering import cast, draw_people, draw_side_view, draw_uncertainty, merge_meshes, panel
 from mega.rendering.panels import round_limit
+from mega.rendering.raycast import has_embree
 from mega.rendering.shading import openness, vertex_normals
 
 FOCAL, SIZE, CENTRE = 200.0, (120, 100), (59.5, 49.5)
+
+
+@pytest.fixture(params=["embree", "numpy"], autouse=True)
+def caster(request, monkeypatch):
+    if request.param == "numpy":
+        remove_embree(monkeypatch)
+    yield request.param
+    has_embree.cache_clear()
+
+
+def remove_embree(monkeypatch):
+    """As on a machine for which there is no such package."""
+    has_embree.cache_clear()
+    for name in ("embreex", "embreex.rtcore_scene", "embreex.mesh_construction"):
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 def ball(centre, radius=0.5, subdivisions=3):
@@ -126,10 +147,38 @@ def test_side_view_shows_everybody_whole(people, depth):
     assert np.nonzero(red)[1].mean() < np.nonzero(green)[1].mean()
 
 
-def test_openness_is_full_outside_and_low_in_a_crevice():
+def test_with_and_without_embree_rays_hit_the_same(caster, monkeypatch):
+    if caster == "numpy":
+        pytest.skip("compared with the other")
+    # The balls cross each other; the last one is partly behind the camera.
+    balls = [ball(centre)[0] for centre in ([0, 0, 2], [0.3, 0.1, 2.1], [-0.9, 0.6, 0.3])]
+    vertices, faces = merge_meshes(np.stack(balls), ball([0, 0, 0])[1])
+    with_embree = cast(vertices, faces, FOCAL, (70.3, 41.2), SIZE)
+    remove_embree(monkeypatch)
+    without = cast(vertices, faces, FOCAL, (70.3, 41.2), SIZE)
+    assert 4000 < len(without.pixel) < 4 * SIZE[0] * SIZE[1]
+    np.testing.assert_array_equal(without.pixel, with_embree.pixel)
+    np.testing.assert_allclose(without.depth, with_embree.depth, rtol=1e-4)
+    same = without.face_index == with_embree.face_index  # not on the edge that two triangles share
+    assert same.mean() > 0.999
+    np.testing.assert_allclose(without.barycentric[same], with_embree.barycentric[same], atol=2e-2)
+
+
+def test_one_line_says_that_embree_is_missing(caster, people, photo, caplog):
+    for _ in range(2):
+        draw_people(photo, *people, FOCAL, CENTRE)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (caster == "numpy")
+    assert all("embreex cannot be imported" in line and "\n" not in line for line in lines)
+
+
+def test_openness_is_full_outside_and_low_in_a_crevice(caster):
     (left, faces), (right, _) = ball([0, 0, 0], 0.5), ball([1.01, 0, 0], 0.5)
     vertices, faces = merge_meshes(np.stack([left, right]), faces)
     share = openness(vertices, faces)
+    if caster == "numpy":
+        assert (share == 1).all()
+        return
     assert share.min() >= 0
     assert share.max() <= 1
     assert share[vertices[:, 0] < -0.3].min() > 0.99
