@@ -3,16 +3,17 @@
     python demo.py                                     demo_data/ -> demo_out/
     python demo.py input=photos output=results         a folder; also a file or a pattern: 'input=photos/*.jpg'
     python demo.py boxes=boxes.json                    where the people are, see below
-    python demo.py detector=torchvision                find the people (fetches the detector's weights once)
+    python demo.py detector=movenet                    find the people
     python demo.py mode=stochastic samples=25          several meshes per person, and the uncertainty of each vertex
     python demo.py experiment=mega_hrnet               the published model, from your files (tools/check_setup.py)
 
     input=demo_data        folder, file or glob pattern
     output=demo_out        folder for the results; created if it does not exist
     boxes=null             JSON file; null reads boxes.json in the input folder if it exists
-    detector=boxes         boxes | whole_image | torchvision. In a picture without boxes one person is expected; the box
-                           is tightened around the predicted mesh before the final prediction
-    detector.threshold=0.5                             smallest score of a person (detector=torchvision: 0.7)
+    detector=boxes         boxes | movenet | torchvision | whole_image. movenet and torchvision (which fetches its
+                           weights once) find the people. With the others, one person is expected in a picture without
+                           boxes; the box is tightened around the predicted mesh before the final prediction
+    detector.threshold=0.5                             smallest score of a person (movenet: 0.15, torchvision: 0.7)
     detector.annotations=null                          file of COCO instances, for the names of images in COCO results
     mode=deterministic     deterministic | stochastic, which adds samples and their uncertainty
     samples=25 steps=5 temperature=1 seed=0            of the stochastic mode

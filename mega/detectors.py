@@ -1,4 +1,4 @@
-"""Person detectors: boxes given by the user, the whole picture, or torchvision's Faster R-CNN.
+"""Person detectors: boxes given by the user, the whole picture, MoveNet MultiPose, or torchvision's Faster R-CNN.
 
 They are called with a picture's path and the picture, opened or as pixels (h, w, 3) uint8 RGB, and return `Found`, or
 raise InputError if the picture's boxes cannot be used.
@@ -16,15 +16,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from torch import Tensor
+from torchvision.ops import nms
 
-from mega.external_files import as_on_disk, locate
+from mega.backbones.movenet import MultiPose, load_movenet
+from mega.external_files import MOVENET, as_on_disk, locate
 from mega.photos import InputError, Picture, input_folder, shorten
 
 log = logging.getLogger(__name__)
 
 PERSON = 1  # torchvision's label in COCO
+_SAME_PERSON = 0.5  # overlap (intersection over union) of two boxes
 
 
 class Found(NamedTuple):
@@ -156,6 +161,51 @@ class TorchvisionDetector(WholeImage):
         if not keep.any():
             log.warning("%s: the detector found nobody.", path)
         return Found(level.whole_boxes(found["boxes"][keep].double().numpy()))
+
+
+class MoveNetDetector:
+    """MoveNet MultiPose, whose weights come with this repository.
+
+    Args:
+        weights: a file of tools/convert_movenet.py; None: the one that comes with this repository.
+        threshold: smallest score of a person.
+        sides: longer sides that the picture is scaled to, px. Each view finds people of another size; what two views
+            find twice is kept once.
+        people: how many people are searched for in a view.
+
+    Raises FileNotFoundError, or ValueError that names the file and what is wrong with it.
+    """
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        threshold: float = 0.15,
+        sides: Sequence[int] = (256, 512),
+        people: int = 20,
+    ):
+        self.net = load_movenet(MultiPose(), locate(weights) if weights else MOVENET / "multipose.safetensors")
+        self.threshold, self.sides, self.people = threshold, tuple(sides), people
+
+    @torch.inference_mode()
+    def __call__(self, path: Path, image: np.ndarray | Picture) -> Found:
+        level = Picture.of(image).at_least(max(self.sides))
+        views = [self._look(level.pixels, side) for side in self.sides]
+        boxes, scores = (torch.cat(parts) for parts in zip(*views, strict=True))
+        boxes = boxes[nms(boxes, scores, _SAME_PERSON)]
+        if not len(boxes):
+            log.warning("%s: the detector found nobody.", path)
+        return Found(level.whole_boxes(boxes.double().numpy()))
+
+    def _look(self, pixels: np.ndarray, side: int) -> tuple[Tensor, Tensor]:
+        """Boxes (P, 4) px and scores (P,) of the people in pixels (h, w, 3), scaled to a longer side."""
+        scale = side / max(pixels.shape)
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=interpolation)
+        padding = [(0, -n % 32) for n in small.shape[:2]]
+        view = torch.from_numpy(np.pad(small, (*padding, (0, 0)))).permute(2, 0, 1)[None].float()
+        (boxes,), (scores,), _ = self.net.people(view, self.people)
+        certain = scores >= self.threshold
+        return boxes[certain] / scale, scores[certain]
 
 
 class Listed(NamedTuple):

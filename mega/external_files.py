@@ -26,6 +26,7 @@ def _bundled(in_package: str, in_project: str) -> Path:
 
 CONFIGS = _bundled("configs", "configs")
 SHIPPED_WEIGHTS = _bundled("weights/anny_lite", "checkpoint/anny_lite")
+MOVENET = _bundled("weights/movenet", "checkpoint/movenet")
 
 
 def as_on_disk(path: str | Path) -> Path:

@@ -24,7 +24,7 @@ _WRONG = [
     ("demo", "temperature=inf", r"temperature=inf must be a number of at least 0\."),
     ("demo", "focal=0", r"focal=0 must be default, a number above 0 or null\."),
     ("demo", "compile=maybe", r"compile=maybe must be true or false\."),
-    ("demo", "detector=eyes", r"detector=eyes is not known; choose from boxes, torchvision, whole_image\."),
+    ("demo", "detector=eyes", r"detector=eyes is not known; choose from boxes, movenet, torchvision, whole_image\."),
     ("demo", "samples=[", r"samples=\[ must be a whole number of at least 1\."),
     ("demo", "samples=2,3", r"samples=2,3 must be a whole number of at least 1\."),
     ("demo", "photos", r"photos cannot be read: an option is written NAME=VALUE"),

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.ops import box_iou
 
 from mega.config import as_option, compose, file_as_testset, quote_texts
-from mega.detectors import GivenBoxes
+from mega.detectors import GivenBoxes, MoveNetDetector
 from mega.external_files import locate
 from mega.photos import InputError, find_pictures, read_picture
 
@@ -384,3 +386,20 @@ def test_the_shared_examples(tmp_path, caplog):
 def test_boxes_must_be_matched_before_they_are_asked_for(files):
     with pytest.raises(KeyError):
         GivenBoxes(None, str(files("a.jpg")))(Path("a.jpg"), np.zeros((48, 64, 3), np.uint8))
+
+
+def test_movenet_finds_people_of_all_sizes(tmp_path, caplog):
+    source, detector = locate("demo_data"), MoveNetDetector()
+    path = source / "synthetic_two_people.jpg"
+    image = read_picture(path)
+    expected = torch.tensor(json.loads((source / "boxes.json").read_text(encoding="utf-8"))[path.name])
+    found = torch.from_numpy(detector(path, image).boxes).float()
+    assert (box_iou(expected, found).max(dim=1).values > 0.5).all()
+    # In a corner of a picture four times as wide, where a single view of 256 px finds nobody.
+    height, width = image.shape[:2]
+    wide = np.full((4 * height, 4 * width, 3), 90, np.uint8)
+    wide[:height, :width] = image
+    found = torch.from_numpy(detector(path, wide).boxes).float()
+    assert (box_iou(expected, found).max(dim=1).values > 0.5).all()
+    assert len(detector(path, np.full_like(image, 90)).boxes) == 0
+    assert "synthetic_two_people.jpg: the detector found nobody" in caplog.text

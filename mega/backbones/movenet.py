@@ -101,37 +101,39 @@ class Thunder(MoveNet):
 
 
 class MultiPose(MoveNet):
-    """The network for up to six people."""
-
-    PEOPLE = 6
+    """The network for several people."""
 
     def __init__(self) -> None:
         maps = {"center": 1, "box_scale": 2, "box_offset": 2, "heatmap": N_KEYPOINTS}
         super().__init__(*_MULTIPOSE, maps | {"regress": 2 * N_KEYPOINTS, "offset": 2 * N_KEYPOINTS})
 
-    def people(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, 3, H, W) -> boxes (B, 6, 4) = (x0, y0, x1, y1) px, scores (B, 6), keypoints (B, 6, 17, 3)."""
+    def people(self, images: Tensor, n: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+        """The n people with the clearest centres in images (B, 3, H, W).
+
+        Returns:
+            Boxes (B, n, 4) = (x0, y0, x1, y1) px, scores (B, n), and keypoints (B, n, 17, 3) as those of `Thunder`.
+        """
         maps = self.maps(self.features(images)[1])
         h, w = maps["center"].shape[2:]
         y, x = _grid(h, w, images)
         peaks = maps["center"] * (maps["center"] == F.max_pool2d(maps["center"], 5, stride=1, padding=2))
-        scores, center = peaks.flatten(1).topk(self.PEOPLE, dim=1)  # (B, 6)
-        place = torch.stack([center // w, center % w], dim=-1)  # (B, 6, 2): y, x
+        scores, center = peaks.flatten(1).topk(n, dim=1)  # (B, n)
+        place = torch.stack([center // w, center % w], dim=-1)  # (B, n, 2): y, x
         middle, size = place + _take(maps["box_offset"], center), _take(maps["box_scale"], center).clamp(min=0)
         limit = torch.tensor([h, w], dtype=size.dtype, device=size.device)
-        corners = [torch.minimum((middle + k * size / 2).clamp(min=0), limit) for k in (-1, 1)]  # (B, 6, 2) each
-        expected = place[:, :, None] + _take(maps["regress"], center).unflatten(-1, (N_KEYPOINTS, 2))  # (B, 6, 17, 2)
+        corners = [torch.minimum((middle + k * size / 2).clamp(min=0), limit) for k in (-1, 1)]  # (B, n, 2) each
+        expected = place[:, :, None] + _take(maps["regress"], center).unflatten(-1, (N_KEYPOINTS, 2))  # (B, n, 17, 2)
 
         # A keypoint lies in the box of its person, and is the likelier the nearer it is to the expected place.
-        low, high = (corner[..., None, None, None] for corner in corners)  # (B, 6, 2, 1, 1, 1)
+        low, high = (corner[..., None, None, None] for corner in corners)  # (B, n, 2, 1, 1, 1)
         inside = (
             (y >= low[:, :, 0]) & (y < high[:, :, 0]) & (x >= low[:, :, 1]) & (x < high[:, :, 1])
-        )  # (B, 6, 1, h, w)
+        )  # (B, n, 1, h, w)
         squared = (y - expected[..., 0, None, None]).square() + (x - expected[..., 1, None, None]).square()
         nearness = torch.exp(-squared / (0.3 * min(h, w)))
-        likely = (maps["heatmap"][:, None] * nearness * inside).flatten(3)  # (B, 6, 17, hw)
-        best = likely.argmax(dim=3)  # (B, 6, 17)
-        keypoints = torch.stack([_read_keypoints(maps, best[:, p]) for p in range(self.PEOPLE)], dim=1)
+        likely = (maps["heatmap"][:, None] * nearness * inside).flatten(3)  # (B, n, 17, hw)
+        best = likely.argmax(dim=3)  # (B, n, 17)
+        keypoints = torch.stack([_read_keypoints(maps, best[:, p]) for p in range(n)], dim=1)
         score = likely.amax(dim=1).gather(2, best.transpose(1, 2)).transpose(1, 2)  # of whoever it fits best
         keypoints[..., 2] = score
         seen = score > _SEEN

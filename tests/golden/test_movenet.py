@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from mega.backbones.movenet import MultiPose, Thunder, load_movenet
-from mega.external_files import locate
+from mega.external_files import MOVENET
 from tests.golden.golden import golden_cases, load
 
 SIDE = 256  # px
@@ -27,10 +27,10 @@ def test_movenet(path: Path) -> None:
     golden, _ = load(path)
     images = golden["images"].permute(0, 3, 1, 2).float()
 
-    thunder = load_movenet(Thunder(), locate("checkpoint/movenet/thunder.safetensors"))
+    thunder = load_movenet(Thunder(), MOVENET / "thunder.safetensors")
     assert_keypoints_close(thunder.keypoints(thunder.features(images)[1]), golden["thunder"])
 
-    multipose = load_movenet(MultiPose(), locate("checkpoint/movenet/multipose.safetensors"))
+    multipose = load_movenet(MultiPose(), MOVENET / "multipose.safetensors")
     boxes, scores, keypoints = multipose.people(images)
     keypoints_expected, boxes_expected, scores_expected = golden["multipose"].split([51, 4, 1], dim=2)
     assert_keypoints_close(keypoints, keypoints_expected.unflatten(2, (17, 3)))
