@@ -101,7 +101,9 @@ def _zip_kind(path: Path) -> FileKind:
         return FileKind("cut", "a zip file (.npz, or weights of torch.save) that is cut short or damaged", _AGAIN)
     if any(name.rpartition("/")[2] == "data.pkl" for name in names):
         return FileKind("torch", "weights of torch.save")
-    if names and all(name.endswith(".npy") for name in names):
+    if not names:
+        return FileKind("empty", "an archive (.npz or .zip) without content", _AGAIN)
+    if all(name.endswith(".npy") for name in names):
         return FileKind("npz", "arrays of numpy (.npz)")
     return FileKind("archive", f"a zip archive of {len(names)} files ({', '.join(names[:3])}, …)", _UNPACK)
 

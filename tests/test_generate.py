@@ -170,7 +170,8 @@ def test_bodies_from_tokens_and_from_vertices(anny, drawn, decoded, tmp_path) ->
 
 WRONG_FILES = {
     "missing": (None, "is missing"),
-    "empty": ({}, "holds neither tokens nor vertices"),
+    "empty": ({}, "is an archive .* without content"),
+    "other arrays": ({"poses": np.zeros((1, 3))}, "holds neither tokens nor vertices"),
     "other": ({"tokens": np.zeros((2, 54), int)}, r"are int64 \(2, 54\), but"),
     "codes": ({"tokens": np.full((2, 99), 512)}, r"are 512\.\.512, but this tokenizer has 512 codes"),
     "mesh": ({"vertices": np.zeros((2, 6890, 3))}, r"have shape \(2, 6890, 3\)"),
