@@ -93,7 +93,8 @@ def as_text(column: np.ndarray) -> np.ndarray:
 
 def as_names(column: np.ndarray) -> np.ndarray:
     """Paths as text with slashes, also if they were written as bytes, or on Windows. Raises ValueError as `as_text`."""
-    return np.char.replace(as_text(column), "\\", "/")
+    names = as_text(column)
+    return np.char.replace(names, "\\", "/") if names.size else names  # numpy fails on no names
 
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -92,7 +92,7 @@ def test_a_script_begins_with_how_it_is_called(script):
 def installed(tmp_path_factory) -> Path:
     """A folder with the packages as `pip install .` puts them, from a wheel of a copy of the project."""
     copy, wheels, target = (tmp_path_factory.mktemp(name) for name in ("project", "wheels", "target"))
-    for name in ("mega", "mega_common", "mesh_vq_vae", "configs", "checkpoint/anny_lite"):
+    for name in ("mega", "mega_common", "mesh_vq_vae", "configs", "checkpoint/anny_lite", "checkpoint/movenet"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
