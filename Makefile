@@ -13,11 +13,13 @@ BIN := $(VENV)/bin
 demo: setup
 	$(BIN)/python demo.py
 
+# In up to four processes with a thread each, which is faster than one process with several.
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist worksteal
 
-test-all: setup
-	$(BIN)/python -m pytest -q
+# The slow tests start processes of their own.
+test-all: test
+	$(BIN)/python -m pytest -q -m slow
 
 lint: setup
 	$(BIN)/ruff check .
