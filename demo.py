@@ -45,7 +45,7 @@ The boxes file is one of these, in px of the upright picture:
     COCO instances         {"images": [{"id", "file_name"}], "annotations": [{"image_id", "bbox": [x, y, w, h]}], …}:
                            boxes of the category person that are not marked as crowds
     COCO results           [{"image_id", "bbox": [x, y, w, h], "score", "category_id"}, …]. Numbers of images are those
-                           of detector.annotations, else of the only file of instances beside the results, else of the
+                           of detector.annotations, else of the only file of instances in their folder, else of the
                            pictures' names (7.jpg, 000000000007.jpg)
 
 Names without a picture and pictures without boxes are reported, and so are files in the input folder that are not read:

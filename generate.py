@@ -85,9 +85,9 @@ def generate(config: DictConfig) -> int:
     if reference is not None:
         figures["reference"] = measure_bodies(reference, decode_bodies(reference, tokenizer), tokenizer, model)
     write_together(output, "bodies", encode_results(tokens, vertices, tokenizer, parts, given, figures, config.export))
-    said = f"{config.n} bodies" + (f" with {', '.join(parts)} given" if parts else "")
+    drawn = f"{config.n} bodies" + (f" with {', '.join(parts)} given" if parts else "")
     distance = figures["drawn"]["mean_pairwise_mm"]
-    print(f"{said} in {output}/" + ("" if distance is None else f", {distance:.0f} mm apart on average"))
+    print(f"{drawn} in {output}/" + ("" if distance is None else f", {distance:.0f} mm apart on average"))
     print(figures_table(figures))
     return 0
 

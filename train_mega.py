@@ -66,7 +66,7 @@ def load_start(model: CVQMAE, pretrained: str | None, backbone_weights: str | No
 
     Args:
         pretrained: a whole image model, or a VQMAE; None for random weights.
-        backbone_weights: of the backbone, see `start_backbone`; not used with a whole image model.
+        backbone_weights: what the backbone starts from, see `start_backbone`; not used with a whole image model.
     """
     state = {}
     if pretrained:

@@ -51,14 +51,15 @@ class GivenBoxes(WholeImage):
     """Boxes from a JSON file, px of the upright picture. In pictures without boxes, one person is expected anywhere.
 
     The file holds `{"name.jpg": [[x0, y0, x1, y1], …], …}`, or COCO instances, or COCO results. Names are paths from
-    the input folder or from the file's folder, or end those of one picture alone. Results of COCO have numbers instead:
-    of the images of an instances file, or in the names of the pictures (7.jpg, 000000000007.jpg).
+    the input folder or from the file's folder; the last part of a path suffices if only one picture has it. In COCO
+    results, images have numbers: those of an instances file, or those in the pictures' names (7.jpg, 000000000007.jpg).
 
     Args:
         path: the file; None reads `boxes.json` in the input folder if it exists.
         source: the demo's input: a folder, file or pattern.
         threshold: smallest score of a person in COCO's files.
-        annotations: COCO instances, whose images the numbers in `path` mean; None reads such a file beside `path`.
+        annotations: file of COCO instances that has the names of the images in COCO results; None looks for one in the
+            folder of `path`.
     """
 
     def __init__(
@@ -263,8 +264,8 @@ def _read_coco(path: Path, data: dict | list, threshold: float, annotations: str
     if annotations:
         source = locate(annotations)
         instances = _read_json(source)
-    elif "images" not in instances and len(beside := _instances_in(path.parent)) == 1:
-        ((source, instances),) = beside.items()
+    elif "images" not in instances and len(found := _instances_in(path.parent)) == 1:
+        ((source, instances),) = found.items()
         log.warning("%s: the names of the pictures are taken from %s.", path, source)
     try:
         images = {str(image["id"]): image for image in instances.get("images", [])}

@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parents[1]  # the checkout; of an installed p
 
 
 def _bundled(in_package: str, in_project: str) -> Path:
-    """A folder that the wheel holds inside the package `mega`, and a checkout beside it."""
+    """A folder that is inside the package `mega` in the wheel, and next to the package in a checkout."""
     packaged = PROJECT / "mega" / in_package
     return packaged if packaged.is_dir() else PROJECT / in_project
 

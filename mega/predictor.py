@@ -75,7 +75,7 @@ class Predictor:
     Args:
         tokenizer, model: with trained weights. The model is changed for good (`optimize_for_inference`).
         crop: the crops that the model was trained on.
-        precision, compile: of the image model; the tokenizer decodes in float32 always.
+        precision, compile: how the image model computes; the tokenizer always decodes in float32.
         decode: "argmax" or "soft": the mesh of the likeliest codes, or of the mean codes.
         tta: test-time augmentation, see `mega.test_time_augmentation.predict_mesh`. Samples are drawn from the crop
             itself, and take rotation and camera from the averaged prediction.

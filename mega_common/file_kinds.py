@@ -135,7 +135,7 @@ def unreadable(path: str | Path, expected: str, error: Exception | str = "", hin
 
     Args:
         expected: a key of `_EXPECTED`.
-        error: what the reader said. It is passed on only if the file is of the expected kind: about other files,
+        error: the reader's message. It is passed on only if the file is of the expected kind: about other files,
             readers say nothing useful, and numpy and PyTorch advise to load them unsafely.
         hint: a further sentence.
     """
@@ -144,9 +144,11 @@ def unreadable(path: str | Path, expected: str, error: Exception | str = "", hin
     except OSError as fault:
         reason = fault.strerror
     else:
-        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        message = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if kind.name == {"json": "text", "csv": "text"}.get(expected, expected):
-            reason = "it holds objects other than numbers" if re.search("allow_pickle|weights_only", said) else said
+            reason = (
+                "it holds objects other than numbers" if re.search("allow_pickle|weights_only", message) else message
+            )
         else:
             reason = f"it is {kind.words}; {kind.advice or _OTHER}"
     return ValueError(f"{path} cannot be read as {_EXPECTED[expected]}: {reason}. {hint}".rstrip())

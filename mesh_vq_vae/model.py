@@ -220,7 +220,7 @@ def build_tokenizer(body, steps: Sequence[Sequence[int]], seeds: Sequence[int], 
 
     Args:
         body: its faces (F, 3), template (V, 3) metres and keypoint_regressor (J, V), as attributes.
-        steps, seeds: of the hierarchy, see `build_hierarchy`.
+        steps, seeds: how the mesh hierarchy is built, see `build_hierarchy`.
         options: arguments of `MeshVQVAE`.
     """
     mesh = {name: getattr(body, name).cpu() for name in _MESH}

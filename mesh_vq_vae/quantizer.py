@@ -39,7 +39,7 @@ class VectorQuantizerEMA(nn.Module):
         n_codes: K.
         dim: D.
         commitment: weight of the squared distance between latent and code.
-        decay: of the moving averages.
+        decay: share of the old value that a moving average keeps at each step.
         restart_below: a code whose moving count falls below this is moved to a random latent of the batch; 0 for never
             (published).
         start_from_data: initialise the codebook from latents of the first training batch, not from random normal

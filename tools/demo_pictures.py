@@ -2,7 +2,7 @@
 
     python tools/demo_pictures.py [FOLDER]
 
-Writes `synthetic_*.jpg`, and `boxes.json` for the image of two people. The result is always the same.
+Writes `synthetic_*.jpg`, and `boxes.json` for the image of two people.
 """
 
 import json

@@ -36,7 +36,8 @@ class MoveNet(nn.Module):
     """Images (B, 3, H, W) in [0, 255], H and W multiples of 32 -> maps.
 
     Args:
-        stem, channels: of the first convolution and of the blocks.
+        stem: output channels of the first convolution.
+        channels: output channels of each block.
         maps: {name: channels} of the predicted maps.
     """
 

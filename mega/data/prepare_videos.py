@@ -36,7 +36,7 @@ def extract_pictures(
         video: template of the video's path, with {groups}. An underscore in the name may be a space in the path.
         first_frame: number of a video's first frame.
         pictures: folder that `imgname` is relative to; None for that of the labels.
-        quality: of the JPEGs, up to 100.
+        quality: JPEG quality of the pictures, up to 100.
 
     Returns the number of problems, each printed with its file: names that do not match, videos that are missing,
     unreadable or too short.

@@ -75,7 +75,7 @@ class SMPLImages(Dataset):
         crop_size: side of the crops, px.
         patch: crop as in the ViT's training (exactly), not as in that of HRNet and ResNet (in whole pixels).
         augmentation: how crops are augmented (`shift` is not used); None: not at all.
-        flip_probability: of mirrored crops.
+        flip_probability: how often a crop is mirrored.
         training: skip bad rows, and replace a person whose picture cannot be used by the next one; otherwise both are
             errors.
         limit: use only this many rows, from the first.

@@ -171,7 +171,7 @@ class Groups:
     """The finished groups of an evaluation, one file per group.
 
     Args:
-        about: of the evaluation (`describe_run`), with all settings that the numbers and pictures depend on.
+        about: description of the evaluation (`describe_run`) with all settings that its numbers and pictures depend on.
 
     Raises ValueError if the folder holds groups of an evaluation with other settings.
     """
@@ -255,7 +255,7 @@ def describe_run(
     """What the report says about how its numbers were made; see `mega.evaluation.report.write_report`.
 
     Args:
-        config: of test_mega.py.
+        config: the options of test_mega.py.
     """
     git = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True)

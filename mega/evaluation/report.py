@@ -198,8 +198,8 @@ def verdict(group: dict, means: dict) -> str:
     """The calibration of joints in words.
 
     Args:
-        group: of `mega.evaluation.statistics.calibration`.
-        means: of all joints, of `mega.evaluation.statistics.by_visibility`.
+        group: a group of joints from `mega.evaluation.statistics.calibration`.
+        means: the means over all joints from `mega.evaluation.statistics.by_visibility`, mm.
     """
     rank, low, high = (group["spearman"][key] for key in ("value", "low", "high"))
     if not np.isfinite(low):

@@ -38,7 +38,7 @@ class TestSet:
     Attributes:
         path: the annotation file.
         items: crops, see `SyntheticImages` and `SMPLImages`.
-        body: of the annotated poses and shapes.
+        body: the body model that the annotated poses and shapes belong to.
         regressors: {name: (J, V)} that the protocols refer to.
         regressor2d: (J2, V) of the 2D keypoints.
         first_visible: {regressor: row of "keypoints2d" that holds its first joint}, where visibility is annotated.

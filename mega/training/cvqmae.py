@@ -65,7 +65,7 @@ class CVQMAETraining(L.LightningModule):
         tokenizer: frozen; decodes the tokens.
         points: (S,) vertices that the loss looks at, those of the batches' "points".
         crop: {"size", "margin", "mean", "std"} of the crops, exported with the weights.
-        protocol: of the validation errors.
+        protocol: how the validation errors are measured.
     """
 
     def __init__(
