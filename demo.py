@@ -26,7 +26,7 @@
                            equivalent, with 36 mm for the longer side, or else the sensor's resolution); where they do
                            not say it, and for default, 1000/224 of the picture's longer side is assumed, as published
     export=glb             glb | obj
-    device=auto            auto | cpu | cuda | cuda:N | mps: auto is a GPU if there is one (mps: of a Mac)
+    device=auto            auto | cpu | cuda | cuda:N | mps: auto takes a GPU if there is one (mps: a Mac's)
     precision=fp32         fp32 | bf16 | auto: bf16 computes the products of backbone and transformer in bfloat16: about
                            twice as fast on CPUs that support it, far slower on others; about one token in a hundred
                            differs. auto takes bf16 where the device supports it. With fp32 the same picture gives the

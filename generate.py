@@ -20,7 +20,7 @@
                            bodies.npz: vertices (n, V, 3) m, y up, faces (F, 3), tokens (n, N), and with `given` also
                            source_tokens (N,) and given (N,) bool
     export=glb             glb | obj
-    device=auto            auto | cpu | cuda | cuda:N | mps: auto is a GPU if there is one (mps: of a Mac)
+    device=auto            auto | cpu | cuda | cuda:N | mps: auto takes a GPU if there is one (mps: a Mac's)
     pretrained=…           file of the masked transformer; tokenizer_weights=… of its tokenizer
 
 Prints, and writes to figures.json, how much the bodies differ from each other and how plausible they are; the figures
